@@ -1,0 +1,34 @@
+# Warpline's commands. `make demo` and `make test` set up all they need on a Debian 12 machine (root, or sudo).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_SECONDS ?= 0
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+help: ## say what each command does
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: ## install what Warpline needs: apt packages, a virtual environment from the lock file, the C parts
+	@SUDO="$(SUDO)" PYTHON="$(PYTHON)" VENV="$(VENV)" ./setup.sh
+
+demo: setup ## run the whole of Warpline on this machine (DEMO_SECONDS=20 ends by itself)
+	@$(SUDO) $(BIN)/warpline demo --seconds $(DEMO_SECONDS)
+
+test: setup ## run every test
+	@$(SUDO) $(BIN)/python -m pytest -q $(ARGS)
+
+check: ## format, lint, types, import rules and the quick tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m "not (needs_bpf or browser or faults or slow)" -x
+
+bench: setup ## measure what we promise (ONLY=ingest runs one group)
+	@$(SUDO) $(BIN)/python -m bench $(ONLY)
+
+golden: ## write the golden rows and generated pages anew; read the diff
+	$(BIN)/python -m tests.golden
+
+.PHONY: help setup demo test check bench golden

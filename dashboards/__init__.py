@@ -1,0 +1,1 @@
+"""The dashboard: one file per page, over the query API."""

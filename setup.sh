@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what Warpline needs on Debian 12: apt packages that are missing, a virtual environment from the lock file with
+# Debian's bcc made visible in it, and the package itself with its C parts. Does nothing when nothing has changed.
+set -euo pipefail
+SUDO=${SUDO-} PYTHON=${PYTHON:-python3} VENV=${VENV:-.venv}
+
+packages=$(grep -vE '^(#|$)' apt.txt)
+missing=()
+for package in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "installing Debian packages: ${missing[*]}"
+    $SUDO apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive $SUDO apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
+    # Debian starts these servers when it installs them; Warpline's tests start their own.
+    for service in prometheus prometheus-alertmanager containerd; do
+        $SUDO systemctl disable --now "$service" >/dev/null 2>&1 || true
+    done
+fi
+
+stamp=$(cat requirements.lock pyproject.toml setup.py $(find warpline collectors correlator demo -name '*.c' -o -name '*.h') setup.sh | sha256sum)
+if [ "$(cat "$VENV/.stamp" 2>/dev/null)" != "$stamp" ]; then
+    echo "setting up $VENV"
+    [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+    "$VENV/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    ln -sfn /usr/lib/python3/dist-packages/bcc "$site/bcc"
+    echo "$stamp" > "$VENV/.stamp"
+fi

@@ -1,0 +1,137 @@
+"""One frozen Settings object: defaults < warpline.toml < WARPLINE_* variables < flags.
+
+A setting's name begins with the part that reads it and ends in its unit. In `warpline.toml` a table's name and a key
+join with an underscore: `[correlator] memory_limit_mb = 512` is `correlator_memory_limit_mb`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from warpline.errors import SettingsError
+
+PREFIX = "WARPLINE_"
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, each with its default and its text."""
+
+    node: str = _setting("", "Name of this node; empty means the host's name.")
+    state_dir: str = _setting("/var/lib/warpline", "Directory for what must survive a restart: clock anchor, spools, database.")
+    log_level: str = _setting("info", "Least severity that is logged: debug, info, warning, error.")
+
+    collector_sources: str = _setting("", "Sources to run, comma-separated; empty runs every one that can.")
+    collector_scope: str = _setting("node", "What this collector speaks for: node (a DaemonSet's pod) or cluster (one for all).")
+    collector_endpoint: str = _setting("http://127.0.0.1:4318", "Where batches go: an OTLP/HTTP address.")
+    collector_batch_rows: int = _setting(65536, "Rows that leave in one batch, at most.")
+    collector_batch_delay_s: float = _setting(0.2, "Longest time that a row waits for its batch.")
+    collector_queue_mb: int = _setting(1024, "Size on disk of the collector's export queue, at most.")
+    collector_metrics_address: str = _setting("127.0.0.1:9464", "Where the collector's own /metrics is served; empty serves none.")
+    collector_query_url: str = _setting("", "Query API to ask which detail is wanted; empty derives it from the endpoint's host.")
+    collector_budget_ratio: float = _setting(0.05, "Share of one core that each source may cost before it steps down its detail.")
+    collector_detail: int = _setting(2, "Detail level that sources keep when nobody asks for another: 1 least, 2 ordinary, 3 all.")
+
+    correlator_grpc_address: str = _setting("127.0.0.1:4317", "OTLP gRPC door.")
+    correlator_http_address: str = _setting("127.0.0.1:4318", "OTLP HTTP door.")
+    correlator_query_address: str = _setting("127.0.0.1:4320", "Query API and /metrics.")
+    correlator_token_file: str = _setting("", "File with the bearer tokens that the doors accept, one a line; empty asks for none.")
+    correlator_tls_certificate: str = _setting("", "PEM certificate of the doors; empty speaks plain text.")
+    correlator_tls_key: str = _setting("", "PEM key of the doors.")
+    correlator_tls_client_ca: str = _setting("", "PEM authority that clients' certificates must come from (mTLS).")
+    correlator_memory_limit_mb: int = _setting(2048, "Memory that DuckDB may use; the doors' own bound is a quarter of it.")
+    correlator_spool_mb: int = _setting(4096, "Size on disk of the correlator's spool, at most; beyond it the doors answer 'retry later'.")
+    correlator_disk_reserve_mb: int = _setting(256, "Free disk space below which writes stop.")
+    correlator_store_delay_s: float = _setting(0.5, "Longest time that an acknowledged batch waits to become queryable.")
+    correlator_retention_days: int = _setting(7, "Days that are kept; 0 keeps all.")
+    correlator_retention_gb: float = _setting(0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound.")
+    correlator_max_request_mb: int = _setting(20, "Largest OTLP request, after decompression.")
+    correlator_keep_content: bool = _setting(False, "Keep prompt and completion text found in foreign telemetry; off drops and counts it.")
+
+    query_url: str = _setting("http://127.0.0.1:4320", "Query API that `warpline query` and the dashboard read.")
+    query_token_file: str = _setting("", "File with the bearer token for the query API.")
+
+    dashboard_address: str = _setting("127.0.0.1:8501", "Where the dashboard is served.")
+
+    http_ports: str = _setting("", "Server ports whose HTTP is traced, comma-separated; empty traces by executable alone.")
+    http_executables: str = _setting("", "Parts of command lines whose processes are traced, comma-separated.")
+    http_cgroups: str = _setting("", "Parts of cgroup paths (a container or pod id) whose processes are traced, comma-separated.")
+    http_head_bytes: int = _setting(4096, "Bytes of a request's head that are read, at most.")
+
+    ring_dir: str = _setting("/run/warpline/rings", "Directory that engine pods share with the collector, for the rings of injected libraries.")
+
+
+_KNOWN = {f.name: f for f in fields(Settings)}
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+    """Return the settings; `flags` holds values from the command line, None meaning not given.
+
+    Raises SettingsError that names the key, where it stands and, where there is one, the name that was likely meant.
+    """
+    values: dict[str, Any] = {}
+    for origin, key, raw in _raw(path, os.environ if environ is None else environ, flags):
+        if key not in _KNOWN:
+            near = difflib.get_close_matches(key, _KNOWN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "`warpline settings` lists all"
+            raise SettingsError(f"{origin}: unknown setting {key!r}; {hint}")
+        values[key] = _typed(origin, key, raw)
+    return Settings(**values)
+
+
+def _raw(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    if path is not None:
+        yield from _from_toml(path)
+    for key in sorted(environ):
+        if key.startswith(PREFIX):
+            yield key, key.removeprefix(PREFIX).lower(), environ[key]
+    for key, value in flags.items():
+        if value is not None:
+            yield f"--{key.replace('_', '-')}", key, value
+
+
+def _from_toml(path: Path) -> Iterator[tuple[str, str, Any]]:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}; give a readable TOML file") from None
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from ((str(path), f"{key}_{inner}", each) for inner, each in value.items())
+        else:
+            yield str(path), key, value
+
+
+def _typed(origin: str, key: str, raw: Any) -> Any:
+    wanted = type(_KNOWN[key].default)
+    if wanted is bool:
+        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        found = words.get(str(raw).strip().lower())
+        if found is not None:
+            return found
+    elif isinstance(raw, str | int | float) and not isinstance(raw, bool):
+        try:
+            return wanted(raw)
+        except ValueError:
+            pass
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    raise SettingsError(f"{origin}: {key} is {raw!r}; give {names[wanted]}")
+
+
+def describe() -> str:
+    """Return all settings with their defaults and texts, in the form of a warpline.toml."""
+    lines = ["# Every setting of Warpline with its default. The variable of `a_b` is WARPLINE_A_B."]
+    for each in fields(Settings):
+        shown = f'"{each.default}"' if isinstance(each.default, str) else str(each.default).lower()
+        lines += ["", f"# {each.metadata['doc']}", f"{each.name} = {shown}"]
+    return "\n".join(lines) + "\n"
