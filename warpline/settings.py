@@ -28,47 +28,78 @@ class Settings:
     """All settings, each with its default and its text."""
 
     node: str = _setting("", "Name of this node; empty means the host's name.")
-    state_dir: str = _setting("/var/lib/warpline", "Directory for what must survive a restart: clock anchor, spools, database.")
+    state_dir: str = _setting(
+        "/var/lib/warpline", "Directory for what must survive a restart: clock anchor, spools, database."
+    )
     log_level: str = _setting("info", "Least severity that is logged: debug, info, warning, error.")
 
     collector_sources: str = _setting("", "Sources to run, comma-separated; empty runs every one that can.")
-    collector_scope: str = _setting("node", "What this collector speaks for: node (a DaemonSet's pod) or cluster (one for all).")
+    collector_scope: str = _setting(
+        "node", "What this collector speaks for: node (a DaemonSet's pod) or cluster (one for all)."
+    )
     collector_endpoint: str = _setting("http://127.0.0.1:4318", "Where batches go: an OTLP/HTTP address.")
     collector_batch_rows: int = _setting(65536, "Rows that leave in one batch, at most.")
     collector_batch_delay_s: float = _setting(0.2, "Longest time that a row waits for its batch.")
     collector_queue_mb: int = _setting(1024, "Size on disk of the collector's export queue, at most.")
-    collector_metrics_address: str = _setting("127.0.0.1:9464", "Where the collector's own /metrics is served; empty serves none.")
-    collector_query_url: str = _setting("", "Query API to ask which detail is wanted; empty derives it from the endpoint's host.")
-    collector_budget_ratio: float = _setting(0.05, "Share of one core that each source may cost before it steps down its detail.")
-    collector_detail: int = _setting(2, "Detail level that sources keep when nobody asks for another: 1 least, 2 ordinary, 3 all.")
+    collector_metrics_address: str = _setting(
+        "127.0.0.1:9464", "Where the collector's own /metrics is served; empty serves none."
+    )
+    collector_query_url: str = _setting(
+        "", "Query API to ask which detail is wanted; empty derives it from the endpoint's host."
+    )
+    collector_budget_ratio: float = _setting(
+        0.05, "Share of one core that each source may cost before it steps down its detail."
+    )
+    collector_detail: int = _setting(
+        2, "Detail level that sources keep when nobody asks for another: 1 least, 2 ordinary, 3 all."
+    )
 
     correlator_grpc_address: str = _setting("127.0.0.1:4317", "OTLP gRPC door.")
     correlator_http_address: str = _setting("127.0.0.1:4318", "OTLP HTTP door.")
     correlator_query_address: str = _setting("127.0.0.1:4320", "Query API and /metrics.")
-    correlator_token_file: str = _setting("", "File with the bearer tokens that the doors accept, one a line; empty asks for none.")
+    correlator_token_file: str = _setting(
+        "", "File with the bearer tokens that the doors accept, one a line; empty asks for none."
+    )
     correlator_tls_certificate: str = _setting("", "PEM certificate of the doors; empty speaks plain text.")
     correlator_tls_key: str = _setting("", "PEM key of the doors.")
     correlator_tls_client_ca: str = _setting("", "PEM authority that clients' certificates must come from (mTLS).")
-    correlator_memory_limit_mb: int = _setting(2048, "Memory that DuckDB may use; the doors' own bound is a quarter of it.")
-    correlator_spool_mb: int = _setting(4096, "Size on disk of the correlator's spool, at most; beyond it the doors answer 'retry later'.")
+    correlator_memory_limit_mb: int = _setting(
+        2048, "Memory that DuckDB may use; the doors' own bound is a quarter of it."
+    )
+    correlator_spool_mb: int = _setting(
+        4096, "Size on disk of the correlator's spool, at most; beyond it the doors answer 'retry later'."
+    )
     correlator_disk_reserve_mb: int = _setting(256, "Free disk space below which writes stop.")
-    correlator_store_delay_s: float = _setting(0.5, "Longest time that an acknowledged batch waits to become queryable.")
+    correlator_store_delay_s: float = _setting(
+        0.5, "Longest time that an acknowledged batch waits to become queryable."
+    )
     correlator_retention_days: int = _setting(7, "Days that are kept; 0 keeps all.")
-    correlator_retention_gb: float = _setting(0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound.")
+    correlator_retention_gb: float = _setting(
+        0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound."
+    )
     correlator_max_request_mb: int = _setting(20, "Largest OTLP request, after decompression.")
-    correlator_keep_content: bool = _setting(False, "Keep prompt and completion text found in foreign telemetry; off drops and counts it.")
+    correlator_keep_content: bool = _setting(
+        False, "Keep prompt and completion text found in foreign telemetry; off drops and counts it."
+    )
 
     query_url: str = _setting("http://127.0.0.1:4320", "Query API that `warpline query` and the dashboard read.")
     query_token_file: str = _setting("", "File with the bearer token for the query API.")
 
     dashboard_address: str = _setting("127.0.0.1:8501", "Where the dashboard is served.")
 
-    http_ports: str = _setting("", "Server ports whose HTTP is traced, comma-separated; empty traces by executable alone.")
+    http_ports: str = _setting(
+        "", "Server ports whose HTTP is traced, comma-separated; empty traces by executable alone."
+    )
     http_executables: str = _setting("", "Parts of command lines whose processes are traced, comma-separated.")
-    http_cgroups: str = _setting("", "Parts of cgroup paths (a container or pod id) whose processes are traced, comma-separated.")
+    http_cgroups: str = _setting(
+        "", "Parts of cgroup paths (a container or pod id) whose processes are traced, comma-separated."
+    )
     http_head_bytes: int = _setting(4096, "Bytes of a request's head that are read, at most.")
 
-    ring_dir: str = _setting("/run/warpline/rings", "Directory that engine pods share with the collector, for the rings of injected libraries.")
+    ring_dir: str = _setting(
+        "/run/warpline/rings",
+        "Directory that engine pods share with the collector, for the rings of injected libraries.",
+    )
 
 
 _KNOWN = {f.name: f for f in fields(Settings)}
@@ -113,9 +144,18 @@ def _from_toml(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 def _typed(origin: str, key: str, raw: Any) -> Any:
-    wanted = type(_KNOWN[key].default)
+    wanted: type[bool | int | float | str] = type(getattr(Settings, key))
     if wanted is bool:
-        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        words = {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }
         found = words.get(str(raw).strip().lower())
         if found is not None:
             return found

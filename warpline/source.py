@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import collectors
-import pyarrow as pa
-
 from warpline import schema
+from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.errors import SourceError
 from warpline.schema import Table
@@ -39,14 +38,6 @@ LOSS = schema.table("loss")
 SOURCE_STATE = schema.table("source_state")
 _STATE_EVERY_S = 60.0
 _BACK_OFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one table."""
-
-    table: Table
-    rows: pa.RecordBatch
 
 
 Emit = Callable[[Batch], None]
@@ -152,7 +143,7 @@ def load_recording(name: str) -> RecordingSource:
 def chosen(settings: Settings) -> list[str]:
     """Return the names of the live sources that the settings ask for, of the collector's scope."""
     asked = [each.strip() for each in settings.collector_sources.split(",") if each.strip()]
-    return [each for each in (asked or names()) if load(each).SCOPE == settings.collector_scope]
+    return [each for each in (asked or names()) if settings.collector_scope == load(each).SCOPE]
 
 
 @dataclass

@@ -56,7 +56,11 @@ GPU_KERNEL = Table(
         END,
         NODE,
         PROCESS,
-        name("gpu_uuid", "GPU or MIG instance, as NVML prints it; in a recording without it, the device's number.", "hw.id"),
+        name(
+            "gpu_uuid",
+            "GPU or MIG instance, as NVML prints it; in a recording without it, the device's number.",
+            "hw.id",
+        ),
         integer("cuda_context", "CUDA context."),
         integer("cuda_stream", "CUDA stream."),
         integer("session", "CUPTI session in the process, from 0."),
@@ -150,7 +154,9 @@ GPU_SAMPLE = Table(
         integer("index", "GPU's number on the node."),
         name("metric", "Semantic-convention name where there is one, else warpline.gpu.….", required=True),
         name("part", "Which part: a memory, a link, an engine; NULL the whole."),
-        number("value", "Reading, in the base unit that the metric's name implies (By, J, W, Hz, Cel, 1).", required=True),
+        number(
+            "value", "Reading, in the base unit that the metric's name implies (By, J, W, Hz, Cel, 1).", required=True
+        ),
         flag("device_wide", "True where it is of the whole device though told per instance: never to be summed."),
         flag("monotonic", "True for what only grows."),
         name("pod_uid", "Pod that the exporter says uses it, if one alone does.", "k8s.pod.uid"),

@@ -18,7 +18,11 @@ ALIAS = Table(
     "One id that one attempt is known by.",
     (
         TIME,
-        name("kind", "trace_id, request_id, response_id, external_id, internal_id, exchange, remote_request_id, …", required=True),
+        name(
+            "kind",
+            "trace_id, request_id, response_id, external_id, internal_id, exchange, remote_request_id, …",
+            required=True,
+        ),
         text("scope", "Where the id is unique: empty for everywhere, else a process or engine."),
         text("value", "The id.", required=True),
         text("attempt_uid", "Attempt that it names.", required=True),
@@ -58,7 +62,11 @@ SHARE = Table(
         integer("step_ordinal", "Engine step; NULL for time outside steps."),
         name("gpu_uuid", "GPU or MIG instance."),
         name("kernel_class", "Class of the executions.", required=True),
-        text("owner", "Engine's id of the request, or __padding__, __dummy__, __unattributed__, __overhead__.", required=True),
+        text(
+            "owner",
+            "Engine's id of the request, or __padding__, __dummy__, __unattributed__, __overhead__.",
+            required=True,
+        ),
         integer("share_ns", "Its part of the kernel time.", required=True),
         integer("busy_ns", "Its part of the busy time.", required=True),
         number("share_j", "Its part of the energy."),

@@ -106,7 +106,9 @@ FLOW = Table(
         TIME,
         name("node", "Node that saw it.", "k8s.node.name"),
         text("flow_uid", "Hubble's UUID of the flow event."),
-        name("verdict", "Fate, in Cilium's spelling: FORWARDED, DROPPED, REDIRECTED, ERROR, AUDIT, TRACED, TRANSLATED."),
+        name(
+            "verdict", "Fate, in Cilium's spelling: FORWARDED, DROPPED, REDIRECTED, ERROR, AUDIT, TRACED, TRANSLATED."
+        ),
         name("drop_reason", "Why it was dropped, in Cilium's spelling."),
         name("observation_point", "Where it was seen: TO_ENDPOINT, TO_PROXY, FROM_ENDPOINT, …"),
         name("direction", "INGRESS or EGRESS."),

@@ -53,7 +53,10 @@ CLOCK_PAIR = Table(
         integer("realtime_ns", "CLOCK_REALTIME.", required=True),
         integer("tai_ns", "CLOCK_TAI."),
         integer("half_width_ns", "Half the width of the sandwich that took the reading.", required=True),
-        integer("realtime_error_ns", "Bound on CLOCK_REALTIME's own error as the kernel's NTP says (maxerror); NULL unknown."),
+        integer(
+            "realtime_error_ns",
+            "Bound on CLOCK_REALTIME's own error as the kernel's NTP says (maxerror); NULL unknown.",
+        ),
         name("realtime_status", "synchronised or unsynchronised, as the kernel's NTP says."),
     ),
 )

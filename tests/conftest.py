@@ -1,0 +1,24 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real recordings that nobody here wrote; a test that needs them skips where they are absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real recordings at {SHARED_DATA}")
+    return SHARED_DATA
