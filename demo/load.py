@@ -89,14 +89,14 @@ async def _by_openai(sdk: openai.AsyncOpenAI, headers: dict[str, str], model: st
     if stream:
         answer = await sdk.chat.completions.create(
             model=model,
-            messages=_prompt(index),  # type: ignore[arg-type]  # plain dicts are what the API takes
+            messages=_prompt(index),
             stream=True,
             extra_headers=headers,
         )
         async for _ in answer:
             first = first or time.time_ns()
     else:
-        await sdk.chat.completions.create(model=model, messages=_prompt(index), extra_headers=headers)  # type: ignore[arg-type]
+        await sdk.chat.completions.create(model=model, messages=_prompt(index), extra_headers=headers)
     return _sent(headers, "openai", stream, 200, start, first)
 
 

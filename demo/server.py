@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 MODEL = "warpline-demo"
-_WORDS = "one request from the client socket to the GPU kernel and back again".split()
+_WORDS = ["one", "request", "from", "the", "client", "socket", "to", "the", "GPU", "kernel", "and", "back", "again"]
 
 app = FastAPI(title="Warpline demo server")
 app.state.log = []
@@ -58,7 +58,7 @@ async def completions(request: Request) -> Response:
 
 async def _complete(request: Request, prefix: str, kind: str) -> Response:
     body = await request.json()
-    record = {
+    record: dict[str, Any] = {
         "request_id": request.headers.get("x-request-id", ""),
         "response_id": prefix + (request.headers.get("x-request-id") or uuid.uuid4().hex),
         "stream": bool(body.get("stream")),

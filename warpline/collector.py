@@ -1,0 +1,73 @@
+"""The node process: runs the sources that can run here and sends what they yield.
+
+Sources emit into the exporter, which owns the queue on disk; a source that fails costs only itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from warpline import source, telemetry
+from warpline.clock import NodeClock
+from warpline.export import Exporter
+from warpline.settings import Settings
+from warpline.source import Context, Runner
+from warpline.telemetry import Reading
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 5.0
+
+
+class Collector:
+    """All sources of one node, and the way out."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make a runner for each source that the settings choose; `start` starts them."""
+        self.settings = settings
+        self.node = settings.node or socket.gethostname()
+        self.clock = NodeClock(Path(settings.state_dir))
+        self.exporter = Exporter(settings, self.node)
+        self.runners = [self._runner(name) for name in source.chosen(settings)]
+        self._stops: list[telemetry.Stop] = []
+
+    def _runner(self, name: str) -> Runner:
+        context = Context(name, self.node, self.settings, self.clock, self.exporter.emit)
+        context.detail = lambda: self.settings.collector_detail
+        return Runner(source.load(name), context)
+
+    def start(self) -> None:
+        """Start every source, /metrics and the OTLP metrics of the collector itself."""
+        for runner in self.runners:
+            runner.start()
+        if self.settings.collector_metrics_address:
+            self._stops.append(telemetry.serve_metrics(self.settings.collector_metrics_address, self.readings))
+        endpoint = self.settings.collector_endpoint
+        self._stops.append(telemetry.send_metrics(endpoint, "warpline-collector", self.node, self.readings))
+
+    def stop(self) -> None:
+        """Stop the sources, then send what they left; what cannot be sent stays in the queue on disk."""
+        for runner in self.runners:
+            runner.context.stop.set()
+        for runner in self.runners:
+            if not runner.join(_STOP_S):
+                log.warning("source %s: did not stop within %.0f s", runner.context.name, _STOP_S)
+        for stop in self._stops:
+            stop()
+        self.exporter.close(_STOP_S)
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield what the collector says of itself."""
+        for runner in self.runners:
+            labels = {"source": runner.context.name}
+            state = runner.state
+            yield Reading("warpline.source.up", float(state.up), labels=labels, doc="1 while the source runs")
+            yield Reading("warpline.source.rows", state.rows, "{row}", True, labels, "rows that the source yielded")
+            yield Reading(
+                "warpline.source.restarts", state.restarts, "{restart}", True, labels, "times it was restarted"
+            )
+            yield Reading("warpline.source.lost", runner.context.lost_total, "{record}", True, labels, "records lost")
+        yield from self.exporter.readings()

@@ -1,0 +1,35 @@
+"""`warpline collect`: run this node's sources until stopped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import threading
+
+from warpline.collector import Collector
+from warpline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--sources", help="sources to run, comma-separated (default: all that can)")
+    parser.add_argument("--scope", choices=("node", "cluster"), help="what this collector speaks for")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, then send what is left; 0 when all was stopped in order."""
+    flags = {"collector_sources": args.sources, "collector_scope": args.scope}
+    settings = dataclasses.replace(settings, **{k: v for k, v in flags.items() if v is not None})
+    asked_to_stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: asked_to_stop.set())
+    collector = Collector(settings)
+    collector.start()
+    log.info("collecting on node %s, sending to %s", collector.node, settings.collector_endpoint)
+    asked_to_stop.wait()
+    collector.stop()
+    return 0

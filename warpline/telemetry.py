@@ -1,0 +1,100 @@
+"""What each process says of itself: the same readings on /metrics (prometheus-client) and as OTLP metrics (OpenTelemetry).
+
+A process gives one function that returns its readings; nothing is counted twice or kept in two places. Labels have few
+values by design: a source, a reason, a table; never an id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of one metric now. `name` is OpenTelemetry's spelling (dots); a counter only grows."""
+
+    name: str
+    value: float
+    unit: str = "1"
+    counter: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    doc: str = ""
+
+
+Stop = Callable[[], object]
+Read = Callable[[], Iterable[Reading]]
+
+
+class PrometheusReadings:
+    """A prometheus-client collector over a process's readings."""
+
+    def __init__(self, read: Read) -> None:
+        """Make the collector; register it with a CollectorRegistry."""
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one metric family for each name."""
+        families: dict[str, Metric] = {}
+        for each in self._read():
+            family = families.get(each.name)
+            if family is None:
+                kind = CounterMetricFamily if each.counter else GaugeMetricFamily
+                family = kind(each.name.replace(".", "_"), each.doc or each.name, labels=sorted(each.labels))
+                families[each.name] = family
+            family.add_metric([each.labels[name] for name in sorted(each.labels)], each.value)
+        yield from families.values()
+
+
+def registry(read: Read) -> CollectorRegistry:
+    """Return a registry that holds the readings alone."""
+    made = CollectorRegistry()
+    made.register(PrometheusReadings(read))  # type: ignore[arg-type]  # it has the one method that is asked for
+    return made
+
+
+def serve_metrics(address: str, read: Read) -> Stop:
+    """Serve /metrics at `host:port`; return what stops it."""
+    host, _, port = address.rpartition(":")
+    server, thread = start_http_server(int(port), host or "127.0.0.1", registry(read))
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
+
+
+def send_metrics(endpoint: str, service: str, node: str, read: Read, every_s: float = 10.0) -> Stop:
+    """Send the readings to an OTLP/HTTP endpoint every `every_s`; return what stops it, after one last sending.
+
+    Only metrics that have a reading when this is called are sent.
+    """
+    exporter = OTLPMetricExporter(endpoint=f"{endpoint.rstrip('/')}/v1/metrics", timeout=5)
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=every_s * 1000)
+    resource = Resource.create({"service.name": service, "k8s.node.name": node})
+    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    meter = provider.get_meter("warpline")
+    for first in {each.name: each for each in read()}.values():
+        make = meter.create_observable_counter if first.counter else meter.create_observable_gauge
+        make(first.name, [_observer(first.name, read)], unit=first.unit, description=first.doc)
+    return provider.shutdown
+
+
+def _observer(name: str, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(each.value, dict(each.labels)) for each in read() if each.name == name]
+
+    return observe
