@@ -1,0 +1,94 @@
+"""Child processes that leave nothing behind: each dies with its parent, however the parent ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from warpline.errors import WarplineError
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return `preferred` if it is free on the loopback, else a port that is."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise WarplineError("demo: no free port on 127.0.0.1; end what holds them")
+
+
+class Children:
+    """Starts children with one log file each, and stops them in reverse order."""
+
+    def __init__(self, log_dir: Path) -> None:
+        """Keep logs in `log_dir`."""
+        self._log_dir = log_dir
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
+        log_dir.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start this Python with `arguments`; its output goes to `<name>.log`."""
+        with (self._log_dir / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops all in order.
+                preexec_fn=_die_with_parent,
+            )
+        self._started.append((name, child))
+        return child
+
+    def wait_until(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
+        """Wait until `ready()`; raise WarplineError, with the end of the child's log, when it ends or takes too long."""
+        child = next(c for n, c in self._started if n == name)
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if child.poll() is not None or time.monotonic() > deadline:
+                what = f"ended with code {child.returncode}" if child.returncode is not None else "did not become ready"
+                log = (self._log_dir / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+                raise WarplineError(f"demo: {name} {what}; its log ends:\n{log[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Ask each child to end, last started first, and kill what does not within `seconds`."""
+        for _, child in reversed(self._started):
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                try:
+                    child.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+        self._started.clear()
+
+
+def answers(url: str) -> bool:
+    """Say whether `url` answers with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,167 @@
+"""The demo: a model server, a client load and all of Warpline on this machine, for as long as one looks at it.
+
+Nothing is written into tables by the demo: real clients talk to a real server, the Linux kernel sees it, and what the screen
+shows came through collector, OTLP, spool and store. Where BPF cannot run, the newest sample trace is replayed instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from collectors.bpf import loader
+from demo import load
+from demo.children import Children, answers, free_port
+from warpline.client import Client
+from warpline.errors import WarplineError
+from warpline.settings import Settings
+
+Say = Callable[[str], None]
+
+_FIRST_LOAD = (23, 23)
+_SECOND_LOAD = (997, 31)
+_QUIET_LOAD = (7, 3)
+_FOUND_WITHIN_S = 15.0
+_SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
+
+
+@dataclasses.dataclass(frozen=True)
+class Addresses:
+    """Where the demo's processes listen, all on the loopback."""
+
+    http_door: str
+    grpc_door: str
+    query: str
+    dashboard: str
+    server: str
+
+    @classmethod
+    def free(cls) -> Addresses:
+        """Return addresses that are free, the usual ones where they are."""
+        ports = [free_port(preferred) for preferred in (4318, 4317, 4320, 8501, 8000)]
+        return cls(*(f"127.0.0.1:{port}" for port in ports))
+
+    def environment(self, state_dir: Path) -> dict[str, str]:
+        """Return the settings of every process of the demo, as variables."""
+        return {
+            "WARPLINE_STATE_DIR": str(state_dir),
+            "WARPLINE_CORRELATOR_HTTP_ADDRESS": self.http_door,
+            "WARPLINE_CORRELATOR_GRPC_ADDRESS": self.grpc_door,
+            "WARPLINE_CORRELATOR_QUERY_ADDRESS": self.query,
+            "WARPLINE_QUERY_URL": f"http://{self.query}",
+            "WARPLINE_DASHBOARD_ADDRESS": self.dashboard,
+            "WARPLINE_COLLECTOR_ENDPOINT": f"http://{self.http_door}",
+            "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+            "WARPLINE_HTTP_PORTS": self.server.rpartition(":")[2],
+            "WARPLINE_RING_DIR": str(state_dir / "rings"),
+        }
+
+
+def run(seconds: float, say: Say) -> int:
+    """Run the demo for `seconds` after its first loads (0: until interrupted); 0 when every request sent was found."""
+    with _workplace() as (state_dir, children):
+        addresses = Addresses.free()
+        environment = addresses.environment(state_dir)
+        client = Client(Settings(query_url=f"http://{addresses.query}"))
+        _start_correlator(children, environment, addresses)
+        obstacle = loader.why_not()
+        if obstacle:
+            say(f"BPF cannot run here: {obstacle}")
+            _replay_newest(children, environment, say)
+            complete = True
+        else:
+            _start_watched_server(children, environment, addresses)
+            complete = all([_watched_load(client, addresses, *size, say) for size in (_FIRST_LOAD, _SECOND_LOAD)])
+        say(f"look at it: http://{addresses.dashboard}")
+        _keep_serving(seconds, addresses, quiet=bool(obstacle))
+    return 0 if complete else 1
+
+
+@contextmanager
+def _workplace() -> Iterator[tuple[Path, Children]]:
+    state_dir = Path(tempfile.mkdtemp(prefix="warpline-demo-"))
+    children = Children(state_dir / "logs")
+    try:
+        yield state_dir, children
+    finally:
+        children.stop()
+        shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _start_correlator(children: Children, environment: dict[str, str], addresses: Addresses) -> None:
+    children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
+    children.wait_until("correlator", lambda: answers(f"http://{addresses.query}/healthz"), 30)
+    children.start("dashboard", ["-m", "warpline.cli", "dashboard"], environment)
+    children.wait_until("dashboard", lambda: answers(f"http://{addresses.dashboard}/_stcore/health"), 60)
+
+
+def _start_watched_server(children: Children, environment: dict[str, str], addresses: Addresses) -> None:
+    port = addresses.server.rpartition(":")[2]
+    children.start("server", ["-m", "demo.server", "--port", port], environment)
+    children.wait_until("server", lambda: answers(f"http://{addresses.server}/health"), 30)
+    children.start("collector", ["-m", "warpline.cli", "collect"], environment)
+    metrics = f"http://{environment['WARPLINE_COLLECTOR_METRICS_ADDRESS']}/metrics"
+    children.wait_until("collector", lambda: _is_up(metrics, "http_exchange"), 30)
+
+
+def _is_up(metrics: str, source: str) -> bool:
+    try:
+        with urllib.request.urlopen(metrics, timeout=2) as page:
+            return f'warpline_source_up{{source="{source}"}} 1.0'.encode() in page.read()
+    except OSError:
+        return False
+
+
+def _watched_load(client: Client, addresses: Addresses, requests: int, in_flight: int, say: Say) -> bool:
+    sent = asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight))
+    found, slowest = _found(client, sent)
+    where = f"http://{addresses.dashboard}/request?id={slowest[0]}" if slowest else "nothing was found"
+    slowest_ms = f"{slowest[1] / 1e6:.0f} ms" if slowest else "unknown"
+    say(f"{requests} requests sent, {found} found, slowest {slowest_ms}: {where}")
+    return found == requests
+
+
+def _found(client: Client, sent: list[load.Sent]) -> tuple[int, tuple[str, int] | None]:
+    """Return how many of the requests the view `request` holds, and the slowest one's id and duration in ns."""
+    wanted = {each.request_id for each in sent}
+    since = min(each.start_ns for each in sent) - 1_000_000_000
+    deadline = time.monotonic() + _FOUND_WITHIN_S
+    while True:
+        rows = client.view("request", since_ns=since, limit=100_000)
+        rows = rows.filter(pc.is_in(rows["request_id"], pa.array(sorted(wanted), pa.string())))
+        if rows.num_rows >= len(wanted) or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if not rows.num_rows:
+        return 0, None
+    slowest = rows.sort_by([("duration_ns", "descending")]).slice(0, 1).to_pylist()[0]
+    return rows.num_rows, (slowest["request_uid"], slowest["duration_ns"])
+
+
+def _replay_newest(children: Children, environment: dict[str, str], say: Say) -> None:
+    manifests = sorted(_SAMPLES.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        raise WarplineError(f"demo: no sample trace under {_SAMPLES}; clone the project whole")
+    newest = manifests[-1].parent
+    say(f"replaying the sample trace {newest.name} instead")
+    child = children.start("replay", ["-m", "warpline.cli", "replay", str(newest), "--now"], environment)
+    if child.wait(120):
+        raise WarplineError(f"demo: the replay ended with code {child.returncode}")
+
+
+def _keep_serving(seconds: float, addresses: Addresses, quiet: bool) -> None:
+    end = time.monotonic() + seconds if seconds else float("inf")
+    while time.monotonic() < end:
+        if not quiet:
+            asyncio.run(load.run(f"http://{addresses.server}", *_QUIET_LOAD))
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))

@@ -1,0 +1,22 @@
+"""`warpline demo`: a model server, a client load and all of Warpline on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from warpline.settings import Settings
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--seconds", type=float, default=0, help="end after so many seconds (default: at Ctrl-C)")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run it; 0 when every request that was sent was found, also when it was ended by Ctrl-C."""
+    from demo import run as demo
+
+    try:
+        return demo.run(args.seconds, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        return 0
