@@ -46,7 +46,7 @@ class PrometheusReadings:
 
     def collect(self) -> Iterator[Metric]:
         """Yield one metric family for each name."""
-        families: dict[str, Metric] = {}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for each in self._read():
             family = families.get(each.name)
             if family is None:
@@ -60,7 +60,7 @@ class PrometheusReadings:
 def registry(read: Read) -> CollectorRegistry:
     """Return a registry that holds the readings alone."""
     made = CollectorRegistry()
-    made.register(PrometheusReadings(read))  # type: ignore[arg-type]  # it has the one method that is asked for
+    made.register(PrometheusReadings(read))
     return made
 
 

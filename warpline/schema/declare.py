@@ -45,6 +45,8 @@ class Type(Enum):
     """A histogram: counts by bucket; the column's text says the bounds."""
     JSON = ("JSON", pa.string())
     """A JSON text, for what no join needs but a person may look for."""
+    JSON_NAME = ("JSON", pa.dictionary(pa.int32(), pa.string()))
+    """A JSON text of which few values exist (a resource): dictionary-encoded on the wire."""
 
     @property
     def sql(self) -> str:
@@ -126,7 +128,7 @@ class Table:
         try:
             batch = pa.RecordBatch.from_arrays(arrays, schema=self.arrow)
             batch.validate()
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (ValueError, pa.ArrowTypeError) as error:  # ArrowInvalid is a ValueError
             raise SchemaError(f"table {self.name}: {error}") from None
         return batch
 
@@ -214,6 +216,11 @@ def counts(name: str, doc: str, otlp: str = "") -> Column:
 def json(name: str, doc: str, otlp: str = "") -> Column:
     """Declare a JSON text."""
     return Column(name, Type.JSON, doc, otlp)
+
+
+def json_name(name: str, doc: str, otlp: str = "") -> Column:
+    """Declare a JSON text of which few values exist."""
+    return Column(name, Type.JSON_NAME, doc, otlp)
 
 
 def trace_id(doc: str, required: bool = False) -> Column:

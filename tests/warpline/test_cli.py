@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+import pytest
+
+from warpline import cli, schema, source
+
+
+def warpline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "warpline.cli", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_check_lists_every_source_in_one_line_each() -> None:
+    answer = warpline("check")
+    assert answer.returncode == 0
+    assert [line.split()[0] for line in answer.stdout.splitlines()] == source.names()
+
+
+def test_schema_prints_every_table() -> None:
+    answer = warpline("schema")
+    assert all(f"\n## {table.name}\n" in answer.stdout for table in schema.TABLES)
+
+
+def test_a_wrong_setting_ends_with_code_2_and_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPLINE_NODEE", "x")
+    answer = warpline("check")
+    assert answer.returncode == 2
+    assert answer.stderr == "warpline: WARPLINE_NODEE: unknown setting 'nodee'; did you mean 'node'?\n"
+
+
+def test_no_subcommand_prints_the_help_and_ends_with_code_2() -> None:
+    answer = warpline()
+    assert answer.returncode == 2
+    assert all(name in answer.stderr for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_subcommand_explains_itself(name: str) -> None:
+    answer = warpline(name, "--help")
+    assert answer.returncode == 0
+    assert cli.COMMANDS[name].split()[0] in answer.stdout
