@@ -72,7 +72,9 @@ METRIC_POINT = Table(
         name("name", "Metric's name.", required=True),
         name("description", "What the sender said of the metric."),
         name("unit", "UCUM unit."),
-        json_name("metadata", "The metric's own attributes (where it came from), which are no dimension of its points."),
+        json_name(
+            "metadata", "The metric's own attributes (where it came from), which are no dimension of its points."
+        ),
         name("kind", "gauge, sum, histogram, exponential_histogram or summary."),
         name("temporality", "delta or cumulative."),
         flag("monotonic", "True for a sum that only grows."),
@@ -100,6 +102,7 @@ LOG_RECORD = Table(
         name("severity", "Severity as written, else its number's name."),
         integer("severity_number", "OTLP severity number."),
         text("body", "Body, as text or JSON; content of prompts and completions is not kept."),
+        name("body_type", "OTLP type of a body that is no text: bool, int, double, array, kvlist, bytes."),
         trace_id("Trace id."),
         Column("span_id", Type.SPAN_ID, "Span id."),
         *_RESOURCE,

@@ -1,0 +1,82 @@
+"""Batches ⇄ OTLP: the only package that knows the wire form."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from warpline.batch import Batch
+from warpline.otlp import jsonform, limits, logs, metrics, traces
+from warpline.otlp.arrow import MAX_BODY_BYTES, encode
+from warpline.otlp.records import REDACTED, Decoded, Malformed, Request
+from warpline.otlp.values import Redaction, read_attributes
+
+Signal = Literal["traces", "metrics", "logs"]
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+_KINDS: dict[Signal, tuple[type[Any], Any]] = {
+    "traces": (ExportTraceServiceRequest, traces.spans),
+    "metrics": (ExportMetricsServiceRequest, metrics.points),
+    "logs": (ExportLogsServiceRequest, logs.records),
+}
+
+
+def decode(
+    signal: Signal, body: bytes, content_type: str = PROTOBUF, keep_content: bool = False, now_ns: int | None = None
+) -> Decoded:
+    """Return the batches in an export request of `signal`, with what of it was refused or dropped.
+
+    `now_ns` (Unix time) stands in where a record has no time. A foreign batch's id is a hash of the body, so that a request
+    that is sent again is stored once. Raises Malformed, with a sentence, for a body that is not OTLP in `content_type`.
+    """
+    kind, read = _KINDS[signal]
+    request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
+    message = _parsed(kind, body, content_type)
+    batches = read(message, request)
+    outcome = request.outcome
+    outcome.batches = _named(batches, body)
+    outcome.lost(REDACTED, request.redaction.count)
+    return outcome
+
+
+def _parsed(kind: type[Any], body: bytes, content_type: str) -> Any:
+    if content_type == JSON:
+        return jsonform.read(body, kind)
+    limits.check(body)
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise Malformed(f"body is not a protobuf {kind.DESCRIPTOR.name}: {str(error)[:200]}; send OTLP") from None
+
+
+def _named(batches: list[Batch], body: bytes) -> list[Batch]:
+    digest = ""
+    named = []
+    for batch in batches:
+        if not batch.batch_id:
+            digest = digest or hashlib.sha256(body).hexdigest()[:32]
+            batch = replace(batch, batch_id=f"{digest}/{batch.table.name}")
+        named.append(batch)
+    return named
+
+
+__all__ = [
+    "JSON",
+    "MAX_BODY_BYTES",
+    "PROTOBUF",
+    "REDACTED",
+    "Decoded",
+    "Malformed",
+    "Signal",
+    "decode",
+    "encode",
+    "read_attributes",
+]

@@ -1,0 +1,44 @@
+"""How many messages an OTLP request holds, counted on its bytes before it is parsed.
+
+A parsed message costs some 66 bytes, an empty one is 2 bytes on the wire: 4 MiB of empty ResourceSpans would take 130 MB.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from warpline.otlp.records import Malformed
+
+MAX_BLOCKS = 20_000
+"""Most resources, and most scopes in one of them."""
+
+_MAX_EMPTY = 100_000
+_MAX_EMPTY_SHARE = 0.25
+
+
+def check(body: bytes) -> None:
+    """Raise Malformed where a protobuf request holds more blocks, or more empty messages, than any sender has reason to."""
+    blocks = _top_level(body)
+    if blocks > MAX_BLOCKS:
+        raise Malformed(f"body holds more than {MAX_BLOCKS} resources; send fewer in one request")
+    raw = np.frombuffer(body, np.uint8)
+    empty = int(np.count_nonzero((raw[1:] == 0) & ((raw[:-1] & 0x87) == 2))) if len(raw) > 2 * _MAX_EMPTY else 0
+    if empty > _MAX_EMPTY and 2 * empty > len(raw) * _MAX_EMPTY_SHARE:
+        raise Malformed(f"body holds {empty} empty messages in {len(raw)} bytes; leave them out")
+
+
+def _top_level(body: bytes) -> int:
+    """Return the number of fields of the request itself, counting no further than MAX_BLOCKS + 1 and no malformed rest."""
+    at = count = 0
+    while at < len(body) and count <= MAX_BLOCKS:
+        if body[at] & 7 != 2 or body[at] >= 128:
+            return count
+        at, size, shift = at + 1, 0, 0
+        while at < len(body) and shift < 63:
+            byte = body[at]
+            size |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                break
+        at, count = at + size, count + 1
+    return count
