@@ -13,6 +13,7 @@ from pathlib import Path
 from warpline import source, telemetry
 from warpline.clock import NodeClock
 from warpline.export import Exporter
+from warpline.governor import Governor
 from warpline.settings import Settings
 from warpline.source import Context, Runner
 from warpline.telemetry import Reading
@@ -31,18 +32,21 @@ class Collector:
         self.node = settings.node or socket.gethostname()
         self.clock = NodeClock(Path(settings.state_dir))
         self.exporter = Exporter(settings, self.node)
+        self.governor = Governor(settings, self.node)
         self.runners = [self._runner(name) for name in source.chosen(settings)]
         self._stops: list[telemetry.Stop] = []
 
     def _runner(self, name: str) -> Runner:
         context = Context(name, self.node, self.settings, self.clock, self.exporter.emit)
-        context.detail = lambda: self.settings.collector_detail
-        return Runner(source.load(name), context)
+        runner = Runner(source.load(name), context)
+        self.governor.govern(runner)
+        return runner
 
     def start(self) -> None:
         """Start every source, /metrics and the OTLP metrics of the collector itself."""
         for runner in self.runners:
             runner.start()
+        self.governor.start()
         if self.settings.collector_metrics_address:
             self._stops.append(telemetry.serve_metrics(self.settings.collector_metrics_address, self.readings))
         endpoint = self.settings.collector_endpoint
@@ -50,6 +54,7 @@ class Collector:
 
     def stop(self) -> None:
         """Stop the sources, then send what they left; what cannot be sent stays in the queue on disk."""
+        self.governor.stop()
         for runner in self.runners:
             runner.context.stop.set()
         for runner in self.runners:
@@ -69,5 +74,8 @@ class Collector:
             yield Reading(
                 "warpline.source.restarts", state.restarts, "{restart}", True, labels, "times it was restarted"
             )
+            detail, cost = runner.context.detail(), runner.context.cost_ratio
+            yield Reading("warpline.source.detail", detail, labels=labels, doc="detail level in force, 0 to 3")
+            yield Reading("warpline.source.cost", cost, labels=labels, doc="share of one core, BPF programs included")
             yield Reading("warpline.source.lost", runner.context.lost_total, "{record}", True, labels, "records lost")
         yield from self.exporter.readings()

@@ -57,6 +57,10 @@ class Context:
     """Detail level in force now: 0 off, 1 least, 2 ordinary, 3 all."""
     progress: Callable[[float], None] = lambda share: None
     """Told the share (0-1) of a recording that is read."""
+    kernel_cost_ns: Callable[[], int] = lambda: 0
+    """CPU time so far of the source's BPF programs; a source that can tell sets it."""
+    cost_ratio: float = 0.0
+    """Share of one core that the source cost over the last interval, as the governor measured it."""
     lost_total: int = 0
 
     def lost(
@@ -173,6 +177,13 @@ class Runner:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def cpu_ns(self) -> int:
+        """Return the CPU time of the source so far: its thread, and its BPF programs where it can tell."""
+        if self._thread.ident is None or not self._thread.is_alive():
+            return 0
+        clock_id = time.pthread_getcpuclockid(self._thread.ident)
+        return time.clock_gettime_ns(clock_id) + self.context.kernel_cost_ns()
+
     def _loop(self) -> None:
         failures = 0
         while not self.context.stop.is_set():
@@ -224,5 +235,7 @@ class Runner:
             "reason": reason or None,
             "detail": self.context.detail(),
             "rows": self.state.rows,
+            "cost_ratio": self.context.cost_ratio,
+            "budget_ratio": self.context.settings.collector_budget_ratio,
         }
         self.context.emit(Batch(SOURCE_STATE, SOURCE_STATE.batch(row, rows=1)))

@@ -21,6 +21,7 @@ SAMPLE = {
     Type.SPAN_ID: 2**63 + 1,
     Type.COUNTS: [1, 2, 3],
     Type.JSON: "{}",
+    Type.JSON_NAME: "{}",
 }
 
 

@@ -1,0 +1,129 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from warpline import governor, schema
+from warpline.batch import Batch
+from warpline.clock import NodeClock
+from warpline.governor import ALL, LEAST, ORDINARY, Governor, Wanted
+from warpline.settings import Settings
+from warpline.source import Context, Runner
+
+
+class Quiet:
+    TABLES = (schema.table("loss"),)
+    SCOPE = "node"
+
+    def check(self, settings: Settings) -> str | None:
+        return None
+
+    def run(self, context: Context) -> Iterator[Batch]:
+        context.stop.wait()
+        return iter(())
+
+
+class Costly(Runner):
+    """A runner whose cost the test sets."""
+
+    spent_ns = 0
+
+    def cpu_ns(self) -> int:
+        return self.spent_ns
+
+
+@pytest.fixture
+def lost() -> list[Batch]:
+    return []
+
+
+@pytest.fixture
+def runner(tmp_path: Path, lost: list[Batch]) -> Costly:
+    return Costly(Quiet(), Context("probe", "n", Settings(), NodeClock(tmp_path), lost.append))
+
+
+def govern(runner: Costly, wanted: bytes = b"{}", detail: int = ORDINARY) -> Governor:
+    made = Governor(Settings(collector_detail=detail, collector_budget_ratio=0.05), "n", lambda: wanted)
+    made.govern(runner)
+    return made
+
+
+def spend(runner: Costly, made: Governor, ratio: float, times: int = 1) -> None:
+    """Let the runner cost `ratio` of a core over an interval of 5 s, `times` over."""
+    for _ in range(times):
+        made._costs["probe"].at_s -= 5.0
+        runner.spent_ns += int(5e9 * ratio)
+        made.look()
+
+
+def test_a_source_over_its_budget_steps_down_at_once_and_says_so(runner: Costly, lost: list[Batch]) -> None:
+    made = govern(runner)
+    spend(runner, made, 0.2)
+    assert runner.context.detail() == LEAST
+    assert [b.rows.to_pylist()[0]["reason"] for b in lost] == ["detail lowered to keep the budget"]
+    assert runner.context.cost_ratio == pytest.approx(0.2, rel=0.05)
+
+
+def test_the_least_level_is_never_left_for_cost(runner: Costly, lost: list[Batch]) -> None:
+    made = govern(runner)
+    spend(runner, made, 0.9, times=5)
+    assert runner.context.detail() == LEAST
+    assert len(lost) == 1
+
+
+def test_a_level_comes_back_after_a_calm_while_only(runner: Costly) -> None:
+    made = govern(runner)
+    spend(runner, made, 0.2)
+    spend(runner, made, 0.01, times=governor._CALM_INTERVALS - 1)
+    assert runner.context.detail() == LEAST
+    spend(runner, made, 0.01)
+    assert runner.context.detail() == ORDINARY
+
+
+def test_a_cost_between_half_and_all_of_the_budget_keeps_the_level(runner: Costly) -> None:
+    made = govern(runner)
+    spend(runner, made, 0.2)
+    spend(runner, made, 0.04, times=50)
+    assert runner.context.detail() == LEAST
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [
+        (b'{"detail": {"*": 3}}', ALL),
+        (b'{"detail": {"probe": 1, "*": 3}}', LEAST),
+        (b'{"detail": {"probe": 99}}', ALL),
+        (b"<html>not found</html>", ORDINARY),
+        (b"[]", ORDINARY),
+        (b'{"detail": {"probe": "loud"}}', ORDINARY),
+    ],
+)
+def test_what_is_asked_for_holds_and_a_senseless_answer_does_not(runner: Costly, answer: bytes, level: int) -> None:
+    made = govern(runner, answer)
+    made._refresh()
+    assert runner.context.detail() == level
+
+
+def test_windows_to_keep_are_read() -> None:
+    assert Wanted.from_json(b'{"windows": [[1, 5], [7, 9]]}').windows == ((1, 5), (7, 9))
+
+
+def test_a_running_thread_is_measured_by_its_own_cpu_clock(tmp_path: Path) -> None:
+    enough = threading.Event()
+
+    class Busy(Quiet):
+        def run(self, context: Context) -> Iterator[Batch]:
+            sum(range(3_000_000))
+            enough.set()
+            context.stop.wait()
+            return iter(())
+
+    context = Context("busy", "n", Settings(), NodeClock(tmp_path), lambda batch: None)
+    runner = Runner(Busy(), context)
+    assert runner.cpu_ns() == 0
+    runner.start()
+    assert enough.wait(20)
+    assert runner.cpu_ns() > 5_000_000
+    context.stop.set()
+    assert runner.join(5)
