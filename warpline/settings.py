@@ -82,6 +82,14 @@ class Settings:
         False, "Keep prompt and completion text found in foreign telemetry; off drops and counts it."
     )
 
+    alerts_every_s: float = _setting(1.0, "How often the alert rules are evaluated; 0 never.")
+    alerts_lateness_s: float = _setting(1.0, "How far behind now they are evaluated, so that late rows are in.")
+    alerts_thresholds: str = _setting("", "Thresholds that differ from the rules' own: rule.threshold=number, comma-separated.")
+    alerts_off: str = _setting("", "Rules that are not evaluated, comma-separated.")
+    alerts_alertmanager_urls: str = _setting("", "Alertmanagers to tell (v2 API), comma-separated.")
+    alerts_webhook_urls: str = _setting("", "Webhooks to tell, in Slack's form, comma-separated.")
+    alerts_dashboard_url: str = _setting("http://127.0.0.1:8501", "Dashboard's address in the links of alerts.")
+
     query_url: str = _setting("http://127.0.0.1:4320", "Query API that `warpline query` and the dashboard read.")
     query_token_file: str = _setting("", "File with the bearer token for the query API.")
 
@@ -95,6 +103,18 @@ class Settings:
         "", "Parts of cgroup paths (a container or pod id) whose processes are traced, comma-separated."
     )
     http_head_bytes: int = _setting(4096, "Bytes of a request's head that are read, at most.")
+
+    dcgm_urls: str = _setting(
+        "127.0.0.1:9400", "GPU exporters of this node (dcgm-exporter, AMD's device-metrics-exporter), comma-separated."
+    )
+    dcgm_interval_s: float = _setting(10.0, "Time between two scrapes of the GPU exporters.")
+    kubelet_pod_resources_socket: str = _setting(
+        "/var/lib/kubelet/pod-resources/kubelet.sock", "The kubelet's PodResources socket: which pod has which GPU."
+    )
+    kubelet_checkpoint: str = _setting(
+        "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
+        "The kubelet's device checkpoint, which knows the pods' UIDs; may be absent.",
+    )
 
     ring_dir: str = _setting(
         "/run/warpline/rings",

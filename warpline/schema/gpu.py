@@ -132,7 +132,7 @@ GPU = Table(
         name("vendor", "nvidia or amd.", "hw.vendor"),
         name("pci_bus", "PCI bus id."),
         name("driver", "Driver's version.", "hw.driver_version"),
-        name("sharing", "exclusive, time_slicing, mps; NULL unknown."),
+        name("sharing", "exclusive, shared (time slicing or MPS: ids tell no more), time_slicing, mps; NULL unknown."),
         name("pod_uid", "Pod that it was given to; NULL where shared or free.", "k8s.pod.uid"),
         name("pod", "Pod's name.", "k8s.pod.name"),
         name("namespace", "Pod's namespace.", "k8s.namespace.name"),

@@ -1,0 +1,1 @@
+"""What sources share that speak to other programs: Prometheus text, JSON lines, gRPC messages, files that rotate."""
