@@ -116,6 +116,12 @@ class Settings:
         "The kubelet's device checkpoint, which knows the pods' UIDs; may be absent.",
     )
 
+    engine_urls: str = _setting(
+        "",
+        "Metrics addresses of model servers, comma-separated; `dns+` before one means every address of its name.",
+    )
+    engine_interval_s: float = _setting(5.0, "Time between two scrapes of the model servers.")
+
     ring_dir: str = _setting(
         "/run/warpline/rings",
         "Directory that engine pods share with the collector, for the rings of injected libraries.",

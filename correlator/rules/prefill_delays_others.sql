@@ -1,0 +1,11 @@
+-- The prefill of {culprit} delayed {value:.0f} other requests.
+-- severity: warning
+-- for: 0s
+-- threshold: most = 10; a prompt that holds up more than ten others belongs into smaller chunks
+-- threshold: least_delay_ms = 50; less does not show
+-- missing: quiet
+-- runbook: lower max_num_batched_tokens, or send long prompts to a prefill pool
+SELECT culprit, COUNT(DISTINCT victim) AS value, COUNT(DISTINCT victim) > $most AS firing
+FROM blame
+WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND kind = 'prefill' AND delay_ns / 1e6 >= $least_delay_ms
+GROUP BY ALL

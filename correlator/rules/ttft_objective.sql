@@ -1,0 +1,18 @@
+-- Time to first token of {model} burns its error budget {value:.1f} times too fast.
+-- severity: critical
+-- for: 0s
+-- threshold: objective_ms = 2000; people leave a chat that stays blank for two seconds
+-- threshold: allowed_ratio = 0.01; one request in a hundred may miss the objective
+-- threshold: burn = 14.4; at this rate a month's budget is gone in two days (multi-window burn rates of Google's SRE workbook)
+-- missing: quiet
+-- runbook: open the slowest requests of the last five minutes and read their findings
+WITH recent AS (
+    SELECT COALESCE(model, 'unknown') AS model, start_ns, ttft_ns / 1e6 > $objective_ms AS missed
+    FROM request WHERE start_ns > $now_ns - 3600000000000 AND start_ns <= $now_ns AND ttft_ns IS NOT NULL
+), rate AS (
+    SELECT model, AVG(missed::INTEGER) FILTER (start_ns > $now_ns - 300000000000) / $allowed_ratio AS fast,
+        AVG(missed::INTEGER) / $allowed_ratio AS slow
+    FROM recent GROUP BY ALL
+)
+-- Both windows: the short one alone would fire on a blip, the long one alone would stay after the end.
+SELECT model, LEAST(fast, slow) AS value, LEAST(fast, slow) > $burn AS firing FROM rate WHERE fast IS NOT NULL
