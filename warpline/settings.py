@@ -84,7 +84,9 @@ class Settings:
 
     alerts_every_s: float = _setting(1.0, "How often the alert rules are evaluated; 0 never.")
     alerts_lateness_s: float = _setting(1.0, "How far behind now they are evaluated, so that late rows are in.")
-    alerts_thresholds: str = _setting("", "Thresholds that differ from the rules' own: rule.threshold=number, comma-separated.")
+    alerts_thresholds: str = _setting(
+        "", "Thresholds that differ from the rules' own: rule.threshold=number, comma-separated."
+    )
     alerts_off: str = _setting("", "Rules that are not evaluated, comma-separated.")
     alerts_alertmanager_urls: str = _setting("", "Alertmanagers to tell (v2 API), comma-separated.")
     alerts_webhook_urls: str = _setting("", "Webhooks to tell, in Slack's form, comma-separated.")

@@ -4,7 +4,8 @@ A source is one module in `collectors/`. Its docstring says what it sees, by whi
 version, at which cost and with which privilege; it has
 
 - `TABLES`, the tables that it fills,
-- `SCOPE`, "node" (one on every node), "cluster" (one for all) or "recording" (reads files, for `warpline import`),
+- `SCOPE`, "node" (one on every node), "cluster" (one for all), "any" (wherever its settings name a peer) or "recording"
+  (reads files, for `warpline import`),
 - `check(settings) -> str | None`: why it cannot run here and what to do about it, as one sentence,
 - `run(context) -> Iterator[Batch]`: yields batches until `context.stop` is set. A recording source has
   `recognises(path) -> bool` and `read(path, context) -> Iterator[Batch]` instead.
@@ -147,7 +148,7 @@ def load_recording(name: str) -> RecordingSource:
 def chosen(settings: Settings) -> list[str]:
     """Return the names of the live sources that the settings ask for, of the collector's scope."""
     asked = [each.strip() for each in settings.collector_sources.split(",") if each.strip()]
-    return [each for each in (asked or names()) if settings.collector_scope == load(each).SCOPE]
+    return [each for each in (asked or names()) if load(each).SCOPE in (settings.collector_scope, "any")]
 
 
 @dataclass

@@ -192,6 +192,7 @@ ENGINE_SAMPLE = Table(
         name("model", "Model.", "gen_ai.request.model"),
         integer("engine_index", "Data-parallel rank."),
         name("metric", "Name in the vocabulary, such as requests.waiting or ttft.", required=True),
+        name("part", "Which part of it: a finish reason, a source, a waiting reason; NULL the whole. Never add to it."),
         name("statistic", "value, sum, count, p50, p90, p99, or bucket.", required=True),
         number("upper_bound", "A bucket's upper bound, in the metric's unit."),
         number("value", "Reading, in base units.", required=True),
