@@ -24,6 +24,7 @@ class Receiver:
         access = Access(settings)
         self.intake = Intake(settings, ingest)
         host, port = access.address(settings.correlator_http_address, "http")
+        grpc_host, grpc_port = access.address(settings.correlator_grpc_address, "grpc")
         try:
             self._http = HttpDoor((host, port), access, self.intake)
         except OSError as error:
@@ -31,7 +32,6 @@ class Receiver:
             raise SettingsError(
                 f"http door: {host}:{port}: {reason}; free it, or set correlator_http_address"
             ) from None
-        grpc_host, grpc_port = access.address(settings.correlator_grpc_address, "grpc")
         try:
             self._grpc = GrpcDoor((grpc_host, grpc_port), access, self.intake)
         except BaseException:
