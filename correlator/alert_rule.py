@@ -67,21 +67,25 @@ def duration_ns(text: str) -> int:
 def parse(name: str, text: str) -> Rule:
     """Return the rule that a file's text declares; raise SchemaError that names what its header lacks."""
     lines = text.splitlines()
-    head = dict(found.groups() for line in lines if (found := _HEADER.match(line)))
+    head = {found[1]: found[2] for line in lines if (found := _HEADER.match(line))}
     absent = [key for key in ("severity", "for", "missing", "runbook") if key not in head]
     if absent or not lines[0].startswith("-- "):
         raise SchemaError(f"rules/{name}.sql: its header lacks {', '.join(absent) or 'a summary in its first line'}")
     if head["severity"] not in ("critical", "warning", "info") or head["missing"] not in ("no_data", "quiet"):
         raise SchemaError(f"rules/{name}.sql: severity is {head['severity']!r}, missing is {head['missing']!r}")
-    found = [_THRESHOLD.match(line) for line in lines if line.startswith("-- threshold:")]
-    if None in found:
-        raise SchemaError(f"rules/{name}.sql: a threshold reads '-- threshold: name = number; reason'")
-    thresholds = tuple(Threshold(t[1], float(t[2]), t[3]) for t in found if t is not None)
+    thresholds = tuple(_threshold(name, line) for line in lines if line.startswith("-- threshold:"))
     summary = lines[0].removeprefix("-- ")
     sql = "\n".join(line for line in lines if not line.startswith("--"))
     return Rule(
         name, summary, head["severity"], duration_ns(head["for"]), head["missing"], head["runbook"], thresholds, sql
     )
+
+
+def _threshold(name: str, line: str) -> Threshold:
+    found = _THRESHOLD.match(line)
+    if found is None:
+        raise SchemaError(f"rules/{name}.sql: {line!r}; a threshold reads '-- threshold: name = number; reason'")
+    return Threshold(found[1], float(found[2]), found[3])
 
 
 def load(folder: Path = FOLDER) -> list[Rule]:
