@@ -124,6 +124,8 @@ class Settings:
     )
     engine_interval_s: float = _setting(5.0, "Time between two scrapes of the model servers.")
 
+    process_arguments: bool = _setting(False, "Keep processes' command lines, with what looks like a secret masked.")
+
     ring_dir: str = _setting(
         "/run/warpline/rings",
         "Directory that engine pods share with the collector, for the rings of injected libraries.",
