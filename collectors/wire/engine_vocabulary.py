@@ -129,47 +129,18 @@ _TENSORRT = {
     "kv_cache_transfer_ms": Word("kv.transfer", 1e-3, statistic="sum"),
 }
 
+# fmt: off
 _IDENTITY = frozenset(
-    [
-        "model",
-        "model_name",
-        "served_model_name",
-        "version",
-        "engine",
-        "dp_rank",
-        "le",
-        "quantile",
-        "job",
-        "instance",
-        "namespace",
-        "pod",
-        "container",
-        "Component",
-        "NodeAddress",
-        "SessionName",
-        "Version",
-        "WorkerId",
-        "ReplicaId",
-        "deployment",
-        "application",
-        "llm_isvc_name",
-        "llm_isvc_role",
-        "llm_isvc_component",
-        "dynamo_namespace",
-        "dynamo_component",
-        "dynamo_endpoint",
-        "exported_pod",
-        "exported_namespace",
-        "exported_container",
-        "service",
-        "endpoint",
-        "tp_rank",
-        "pp_rank",
-        "engine_type",
-        "moe_ep_rank",
-        "pid",
-    ]
+    (
+        "model", "model_name", "served_model_name", "version", "engine", "dp_rank", "le", "quantile", "job",
+        "instance", "namespace", "pod", "container", "Component", "NodeAddress", "SessionName", "Version",
+        "WorkerId", "ReplicaId", "deployment", "application", "llm_isvc_name", "llm_isvc_role",
+        "llm_isvc_component", "dynamo_namespace", "dynamo_component", "dynamo_endpoint", "exported_pod",
+        "exported_namespace", "exported_container", "service", "endpoint", "tp_rank", "pp_rank", "engine_type",
+        "moe_ep_rank", "pid",
+    )
 )
+# fmt: on
 """Labels that say whose a series is; any other says which part of the whole."""
 
 

@@ -103,9 +103,8 @@ def test_a_truncated_histogram_gets_no_invented_count(shared_data: Path) -> None
 @pytest.mark.parametrize("prefix", ["ray_vllm:", "kserve_vllm:", "kserve_vllm_", "vllm_"])
 def test_prefixes_of_ray_kserve_and_opentelemetry_are_seen_through(prefix: str) -> None:
     extra = 'Component="x",NodeAddress="10.0.0.1",SessionName="s",Version="2",WorkerId="w",llm_isvc_role="decode",'
-    rows, lost = read(
-        f'{prefix}num_requests_waiting{{{extra}model_name="m"}} 3\n{prefix}gpu_prefix_cache_hit_rate{{{extra}model_name="m"}} -1.0\n'
-    )
+    labels = f'{{{extra}model_name="m"}}'
+    rows, lost = read(f"{prefix}num_requests_waiting{labels} 3\n{prefix}gpu_prefix_cache_hit_rate{labels} -1.0\n")
     assert [(row["engine"], row["metric"], row["part"], row["model"], row["value"]) for row in rows] == [
         ("vllm", "requests.waiting", None, "m", 3)
     ]
@@ -174,7 +173,8 @@ def test_a_restart_is_no_counter_that_went_back() -> None:
         assert "counter went back" not in lost
 
 
-def test_servers_come_and_go_and_the_others_stay(tmp_path: Path) -> None:
+def test_servers_come_and_go_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "_BACK_OFF_S", (0.0, 0.1))
     seen, down = Seen(), [True]
     page = 'vllm:num_requests_waiting{engine="0",model_name="m"} 3\n'
     with (
