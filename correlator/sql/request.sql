@@ -1,0 +1,129 @@
+-- One HTTP request as the correlator knows it: the server's side of the exchange, with the client's side where both were
+-- seen; the client's side alone where no server was watched. Times are node time of the node that `node` names.
+--
+-- The sides are joined by what only one connection can have: the same ports and addresses, turned round, and the number of
+-- the exchange on that connection (on one node, where numbers differ because the probe came later: the call just before).
+WITH complete AS (
+    SELECT *, coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) AS seen_until_ns
+    FROM http_exchange
+    -- A row that was open is written again when it ends: the last one holds.
+    QUALIFY row_number() OVER (
+        PARTITION BY node, side, connection_id, ordinal, process_uid, start_ns ORDER BY end_ns DESC NULLS LAST
+    ) = 1
+),
+server AS (SELECT * FROM complete WHERE side = 'server'),
+client AS (SELECT * FROM complete WHERE side = 'client'),
+paired AS (
+    SELECT
+        server.*,
+        client.start_ns AS client_start_ns,
+        client.seen_until_ns AS client_end_ns,
+        client.first_body_ns AS client_first_body_ns,
+        client.node AS client_node,
+        client.process_uid AS client_process_uid,
+        client.connection_id AS client_connection_id,
+        client.ordinal AS client_ordinal,
+        client.retransmits AS client_retransmits
+    FROM server
+    LEFT JOIN client
+        ON client.local_port = server.peer_port
+        AND client.peer_port = server.local_port
+        AND client.local_address = server.peer_address
+        AND client.peer_address = server.local_address
+        AND client.trace_id IS NOT DISTINCT FROM server.trace_id
+        AND client.request_id IS NOT DISTINCT FROM server.request_id
+        AND (
+            client.ordinal = server.ordinal
+            OR (client.node = server.node AND client.start_ns <= server.start_ns AND server.protocol = 'http/1.1')
+        )
+        -- An ephemeral port is used again after a minute at the soonest; clocks of two nodes may differ by seconds.
+        AND abs(client.start_ns - server.start_ns) < 30_000_000_000
+    QUALIFY row_number() OVER (
+        PARTITION BY server.node, server.connection_id, server.ordinal, server.process_uid, server.start_ns
+        ORDER BY client.ordinal = server.ordinal DESC, abs(client.start_ns - server.start_ns)
+    ) = 1
+),
+alone AS (
+    SELECT client.*
+    FROM client
+    ANTI JOIN paired
+        ON paired.client_node = client.node
+        AND paired.client_process_uid IS NOT DISTINCT FROM client.process_uid
+        AND paired.client_connection_id IS NOT DISTINCT FROM client.connection_id
+        AND paired.client_ordinal IS NOT DISTINCT FROM client.ordinal
+        AND paired.client_start_ns = client.start_ns
+),
+every AS (
+    SELECT * FROM paired
+    UNION ALL BY NAME
+    SELECT
+        *,
+        start_ns AS client_start_ns,
+        seen_until_ns AS client_end_ns,
+        first_body_ns AS client_first_body_ns,
+        node AS client_node,
+        process_uid AS client_process_uid,
+        connection_id AS client_connection_id,
+        ordinal AS client_ordinal,
+        retransmits AS client_retransmits
+    FROM alone
+)
+SELECT
+    concat_ws('/', every.node, side, coalesce(every.process_uid, ''), connection_id, ordinal, every.start_ns) AS request_uid,
+    start_ns,
+    seen_until_ns AS end_ns,
+    end_ns IS NULL AS open,
+    every.node AS node,
+    coalesce(every.pod_uid, process.pod_uid) AS pod_uid,
+    process.pod AS pod,
+    process.namespace AS namespace,
+    every.process_uid AS process_uid,
+    side,
+    method,
+    path,
+    status,
+    NULL::VARCHAR AS model,
+    replace(trace_id::VARCHAR, '-', '') AS trace_id,
+    request_id,
+    response_id,
+    first_body_ns - start_ns AS ttft_ns,
+    client_first_body_ns - client_start_ns AS client_ttft_ns,
+    seen_until_ns - start_ns AS duration_ns,
+    request_end_ns,
+    response_start_ns,
+    first_body_ns,
+    last_chunk_ns,
+    chunks,
+    longest_gap_ns,
+    request_bytes,
+    response_bytes AS bytes,
+    coalesce(every.retransmits, 0) + coalesce(CASE WHEN side = 'server' THEN client_retransmits END, 0) AS retransmits,
+    connection_id,
+    ordinal,
+    local_address,
+    local_port,
+    peer_address,
+    peer_port,
+    client_node,
+    client_process_uid,
+    client_connection_id,
+    client_ordinal,
+    client_start_ns,
+    client_end_ns,
+    client_first_body_ns,
+    ended_by,
+    CASE
+        WHEN open_at_start OR parse IN ('partial', 'none') THEN 'derived'
+        -- Two nodes may have begun to number a connection's exchanges at different ones: then only an id is proof.
+        WHEN side = 'server' AND client_start_ns IS NOT NULL AND trace_id IS NULL AND request_id IS NULL
+            AND NOT (client_node = every.node AND client_ordinal = ordinal) THEN 'derived'
+        ELSE 'exact'
+    END AS evidence
+FROM every
+LEFT JOIN (
+    SELECT process_uid, last(pod_uid ORDER BY start_ns) AS pod_uid, last(pod ORDER BY start_ns) AS pod,
+        last(namespace ORDER BY start_ns) AS namespace
+    FROM process
+    GROUP BY process_uid
+) AS process
+    ON process.process_uid = every.process_uid
