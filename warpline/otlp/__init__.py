@@ -30,12 +30,17 @@ _KINDS: dict[Signal, tuple[type[Any], Any]] = {
 
 
 def decode(
-    signal: Signal, body: bytes, content_type: str = PROTOBUF, keep_content: bool = False, now_ns: int | None = None
+    signal: Signal,
+    body: bytes,
+    content_type: str = PROTOBUF,
+    keep_content: bool = False,
+    now_ns: int | None = None,
+    fast: bool = True,
 ) -> Decoded:
     """Return the batches in an export request of `signal`, with what of it was refused or dropped.
 
     `now_ns` (Unix time) stands in where a record has no time. A foreign batch's id is a hash of the body, so that a request
-    that is sent again is stored once. Raises Malformed, with a sentence, for a body that is not OTLP in `content_type`.
+    that is sent again is stored once. `fast` lets the scanner in C read what it can. Raises Malformed, with a sentence, for a body that is not OTLP in `content_type`.
     """
     kind, read = _KINDS[signal]
     request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
