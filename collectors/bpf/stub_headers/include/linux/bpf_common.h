@@ -1,0 +1,2 @@
+#pragma once
+#define BPF_CLASS(code) ((code) & 0x07)

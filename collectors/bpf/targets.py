@@ -1,0 +1,161 @@
+"""Which processes are watched: by port, by a part of the command line, by a part of the cgroup's path.
+
+The map `targets` of `targets.bpf.h` holds them. The Linux kernel follows forks, and processes that begin to listen on, or
+connect to, a watched port; here /proc is read at start and again when a process was executed, since a command line shows
+only then. A process that was found is watched until it exits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from collectors.bpf.loader import Loaded
+
+WATCH_ALL, WATCH_PORTS = 1, 2
+FOLLOW = {"raw_fork": "sched_process_fork", "raw_exec": "sched_process_exec", "raw_exit": "sched_process_exit"}
+"""Functions of targets.bpf.h and the raw tracepoints that they belong to."""
+
+_PROC = Path("/proc")
+_LISTEN, _ESTABLISHED = "0A", "01"
+_RESCAN_S = 5.0
+_AFTER_EXEC_S = 0.1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes a process watched: any one of these is enough."""
+
+    ports: tuple[int, ...] = ()
+    executables: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
+
+    @classmethod
+    def from_texts(cls, ports: str, executables: str, cgroups: str) -> Rules:
+        """Read comma-separated settings; a port that is no number is left out."""
+        numbers = tuple(int(each) for each in _items(ports) if each.isdigit() and int(each) < 1 << 16)
+        return cls(numbers, tuple(_items(executables)), tuple(_items(cgroups)))
+
+    def __bool__(self) -> bool:
+        return bool(self.ports or self.executables or self.cgroups)
+
+
+class Targets:
+    """Keeps the map `targets` of a loaded program true to the rules."""
+
+    def __init__(self, loaded: Loaded, rules: Rules) -> None:
+        """Attach what follows forks, executions and exits, and look at all processes once."""
+        self.rules = rules
+        self._targets = loaded.map("targets", "<u4", "<u4")
+        self._executions = loaded.map("executions", "<u4", "<u8")
+        self._known: set[tuple[int, str]] = set()
+        self._seen = -1
+        self._looked_s = -_RESCAN_S
+        ports = np.array(rules.ports, "<u2")
+        loaded.map("ports", "<u2", "<u4").update(ports, np.ones(len(ports), "<u4"))
+        loaded.attach_raw(FOLLOW)
+        self.refresh()
+        for pid, how in _by_port(set(rules.ports)):
+            self.watch(pid, how)
+
+    def watch(self, pid: int, how: int = WATCH_ALL) -> None:
+        """Watch process `pid` and what it forks: all its sockets, or (WATCH_PORTS) those of watched ports."""
+        if pid != os.getpid():
+            self._targets.set(pid, how)
+
+    def watched(self) -> list[int]:
+        """Return the ids of the processes that are watched now."""
+        return sorted(self._targets.items()[0].tolist())
+
+    def refresh(self) -> None:
+        """Look for new processes where one was executed since the last look, at most ten times a second."""
+        now = time.monotonic()
+        executions = int(self._executions.get(0) or 0)
+        wait = _AFTER_EXEC_S if executions != self._seen else _RESCAN_S
+        if now < self._looked_s + wait:
+            return
+        self._seen, self._looked_s = executions, now
+        found = set(_processes())
+        for pid, _ in found - self._known:
+            if self._matches(pid):
+                self.watch(pid)
+        self._known = found
+        for pid in set(self.watched()) - {pid for pid, _ in found}:
+            if not (_PROC / str(pid)).exists():
+                self._targets.delete(pid)
+
+    def _matches(self, pid: int) -> bool:
+        if self.rules.executables and any(part in _command(pid) for part in self.rules.executables):
+            return True
+        return bool(self.rules.cgroups) and any(part in _text(pid, "cgroup") for part in self.rules.cgroups)
+
+
+def _items(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _text(pid: int, name: str) -> str:
+    try:
+        return (_PROC / str(pid) / name).read_bytes().decode(errors="replace")
+    except OSError:  # It is gone, or was never ours to read.
+        return ""
+
+
+def _command(pid: int) -> str:
+    return _text(pid, "cmdline").replace("\0", " ")
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    """Yield each process as (pid, what it runs): an execution changes the second."""
+    for entry in os.scandir(_PROC):
+        if entry.name.isdigit():
+            yield int(entry.name), _command(int(entry.name))
+
+
+def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
+    """Yield processes that now listen on one of `ports`, or are connected to one, with how to watch each."""
+    if not ports:
+        return
+    how: dict[str, int] = {}
+    sockets_of = {pid: _sockets(pid) for pid, _ in _processes()}
+    for pid in _one_of_each_network(sockets_of):
+        for inode, state, local, remote in _tcp(pid):
+            if state == _LISTEN and local in ports:
+                how[inode] = WATCH_ALL
+            elif state == _ESTABLISHED and remote in ports:
+                how[inode] = WATCH_PORTS
+    for pid, sockets in sockets_of.items():
+        ways = [how[inode] for inode in sockets if inode in how]
+        if ways:
+            yield pid, min(ways)
+
+
+def _sockets(pid: int) -> set[str]:
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(_PROC / str(pid) / "fd")]
+    except OSError:
+        return set()
+    return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+
+def _one_of_each_network(pids: Iterable[int]) -> list[int]:
+    networks: dict[str, int] = {}
+    for pid in pids:
+        try:
+            networks.setdefault(os.readlink(_PROC / str(pid) / "ns/net"), pid)
+        except OSError:
+            continue
+    return list(networks.values())
+
+
+def _tcp(pid: int) -> Iterator[tuple[str, str, int, int]]:
+    """Yield (inode, state, local port, remote port) of each TCP socket in the network of `pid` (proc_net_tcp.rst)."""
+    for name in ("net/tcp", "net/tcp6"):
+        for line in _text(pid, name).splitlines()[1:]:
+            cells = line.split()
+            yield cells[9], cells[3], int(cells[1].rpartition(":")[2], 16), int(cells[2].rpartition(":")[2], 16)
