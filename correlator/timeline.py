@@ -7,6 +7,7 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
     /api/timeline/lines?since_ns=&until_ns=&points=   JSON: GPU measures, as lines
     /api/timeline/at?row=&at_ns=&slack_ns=            JSON: one bar, exactly, with what it is tied to and how that is known
     /api/timeline/find?text=                          JSON: the bars whose name holds a text
+    /api/timeline/profile?since_ns=&until_ns=         JSON: what took the time in a window, by name
 
 Why the level of detail is computed by DuckDB at each request and kept in no pyramid: it costs 31 ms for a million bars
 in tables of numbers, a quarter of a second for two million with names (2 cores), and is never out of date.
@@ -47,6 +48,7 @@ def routes(views: Views) -> list[Route]:
             ("lines", timelines.lines),
             ("at", timelines.at),
             ("find", timelines.find),
+            ("profile", timelines.profile),
         )
     ]
 
@@ -104,7 +106,7 @@ class Timelines:
         since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
         points = min(max(whole(query, "points", 400), 10), 4000)
         bucket = max((until - since) // points, 1)
-        nodes = list(scope.nodes) or None
+        nodes = list(scope.nodes)
         found = rows(
             self._views, "timeline_line", {"since_ns": since, "until_ns": until, "bucket_ns": bucket, "nodes": nodes}
         )
@@ -138,24 +140,32 @@ class Timelines:
         bars = [{**_bar(each), "row": f"{each['row_id']:x}"} for each in found]
         return JSONResponse({"found": found[0]["found"] if found else 0, "bars": bars})
 
+    def profile(self, query: Mapping[str, str]) -> Response:
+        """Return what took the time in a window, by name and lane, the most first."""
+        scope = self._scope(query)
+        since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
+        found = rows(self._views, "timeline_profile", {**scope.parameters(since, until), "steps": list(scope.steps)})
+        return JSONResponse({"names": found.to_pylist()})
+
     def _detail(self, scope: Scope, bar: dict[str, Any], row: str) -> dict[str, Any]:
         detail: dict[str, Any] = {"bar": {**_bar(bar), "row": row}, "links": [], "step": [], "edges": []}
         if bar["correlation_id"] is not None:
-            detail["links"] = [
-                {**_bar(each), "row": f"{each['row_id']:x}", "relation": _RELATION[bar["lane"]], "evidence": "exact",
-                 "rule": "same process, CUPTI session and correlation id"}
-                for each in rows(self._views, "timeline_link", {
-                    key: bar[key] for key in ("process_uid", "session", "correlation_id")
-                } | {"recording": scope.recording}).to_pylist()
-                if each["lane"] != bar["lane"]
-            ]  # fmt: skip
+            detail["links"] = self._links(scope, bar)
         if bar["step_ordinal"] is not None and scope.recording is None:
             window = {"step_ordinal": bar["step_ordinal"], "since_ns": scope.from_ns, "until_ns": scope.to_ns}
             owners = rows(self._views, "timeline_step", window).to_pylist()
-            detail["step"] = [{**each, "own": each["owner"] in (scope.subjects or ())} for each in owners]
+            detail["step"] = [{**each, "own": each["owner"] in scope.subjects} for each in owners]
         if bar["subject"]:
             detail["edges"] = rows(self._views, "timeline_edge", {"subject": bar["subject"]}).to_pylist()
         return detail
+
+    def _links(self, scope: Scope, bar: dict[str, Any]) -> list[dict[str, Any]]:
+        tied = {key: bar[key] for key in ("process_uid", "correlation_id")}
+        tied |= {"session": -1 if bar["session"] is None else bar["session"], "recording": scope.recording or "-"}
+        known = {"relation": _RELATION[bar["lane"]], "evidence": "exact"}
+        known["rule"] = "same process, CUPTI session and correlation id"
+        found = rows(self._views, "timeline_link", tied).to_pylist()
+        return [{**_bar(each), **known, "row": f"{each['row_id']:x}"} for each in found if each["lane"] != bar["lane"]]
 
     def _scope(self, query: Mapping[str, str]) -> Scope:
         key = tuple(query.get(each, "") for each in ("request", "recording", "from_ns", "to_ns"))
@@ -177,8 +187,7 @@ def chunk(views: Views, scope: Scope, level: int, first: int, tiles: int) -> byt
     tile_ns = timeline_wire.TILE_BUCKETS << level
     since = scope.from_ns + first * tile_ns
     window = scope.parameters(since, since + tiles * tile_ns)
-    steps = None if scope.steps is None else list(scope.steps)
-    lod = rows(views, "timeline_lod", {**window, "bucket_ns": 1 << level, "steps": steps})
+    lod = rows(views, "timeline_lod", {**window, "bucket_ns": 1 << level, "steps": list(scope.steps)})
     return timeline_wire.encode(lod, since, level)
 
 

@@ -29,14 +29,14 @@ class Absent(StoreError):
 
 @dataclass(frozen=True)
 class Scope:
-    """The bounds of one timeline, in node time, and which rows belong to it; a None leaves that open."""
+    """The bounds of one timeline, in node time, and which rows belong to it; what is empty leaves that open."""
 
     from_ns: int
     to_ns: int
     recording: str | None = None
-    processes: tuple[str, ...] | None = None
-    subjects: tuple[str, ...] | None = None
-    steps: tuple[int, ...] | None = None
+    processes: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
 
     @property
@@ -49,9 +49,9 @@ class Scope:
         return {
             "since_ns": self.from_ns if since_ns is None else since_ns,
             "until_ns": self.to_ns if until_ns is None else until_ns,
-            "recording": self.recording,
-            "processes": None if self.processes is None else list(self.processes),
-            "subjects": None if self.subjects is None else list(self.subjects),
+            "recording": self.recording or "-",
+            "processes": list(self.processes),
+            "subjects": list(self.subjects),
         }
 
 
@@ -99,14 +99,18 @@ def _of_request(views: Views, request: str) -> Scope:
     subjects = _distinct(touched["subject"])
     steps = rows(views, "timeline_own_step", {"subjects": list(subjects)})["step_ordinal"].to_pylist()
     return Scope(
-        since - margin, until + margin, None, _distinct(touched["process_uid"]), subjects + _connections(subjects),
-        tuple(steps) or None, _distinct(touched["node"]),
-    )  # fmt: skip
+        since - margin,
+        until + margin,
+        processes=_distinct(touched["process_uid"]) or ("-",),
+        subjects=subjects + _connections(subjects),
+        steps=tuple(steps),
+        nodes=_distinct(touched["node"]),
+    )
 
 
 def _connections(subjects: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the connections of exchanges, which are named <node>/<connection>/<ordinal>."""
-    return tuple({each.rsplit("/", 1)[0] for each in subjects if each.count("/") >= 2})
+    """Return the connections of exchanges, which are named <node>/<connection>/<ordinal>/<side>."""
+    return tuple(sorted({each.rsplit("/", 2)[0] for each in subjects if each.count("/") == 3}))
 
 
 def _distinct(column: pa.ChunkedArray) -> tuple[str, ...]:

@@ -105,7 +105,8 @@ def _track(row: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
         "node": row["node"],
         "rows": [],
         "order": (
-            _LANE_ORDER.get(row["lane"], 9), row["node"] or "", row["rank"] or 0, row["process_uid"] or "", row["number"] or 0
+            _LANE_ORDER.get(row["lane"], 9), row["node"] or "", row["rank"] or 0,
+            row["process_uid"] or "", row["number"] or 0,
         ),
     }  # fmt: skip
 

@@ -4,8 +4,8 @@ SELECT hash(lane, node, process_uid, unit, number, rank, depth) AS row_id, lane,
     count(*) OVER () AS found
 FROM timeline_slice
 WHERE start_ns < $until_ns AND end_ns >= $since_ns AND contains(lower(name), lower($text))
-    AND recording_uid IS NOT DISTINCT FROM $recording::VARCHAR
-    AND ($processes::VARCHAR[] IS NULL OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
-    AND ($subjects::VARCHAR[] IS NULL OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
+    AND coalesce(recording_uid, '-') = $recording::VARCHAR
+    AND (len($processes::VARCHAR[]) = 0 OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
+    AND (len($subjects::VARCHAR[]) = 0 OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
 ORDER BY least(end_ns, $until_ns) - start_ns DESC
 LIMIT 200

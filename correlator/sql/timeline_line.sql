@@ -5,6 +5,6 @@ SELECT node, gpu_uuid, gpu_instance, any_value(index) AS index, metric, part,
     bool_or(monotonic) AS monotonic, bool_or(simulated) AS simulated
 FROM gpu_sample
 WHERE time_ns >= $since_ns AND time_ns < $until_ns
-    AND ($nodes::VARCHAR[] IS NULL OR node IN (SELECT unnest($nodes::VARCHAR[])))
+    AND (len($nodes::VARCHAR[]) = 0 OR node IN (SELECT unnest($nodes::VARCHAR[])))
 GROUP BY node, gpu_uuid, gpu_instance, metric, part, bucket
 ORDER BY node, gpu_uuid, gpu_instance, metric, part, bucket

@@ -5,13 +5,13 @@ WITH bar AS (
     SELECT hash(lane, node, process_uid, unit, number, rank, depth) AS row_id,
         greatest(start_ns, $since_ns) AS start_ns, least(end_ns, $until_ns) AS end_ns,
         name, class,
-        CASE WHEN $steps::BIGINT[] IS NULL OR step_ordinal IS NULL THEN 0
+        CASE WHEN len($steps::BIGINT[]) = 0 OR step_ordinal IS NULL THEN 0
             WHEN step_ordinal IN (SELECT unnest($steps::BIGINT[])) THEN 1 ELSE 2 END AS own
     FROM timeline_slice
     WHERE start_ns < $until_ns AND end_ns >= $since_ns AND (end_ns > $since_ns OR start_ns = end_ns)
-        AND recording_uid IS NOT DISTINCT FROM $recording::VARCHAR
-        AND ($processes::VARCHAR[] IS NULL OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
-        AND ($subjects::VARCHAR[] IS NULL OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
+        AND coalesce(recording_uid, '-') = $recording::VARCHAR
+        AND (len($processes::VARCHAR[]) = 0 OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
+        AND (len($subjects::VARCHAR[]) = 0 OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
 )
 SELECT row_id, min(start_ns) AS start_ns, max(end_ns) AS end_ns,
     arg_max(struct_pack(name := name, class := class, own := own), end_ns - start_ns) AS longest,

@@ -5,9 +5,9 @@ WITH bar AS (
         greatest(start_ns, $since_ns) AS start_ns, least(end_ns, $until_ns) AS end_ns
     FROM timeline_slice
     WHERE start_ns < $until_ns AND end_ns >= $since_ns AND (end_ns > $since_ns OR start_ns = end_ns)
-        AND recording_uid IS NOT DISTINCT FROM $recording::VARCHAR
-        AND ($processes::VARCHAR[] IS NULL OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
-        AND ($subjects::VARCHAR[] IS NULL OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
+        AND coalesce(recording_uid, '-') = $recording::VARCHAR
+        AND (len($processes::VARCHAR[]) = 0 OR process_uid IS NULL OR process_uid IN (SELECT unnest($processes::VARCHAR[])))
+        AND (len($subjects::VARCHAR[]) = 0 OR subject IS NULL OR subject IN (SELECT unnest($subjects::VARCHAR[])))
 )
 SELECT hash(lane, node, process_uid, unit, number, rank, depth) AS row_id,
     lane, node, process_uid, unit, number, rank, depth,

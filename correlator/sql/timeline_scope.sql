@@ -7,13 +7,19 @@ WITH RECURSIVE attempt AS (
 ), known AS (
     SELECT $request::VARCHAR AS value
     UNION
+    SELECT unnest([
+        request_id, response_id, trace_id, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side),
+        concat_ws('/', client_node, client_connection_id, client_ordinal, 'client')
+    ])
+    FROM request WHERE request_uid = $request::VARCHAR
+    UNION
     SELECT value FROM alias WHERE attempt_uid IN (SELECT attempt_uid FROM attempt)
 ), touched AS (
-    SELECT 'exchange' AS kind, node, process_uid, concat_ws('/', node, connection_id, ordinal) AS subject, start_ns, end_ns
+    SELECT 'exchange' AS kind, node, process_uid, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side) AS subject, start_ns, end_ns
     FROM http_exchange
     WHERE request_id IN (SELECT value FROM known) OR response_id IN (SELECT value FROM known)
         OR trace_id::VARCHAR IN (SELECT value FROM known)
-        OR concat_ws('/', node, connection_id, ordinal) IN (SELECT value FROM known)
+        OR concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side) IN (SELECT value FROM known)
     UNION ALL
     SELECT 'hop', node, NULL, request_id, start_ns, end_ns FROM hop WHERE request_id IN (SELECT value FROM known)
     UNION ALL

@@ -1,24 +1,25 @@
 -- One bar of a timeline: something that lasted (or an instant, where both ends are equal) on one lane of one node.
--- An end that is not known yet is the greatest BIGINT. `subject` names what the bar belongs to, where it is one request's.
+-- An end that is not known yet is the greatest BIGINT. `subject` names what the bar belongs to,
+-- where it is one request's: an exchange (as the identity join names it), a request id, a trace id, an engine's id.
 SELECT 'exchange.' || side AS lane, node, process_uid, host AS unit, connection_id AS number, NULL::BIGINT AS rank, 0 AS depth,
     start_ns, coalesce(end_ns, 9223372036854775807) AS end_ns, concat_ws(' ', method, path) AS name,
     CASE WHEN status >= 500 OR ended_by = 'abort' THEN 'failed' WHEN status >= 400 THEN 'refused' ELSE 'request' END AS class,
     NULL::BIGINT AS step_ordinal, NULL::BIGINT AS session, NULL::BIGINT AS correlation_id,
-    concat_ws('/', node, connection_id, ordinal) AS subject, NULL::VARCHAR AS recording_uid, NULL::BOOLEAN AS simulated
+    concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side) AS subject, NULL::VARCHAR AS recording_uid, NULL::BOOLEAN AS simulated
 FROM http_exchange
 UNION ALL
 SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, start_ns, request_end_ns, 'send request', 'send',
-    NULL, NULL, NULL, concat_ws('/', node, connection_id, ordinal), NULL, NULL
+    NULL, NULL, NULL, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side), NULL, NULL
 FROM http_exchange WHERE request_end_ns > start_ns
 UNION ALL
 SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, coalesce(request_end_ns, start_ns),
     coalesce(first_body_ns, response_start_ns), 'wait for first byte', 'wait',
-    NULL, NULL, NULL, concat_ws('/', node, connection_id, ordinal), NULL, NULL
+    NULL, NULL, NULL, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side), NULL, NULL
 FROM http_exchange WHERE coalesce(first_body_ns, response_start_ns) > coalesce(request_end_ns, start_ns)
 UNION ALL
 SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, first_body_ns,
     coalesce(last_chunk_ns, end_ns), 'stream · ' || coalesce(chunks, 0) || ' chunks', 'stream',
-    NULL, NULL, NULL, concat_ws('/', node, connection_id, ordinal), NULL, NULL
+    NULL, NULL, NULL, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side), NULL, NULL
 FROM http_exchange WHERE coalesce(last_chunk_ns, end_ns) > first_body_ns
 UNION ALL
 SELECT 'hop', node, NULL, proxy, NULL, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
@@ -38,6 +39,7 @@ SELECT 'connection', node, process_uid, peer_address, connection_id, NULL, 0, st
     CASE WHEN retransmits > 0 THEN 'refused' ELSE 'connection' END,
     NULL, NULL, NULL, concat_ws('/', node, connection_id), NULL, NULL
 FROM connection
+QUALIFY row_number() OVER (PARTITION BY node, connection_id ORDER BY end_ns DESC NULLS LAST, sent_bytes DESC NULLS LAST) = 1
 UNION ALL
 SELECT 'flow', node, NULL, coalesce(source_pod, source_address), NULL, NULL, 0, time_ns, time_ns,
     concat_ws(' ', verdict, drop_reason), CASE verdict WHEN 'DROPPED' THEN 'failed' WHEN 'ERROR' THEN 'failed' ELSE 'flow' END,
@@ -56,10 +58,21 @@ SELECT 'phase', node, process_uid, model, NULL, NULL, 0, start_ns, coalesce(end_
     NULL, NULL, NULL, request_id, recording_uid, NULL
 FROM engine_phase
 UNION ALL
+-- A state of a request lasts until its next change.
+SELECT 'phase', node, process_uid, NULL, engine_index, NULL, 0, time_ns,
+    coalesce(lead(time_ns) OVER (PARTITION BY process_uid, internal_id ORDER BY time_ns), time_ns),
+    CASE kind WHEN 'queued' THEN 'queue' WHEN 'scheduled' THEN 'prefill' WHEN 'first_token' THEN 'decode'
+        WHEN 'resumed' THEN 'recompute' ELSE kind END,
+    CASE kind WHEN 'queued' THEN 'queue' WHEN 'scheduled' THEN 'prefill' WHEN 'first_token' THEN 'decode'
+        WHEN 'resumed' THEN 'recompute' WHEN 'preempted' THEN 'queue' ELSE kind END,
+    step_ordinal, NULL, NULL, internal_id, NULL, simulated
+FROM engine_event
+UNION ALL
 SELECT 'engine_request', node, process_uid, model, engine_index, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
     concat_ws(' ', role, internal_id), CASE finish_reason WHEN 'error' THEN 'failed' WHEN 'abort' THEN 'failed' ELSE 'request' END,
     NULL, NULL, NULL, internal_id, NULL, simulated
 FROM engine_request
+QUALIFY row_number() OVER (PARTITION BY process_uid, internal_id ORDER BY end_ns DESC NULLS LAST, output_tokens DESC NULLS LAST) = 1
 UNION ALL
 SELECT 'step', node, process_uid, NULL, engine_index, rank, 0, start_ns, coalesce(end_ns, 9223372036854775807),
     coalesce(requests || ' requests', annotation, 'step'),
