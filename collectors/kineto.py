@@ -13,8 +13,9 @@ operator that a kernel belongs to. Top-level metadata is kept by an allow-list: 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ SCOPE = "recording"
 _MARKS = (b'"traceEvents"', b'"schemaVersion"', b'"deviceProperties"', b'"distributedInfo"', b'"baseTimeNanoseconds"')
 _YEAR_NS = 31_556_952_000_000_000
 _OLDEST_NS = 40 * _YEAR_NS
-"""Times before 2010 are not wall clock: no profiler of these formats is older."""
+_NEWEST_NS = 130 * _YEAR_NS
+"""Times outside of 2010–2100 are no wall clock: no such profiler is older, and the doors believe no later one."""
 
 
 def check(settings: Settings) -> str | None:
@@ -63,7 +65,10 @@ def read(path: Path, context: Context) -> Iterator[Batch]:
     found: list[_Trace] = []
     try:
         with files.parts(path) as parts:
-            found.extend(_Trace(part, summary, context) for part in parts if _may_be_trace(part.name))
+            for part in parts:
+                if _may_be_trace(part.name):
+                    found.append(_Trace(part, summary.recording_uid))
+                    found[-1].scan(part, context)
         if not found:
             raise SourceError(f"{path}: holds no .json or .json.gz file; give Kineto traces")
         for number, trace in enumerate(found):
@@ -73,7 +78,7 @@ def read(path: Path, context: Context) -> Iterator[Batch]:
                 yield summary.see(batch)
             summary.removed["secrets in names"] += trace.rows.into.secrets_removed
         _warn(summary, context)
-        yield summary.row(found[0].clock, max((each.error_ns for each in found), default=None))
+        yield summary.row(found[0].clock, _widest(each.error_ns for each in found))
     finally:
         for trace in found:
             trace.rows.into.close()
@@ -86,9 +91,12 @@ def _may_be_trace(name: str) -> bool:
 class _Trace:
     """One trace read: its raw rows, and what its metadata says of clock, rank and devices."""
 
-    def __init__(self, part: Part, summary: Summary, context: Context) -> None:
-        self.name = part.name
-        self.rows = KinetoRows(Assembly(summary.recording_uid, f"recording:{summary.recording_uid}", "kineto"))
+    def __init__(self, part: Part, uid: str) -> None:
+        self.name, self.written_ns = part.name, os.fstat(part.raw.fileno()).st_mtime_ns
+        self.rows = KinetoRows(Assembly(uid, f"recording:{uid}", "kineto"))
+
+    def scan(self, part: Part, context: Context) -> None:
+        """Read the part whole; raise SourceError where it is no whole trace."""
         scanner = EventScanner(part)
         events = 0
         for piece, text in scanner.pieces():
@@ -124,9 +132,9 @@ class _Trace:
         if self.rank is None and of > 1:
             self.rank = number
         into.rank, into.base_ns = self.rank, self.base_ns
-        span = into.span()
-        self._settle_clock(span, summary)
+        self._settle_clock(into.span(), summary)
         summary.span(into.span())
+        self.rows.lost += into.lost
         if self.rank is not None:
             summary.ranks.add(self.rank)
         summary.not_kept.update(into.counts)
@@ -141,18 +149,27 @@ class _Trace:
 
     def _settle_clock(self, span: tuple[int, int] | None, summary: Summary) -> None:
         into = self.rows.into
-        self.error_ns, self.clock = self.rows.error_ns, "wall clock: baseTimeNanoseconds + ts"
+        self.error_ns: int | None = self.rows.error_ns
+        self.clock = "wall clock: baseTimeNanoseconds + ts"
         if not self.base_ns:
             self.clock = "wall clock: ts in µs since 1970"
-        if span is not None and span[0] < _OLDEST_NS and not self.base_ns:
-            self.clock = "unknown: ts counts from a moment that the file does not tell"
-            summary.notes.append(f"{self.name}: its times count from an unknown moment; only differences mean anything")
+        if span is not None and not _OLDEST_NS <= span[0] < _NEWEST_NS:
+            self.clock = "unknown: put at the time that the file was written"
+            into.base_ns, self.error_ns = self.written_ns - into.inside[1], None
+            summary.notes.append(
+                f"{self.name}: its times are no wall clock; only differences between them mean anything"
+            )
         if into.executions.rows == 0:
             summary.notes.append(f"{self.name}: holds no GPU executions; it was recorded on the CPU alone")
 
 
 _VERSIONS = ("cupti_version", "cuda_runtime_version", "cuda_driver_version", "roctracer_version", "hip_runtime_version")
 _DISTRIBUTED = ("world_size", "backend", "nccl_version")
+
+
+def _widest(errors: Iterable[int | None]) -> int | None:
+    known = list(errors)
+    return None if None in known else max(each for each in known if each is not None)
 
 
 def _warn(summary: Summary, context: Context) -> None:

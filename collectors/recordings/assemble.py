@@ -28,6 +28,7 @@ TABLES = (LAUNCH, GPU_KERNEL, DETAIL, ANNOTATION, ENGINE_STEP)
 
 _ENQUEUES = r"(?i)launch|memcpy|memset|prefetch|^runFunction|^enqueue"
 _DOES_NOT = r"(?i)LaunchHostFunc|Graph(Add|Exec|Kernel|Mem|Instantiate)|CallConfiguration|Attribute"
+_MONTH_NS = 30 * 86_400_000_000_000
 _STEP_KINDS = ("user_annotation", "nvtx", "gpu_user_annotation")
 
 
@@ -46,8 +47,9 @@ class Assembly:
     executions: Spill = field(default_factory=lambda: Spill(EXECUTION))
     ranges: Spill = field(default_factory=lambda: Spill(RANGE))
     steps: list[steps.Step] = field(default_factory=list)
-    stamp: int = 0
-    """Start of the first row that has a time, before `base_ns` is added: executions without a time get it."""
+    inside: tuple[int, int] = (0, 0)
+    """Least and greatest time that is believed, before `base_ns` is added; rows without a time are put at the least."""
+    lost: Counter[str] = field(default_factory=Counter)
 
     def close(self) -> None:
         """Drop the raw rows."""
@@ -55,15 +57,25 @@ class Assembly:
             spill.close()
 
     def span(self) -> tuple[int, int] | None:
-        """Return when the first row began and the last ended, in node time; None where there are none."""
-        edges = []
-        for spill in (self.calls, self.executions, self.ranges):
-            start, end = spill.numbers("start", "end")
-            timed = end > start if spill is self.executions else np.ones(len(start), bool)
-            if timed.any():
-                edges += [int(start[timed].min()), int(end[timed].max())]
-        self.stamp = min(edges, default=0)
-        return (min(edges) + self.base_ns, max(edges) + self.base_ns) if edges else None
+        """Return when the first row began and the last ended, in node time; None where there are none.
+
+        A row a month away from the middle one has no believable time: it would stretch the recording over the years.
+        """
+        found = [spill.numbers("start", "end") for spill in (self.calls, self.executions, self.ranges)]
+        timed = [np.ones(len(found[0][0]), bool), found[1][1] > found[1][0], np.ones(len(found[2][0]), bool)]
+        start = np.concatenate([times[0][mask] for times, mask in zip(found, timed, strict=True)])
+        end = np.concatenate([times[1][mask] for times, mask in zip(found, timed, strict=True)])
+        if not len(start):
+            return None
+        middle = float(np.median(start))
+        near = (np.abs(start - middle) < _MONTH_NS) & (np.abs(end - middle) < _MONTH_NS)
+        self.lost["time is far from all others"] = int((~near).sum())
+        self.inside = int(start[near].min()), int(end[near].max())
+        return self.inside[0] + self.base_ns, self.inside[1] + self.base_ns
+
+    def _near(self, raw: pa.RecordBatch) -> np.ndarray:
+        mask: np.ndarray = (raw["start"].to_numpy() >= self.inside[0]) & (raw["end"].to_numpy() <= self.inside[1])
+        return mask
 
     def batches(self) -> Iterator[Batch]:
         """Yield all rows. `span` must have been called, `base_ns` and `rank` be set."""
@@ -108,10 +120,11 @@ class Assembly:
             here = slice(at, at + raw.num_rows)
             at += raw.num_rows
             enqueues = pc.and_(_match(raw["api"], _ENQUEUES), pc.invert(_match(raw["api"], _DOES_NOT)))
+            near = self._near(raw)
             asked = enqueues.to_numpy(zero_copy_only=False) | worked[here]
-            launches = asked & first[here]
+            launches = asked & first[here] & near
             yield from self._launch_batch(raw.filter(pa.array(launches)), ordinal[here][launches])
-            rest = raw.filter(pa.array(~launches))
+            rest = raw.filter(pa.array(~launches & near))
             if rest.num_rows:
                 yield self._annotation_batch(rest, "cuda_api", self._names(rest["api"]), None)
 
@@ -137,12 +150,14 @@ class Assembly:
     def _executions(self, owner: _Owners, only: int | None) -> Iterator[Batch]:
         for raw in self.executions.read():
             pid, ordinal = owner.of(raw, only)
-            timed = pc.invert(pc.equal(pc.fill_null(raw["validity"].cast(pa.string()), ""), "no_time"))
+            near = pa.array(self._near(raw))
+            validity = raw["validity"].cast(pa.string())
+            timed = pc.and_(near, pc.invert(pc.equal(pc.fill_null(validity, ""), "no_time")))
             names = self._names(raw["name"])
             process = self.process_uid(pa.array(pid, mask=pid < 0))
             columns = {
-                "start_ns": pc.add(pc.if_else(timed, raw["start"], self.stamp), self.base_ns),
-                "end_ns": pc.add(pc.if_else(timed, raw["end"], self.stamp), self.base_ns),
+                "start_ns": pc.add(pc.if_else(timed, raw["start"], self.inside[0]), self.base_ns),
+                "end_ns": pc.add(pc.if_else(timed, raw["end"], self.inside[0]), self.base_ns),
                 "process_uid": process,
                 "gpu_uuid": raw["device"],
                 "cuda_context": raw["context"],
@@ -156,7 +171,7 @@ class Assembly:
                 "kernel_class": kernel_class.classes(names, raw["kind"]),
                 "step_ordinal": _nullable(ordinal),
                 "moved_bytes": raw["bytes"],
-                "validity": raw["validity"],
+                "validity": pc.if_else(pc.and_(pc.invert(near), pc.is_null(validity)), "outside_session", validity),
             }
             yield Batch(GPU_KERNEL, GPU_KERNEL.batch(columns | self._common(raw.num_rows)))
             yield from self._details(raw, columns["start_ns"], process)
@@ -188,7 +203,9 @@ class Assembly:
         for raw in self.ranges.read():
             here = depth[at : at + raw.num_rows]
             at += raw.num_rows
-            yield self._annotation_batch(raw, raw["kind"], self._names(raw["name"]), here)
+            near = self._near(raw)
+            raw = raw if near.all() else raw.filter(pa.array(near))
+            yield self._annotation_batch(raw, raw["kind"], self._names(raw["name"]), here[near])
 
     def _device_codes(self) -> np.ndarray:
         known: dict[str | None, int] = {}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 RULES: tuple[tuple[str, str], ...] = (
     ("communication", r"nccl|rccl|all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|cross_device_reduce|send_?recv"),
-    ("communication", r"nvshmem|deep_ep|\bdispatch<|\bcombine<"),
+    ("communication", r"nvshmem|deep_ep|(?:inter|intra)node::|\bdispatch<|\bcombine<"),
     (
         "attention",
         r"attention|attn|flash_?(?:fwd|bwd)|flashinfer|fmha|\bmla\b|mla_|paged_|sdpa|BatchPrefill|BatchDecode",
@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, str], ...] = (
     ("memory", r"pad|cast|quant"),
     (
         "elementwise",
-        r"elementwise|vectorized|silu|gelu|relu|act_and_mul|rotary|rope|pointwise|\badd_?kernel|mul_?kernel",
+        r"elementwise|vectorized|silu|gelu|relu|swiglu|act_and_mul|rotary|rope|pointwise|\badd_?kernel|mul_?kernel",
     ),
     ("elementwise", r"triton_(?:poi|red|per)|reduce|foreach|multi_tensor"),
 )

@@ -44,9 +44,9 @@ def _from_floats(array: NDArray[np.float64]) -> tuple[Int64, Mask, int]:
     whole = np.floor(array)
     # The whole part is exact; what the fraction lost is under half a nanosecond below 2^43 µs.
     found = whole.astype(np.int64) * 1000 + np.rint((array - whole) * 1000).astype(np.int64)
-    if (array == whole).all():
-        return found, valid, MICROSECOND
-    return found, valid, EXACT if (np.abs(array) < _EXACT_US).all() else ROUNDED
+    if not (np.abs(array) < _EXACT_US).all():
+        return found, valid, ROUNDED
+    return found, valid, MICROSECOND if (array == whole).all() else EXACT
 
 
 def _from_anything(values: list[Any]) -> tuple[Int64, Mask, int]:
