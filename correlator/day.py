@@ -130,7 +130,10 @@ class Day:
 
     def _load_segments(self, connection: duckdb.DuckDBPyConnection) -> None:
         lines = connection.execute(f"SELECT * FROM {self.alias}.segment").fetchall()  # noqa: S608
-        self.segments = {line[0]: Segment(*line[:6], tuple(line[6]), line[7]) for line in lines}
+        self.segments = {
+            name: Segment(name, table, rows, size, low, high, tuple(columns), merged)
+            for name, table, rows, size, low, high, columns, merged in lines
+        }
         if self.directory.is_dir():
             unlisted = [path for path in self.directory.iterdir() if path.name not in self.segments]
             segments.remove(unlisted)  # Their transaction did not commit: what they hold comes again from the spool.
@@ -214,11 +217,11 @@ class Day:
         self.segments |= {each.name: each for each in written}
         return made | {each.table for each in written}
 
-    def new_name(self, table: str) -> str:
-        """Return a file name that no segment has."""
+    def new_name(self, table: str, mark: str = "") -> str:
+        """Return a file name that no segment has; threads that make segments at once give different marks."""
         while True:
             self._sequence += 1
-            name = f"{table}-{self._sequence:06d}.parquet"
+            name = f"{table}-{mark}{self._sequence:06d}.parquet"
             if name not in self.segments and not (self.directory / name).exists():
                 return name
 

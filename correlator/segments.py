@@ -26,7 +26,7 @@ ROWS = 32768
 """From so many rows of one table and day on, a write becomes a segment."""
 
 _ROW_GROUP = 131072
-_BATCHES, _TABLE = b"warpline.batches", b"warpline.table"
+_BATCHES, _TABLE = "warpline.batches", "warpline.table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
     directory.mkdir(parents=True, exist_ok=True)
     kept = [column for column in table.columns if rows[column.name].null_count < rows.num_rows]
     rows = rows.select([column.name for column in kept]).unify_dictionaries()
-    rows = rows.replace_schema_metadata({_TABLE: table.name, _BATCHES: json.dumps(list(batch_ids))})
+    rows = rows.replace_schema_metadata(notes(table, batch_ids))
     path = directory / name
     pq.write_table(
         rows,
@@ -75,6 +75,11 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
     )
 
 
+def notes(table: Table, batch_ids: Sequence[str]) -> dict[str, str]:
+    """Return what a segment's own metadata says of it."""
+    return {_TABLE: table.name, _BATCHES: json.dumps(list(batch_ids))}
+
+
 def describe(path: Path, time_column: str, merged: int = 0) -> tuple[Segment, list[str]]:
     """Return the segment that a file holds, from its own metadata, and the ids of its batches.
 
@@ -82,9 +87,10 @@ def describe(path: Path, time_column: str, merged: int = 0) -> tuple[Segment, li
     """
     try:
         found = pq.read_metadata(path)
-        notes = found.metadata or {}
+        said = found.metadata or {}
         times = _times(found, time_column)
-        table, batch_ids = notes[_TABLE].decode(), [str(each) for each in json.loads(notes[_BATCHES])]
+        table = said[_TABLE.encode()].decode()
+        batch_ids = [str(each) for each in json.loads(said[_BATCHES.encode()])]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise StoreError(f"segment {path}: {error}") from None
     columns = tuple(found.schema.to_arrow_schema().names)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from correlator import views
 from correlator.day import NS_PER_DAY, Day, Part, conform, shown_type
 from correlator.readers import Readers
+from correlator.segments import Segment
 from correlator.views import View
 from warpline import schema
 from warpline.batch import Batch
@@ -233,6 +234,35 @@ class Store:
             with contextlib.suppress(duckdb.Error):
                 self._main.close()
             self._open()
+
+    def drop_day(self, number: int) -> None:
+        """Drop a day: its rows are gone from every view at once, its files when no read needs them any more."""
+        with self.lock:
+            day = self.days.pop(number)
+            for table in schema.TABLES:
+                if day.select(table):
+                    self._publish(table)
+            self._guarded(lambda: day.detach(self.writer))
+            day.file.unlink(missing_ok=True)
+            day.file.with_name(day.file.name + ".wal").unlink(missing_ok=True)
+            self.readers.remove([day.directory / name for name in day.segments])
+        log.info("store: dropped %s", day.date)
+
+    def replace_segments(self, day: Day, table: Table, old: Sequence[str], new: Segment, emptied: bool = False) -> None:
+        """Put a merged segment in the place of those it was made of and, where `emptied`, of the day's own rows."""
+        with self.lock:
+            self._guarded(lambda: day.replace(self.writer, old, new, emptied))
+            self._publish(table)
+            self.readers.remove([day.directory / name for name in old])
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor of its own, for the correlator's own long work; close it."""
+        return self._main.cursor()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all days take on disk."""
+        return sum(day.bytes for day in list(self.days.values()))
 
     # Reading
 

@@ -1,0 +1,66 @@
+"""The correlator process: doors, spool, store, query API, and what works on what is stored."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+
+from correlator.ingest import Ingest
+from correlator.receive import Receiver
+from correlator.serve import QueryServer
+from correlator.store import Store
+from correlator.timeline import routes as timeline_routes
+from correlator.upkeep import Upkeep
+from warpline import telemetry
+from warpline.settings import Settings
+from warpline.telemetry import Reading
+
+log = logging.getLogger(__name__)
+
+
+class Correlator:
+    """All parts of one correlator. `start` opens it to the world, `stop` drains it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open store and spool, and bind every address; raise SettingsError or StoreError with what to do."""
+        self.settings = settings
+        self.store = Store(settings)
+        self.ingest = Ingest(settings, self.store)
+        self.receiver = Receiver(settings, self.ingest)
+        self.query = QueryServer(settings, self.store, self.readings, timeline_routes(self.store))
+        self.upkeep = Upkeep(settings, self.store)
+        self._stops: list[telemetry.Stop] = []
+
+    def start(self) -> None:
+        """Start every part, the doors last."""
+        self.ingest.start()
+        self.upkeep.start()
+        self.query.start()
+        self.receiver.start()
+        if not (self.settings.correlator_token_file or self.settings.correlator_tls_certificate):
+            # Doors that ask who comes have others to watch them, by /metrics: this process holds no token of its own.
+            node = self.settings.node or socket.gethostname()
+            endpoint = f"http://{self.receiver.http_address}"
+            self._stops.append(telemetry.send_metrics(endpoint, "warpline-correlator", node, self.readings))
+
+    def stop(self, seconds: float = 10.0) -> bool:
+        """Close the doors, store what they acknowledged, stop; return whether all of it was stored.
+
+        What was not is in the spool, and is stored at the next start.
+        """
+        for stop in self._stops:
+            stop()
+        self.receiver.close(seconds)
+        drained = self.ingest.close(seconds)
+        self.upkeep.stop()
+        self.query.close()
+        if drained:
+            self.store.close()
+        return drained
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield what the correlator says of itself."""
+        yield from self.receiver.readings()
+        yield from self.ingest.readings()
+        yield from self.upkeep.readings()

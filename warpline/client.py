@@ -1,0 +1,76 @@
+"""Ask the correlator for a view: what comes back is an Arrow table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import urllib3
+
+from warpline.errors import SettingsError, StoreError
+from warpline.settings import Settings
+
+
+class Client:
+    """The query API of `settings.query_url`. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the token file, if there is one; nothing is asked yet. Raises SettingsError where it cannot be read."""
+        self.url = settings.query_url.rstrip("/")
+        self._headers = (
+            {"authorization": f"Bearer {_token(settings.query_token_file)}"} if settings.query_token_file else {}
+        )
+        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=60), retries=False, maxsize=8)
+
+    def view(self, name: str, **parameters: Any) -> pa.Table:
+        """Return the rows of a view; `parameters` are the view's own, or since_ns, until_ns, limit and order.
+
+        Raises StoreError, with the correlator's sentence, where it cannot answer or cannot be reached.
+        """
+        return self._arrow(f"/api/view/{name}", parameters)
+
+    def table(self, name: str, **parameters: Any) -> pa.Table:
+        """Return the rows of a table, as stored; parameters and errors as for `view`."""
+        return self._arrow(f"/api/table/{name}", parameters)
+
+    def views(self) -> list[dict[str, Any]]:
+        """Return what views there are: name, doc, parameters, and columns with their types. Raises StoreError."""
+        return list(self.get("/api/views").json())
+
+    def get(self, path: str, parameters: dict[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
+        """Return the answer to a GET of any path of the API; raises StoreError where it is not a 200."""
+        fields = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
+        try:
+            answer = self._pool.request("GET", self.url + path, fields=fields, headers=self._headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreError(f"query api {self.url}: {_reason(error)}; is `warpline correlate` running?") from None
+        if answer.status != 200:
+            raise StoreError(_sentence(self.url, answer))
+        return answer
+
+    def _arrow(self, path: str, parameters: dict[str, Any]) -> pa.Table:
+        body = self.get(path, parameters).data
+        try:
+            with pa.ipc.open_stream(body) as reader:
+                return reader.read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"query api {self.url}{path}: the answer broke off: {error}") from None
+
+
+def _token(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").split()[0]
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise SettingsError(f"query_token_file {path}: {error}; give a file with one token") from None
+
+
+def _sentence(url: str, answer: urllib3.BaseHTTPResponse) -> str:
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"query api {url}: answered with status {answer.status}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[-1] if error.args else error).rpartition(": ")[2]

@@ -1,0 +1,34 @@
+"""`warpline correlate`: receive, store, join and serve until stopped."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+import threading
+
+from warpline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags: all is in the settings."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, then drain; 0 when all that was acknowledged is stored, else 1 (it is in the spool)."""
+    asked_to_stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: asked_to_stop.set())
+    # By name: the core does not import the correlator, whose dependencies a node's image does not have.
+    correlator = importlib.import_module("correlator.process").Correlator(settings)
+    correlator.start()
+    print(f"OTLP gRPC   {correlator.receiver.grpc_address}", file=sys.stderr)
+    print(f"OTLP HTTP   {correlator.receiver.http_address}", file=sys.stderr)
+    print(f"query API   {correlator.query.address}", file=sys.stderr, flush=True)
+    asked_to_stop.wait()
+    log.info("stopping: no new batches, storing what was accepted")
+    return 0 if correlator.stop() else 1
