@@ -126,6 +126,15 @@ class Settings:
 
     process_arguments: bool = _setting(False, "Keep processes' command lines, with what looks like a secret masked.")
 
+    hubble_address: str = _setting(
+        "unix:///var/run/cilium/hubble.sock", "Hubble's gRPC address: the node's agent, or Relay for the cluster."
+    )
+    hubble_file: str = _setting("", "File of Hubble's exporter to follow instead of the address.")
+    hubble_tls_ca: str = _setting("", "PEM authority of Hubble's certificate; empty speaks plain text.")
+    hubble_tls_certificate: str = _setting("", "PEM certificate to show to Hubble (mTLS).")
+    hubble_tls_key: str = _setting("", "PEM key of that certificate.")
+    hubble_tls_name: str = _setting("", "Name to expect in Hubble's certificate where it is not the address.")
+
     ring_dir: str = _setting(
         "/run/warpline/rings",
         "Directory that engine pods share with the collector, for the rings of injected libraries.",

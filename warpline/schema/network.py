@@ -110,6 +110,11 @@ FLOW = Table(
             "verdict", "Fate, in Cilium's spelling: FORWARDED, DROPPED, REDIRECTED, ERROR, AUDIT, TRACED, TRANSLATED."
         ),
         name("drop_reason", "Why it was dropped, in Cilium's spelling."),
+        name("layer", "L3_L4, L7 or SOCK: packets, a proxy's requests, socket translation; NULL unknown."),
+        name("message", "At layer 7: REQUEST, RESPONSE or SAMPLE."),
+        flag(
+            "counted", "False for a packet only handed to the proxy: its request comes again at layer 7.", required=True
+        ),
         name("observation_point", "Where it was seen: TO_ENDPOINT, TO_PROXY, FROM_ENDPOINT, …"),
         name("direction", "INGRESS or EGRESS."),
         flag("reply", "True for the way back; NULL unknown."),

@@ -1,0 +1,154 @@
+"""gRPC streams in batches: raw messages, read ahead by a bounded number, so that a slow collector slows the sender."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from warpline.errors import SourceError
+from warpline.source import Context
+
+log = logging.getLogger(__name__)
+
+_READ_AHEAD = 8192
+_DELAY_S = 0.2
+_BACK_OFF_S = (0.2, 1.0, 2.0, 5.0)
+_GIVE_UP_S = 60.0
+_REFUSED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+def batches(call: Any, context: Context) -> Iterator[list[bytes]]:
+    """Yield the messages of a stream in lists, empty ones while it is silent; end with it, or when asked to stop.
+
+    Raises grpc.RpcError where the stream ended with one.
+    """
+    ahead: queue.Queue[bytes | None] = queue.Queue(_READ_AHEAD)
+    failure: list[grpc.RpcError] = []
+    reader = threading.Thread(target=_read, args=(call, ahead, failure), name="grpc-reader", daemon=True)
+    reader.start()
+    try:
+        ended = False
+        while not ended and not context.stop.is_set():
+            batch, ended = _take(ahead)
+            yield batch
+    finally:
+        call.cancel()
+        while reader.is_alive():  # It may wait for room: make some.
+            _take(ahead)
+            reader.join(0.01)
+    if failure and not context.stop.is_set():
+        raise failure[0]
+
+
+def _read(call: Any, ahead: queue.Queue[bytes | None], failure: list[grpc.RpcError]) -> None:
+    try:
+        for message in call:
+            ahead.put(message)
+    except grpc.RpcError as error:
+        failure.append(error)
+    finally:
+        ahead.put(None)
+
+
+def _take(ahead: queue.Queue[bytes | None]) -> tuple[list[bytes], bool]:
+    batch: list[bytes] = []
+    until = time.monotonic() + _DELAY_S
+    while len(batch) < _READ_AHEAD:
+        try:
+            message = ahead.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        if message is None:
+            return batch, True
+        batch.append(message)
+    return batch, False
+
+
+def persist(connect: Callable[[], Iterator[list[bytes]]], what: str, context: Context) -> Iterator[list[bytes]]:
+    """Yield what `connect()` streams, connecting again with back-off when it ends, until stopped.
+
+    A disconnection is said once and counted as a loss of unknown size, which a source that resumes may make good. Raises
+    SourceError where the peer refuses, or cannot be reached for a minute: then the collector's own back-off takes over.
+    """
+    failures, since = 0, time.monotonic()
+    while not context.stop.is_set():
+        reason = "stream ended"
+        try:
+            for batch in connect():
+                if batch:
+                    if failures:
+                        log.info("source %s: %s answers again", context.name, what)
+                    failures, since = 0, time.monotonic()
+                yield batch
+        except grpc.RpcError as error:
+            reason = error.code().name
+            if error.code() in _REFUSED:
+                raise SourceError(f"{what}: answered {reason}; check its version and the credentials") from None
+        if context.stop.is_set():
+            return
+        if not failures:
+            log.warning("source %s: %s: %s; connecting again", context.name, what, reason)
+            context.lost("disconnected", 1, lower_bound=True)
+        failures += 1
+        if time.monotonic() - since > _GIVE_UP_S:
+            raise SourceError(f"{what}: {reason} for {_GIVE_UP_S:.0f} s; see whether it runs")
+        context.wait(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1])
+
+
+class Resume:
+    """Where a stream of events stood, so that a new one neither leaves a gap nor tells anything twice.
+
+    An event is known by a key. A new stream asks for what happened since `overlap_ns` before the newest event, and the
+    keys of that time say what was told already. Kept in `state_dir` between runs.
+    """
+
+    def __init__(self, context: Context, overlap_ns: int = 5_000_000_000) -> None:
+        """Take up what the last run of this source left, if it did."""
+        self._file = Path(context.settings.state_dir) / f"resume-{context.name}.json"
+        self._overlap_ns = overlap_ns
+        self.newest_ns = 0
+        self._told: dict[str, int] = {}
+        self._recognised = True
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            self.newest_ns, self._told = int(kept["newest_ns"]), dict(kept["told"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def since_ns(self) -> int:
+        """Return the time that a new stream should begin at, 0 where nothing was told yet, and expect to know some."""
+        self._recognised = not self._told
+        return max(0, self.newest_ns - self._overlap_ns)
+
+    def fresh(self, keys: list[str], times_ns: list[int]) -> tuple[list[bool], bool]:
+        """Return which events are new, and whether some may be missing before them (none of the old ones was seen)."""
+        new = []
+        gap = False
+        for key, time_ns in zip(keys, times_ns, strict=True):
+            known = key in self._told
+            new.append(not known)
+            if not self._recognised:
+                gap |= not known and time_ns > self.newest_ns
+                self._recognised = known or time_ns > self.newest_ns
+            self._told[key] = time_ns
+        if times_ns:
+            self.newest_ns = max(self.newest_ns, *times_ns)
+            self._forget()
+        return new, gap
+
+    def _forget(self) -> None:
+        horizon = self.newest_ns - 2 * self._overlap_ns
+        if len(self._told) > 4096:
+            self._told = {key: time_ns for key, time_ns in self._told.items() if time_ns >= horizon}
+
+    def keep(self) -> None:
+        """Write it down for the next run."""
+        self._file.write_text(json.dumps({"newest_ns": self.newest_ns, "told": self._told}), encoding="utf-8")

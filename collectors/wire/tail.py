@@ -1,0 +1,154 @@
+"""A file that grows and is rotated by rename, followed by inode, across restarts of the collector.
+
+What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset), and is written down only after
+the lines were taken. A clean restart continues exactly; after a kill the last block may come twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from warpline.source import Context
+
+_BLOCK_BYTES = 4 << 20
+_LINE_BYTES = 16 << 20
+_FINGERPRINT_BYTES = 128
+_IDLE_S = 0.25
+
+
+@dataclass
+class _Place:
+    inode: int
+    offset: int
+    modified_ns: int
+    head: str
+    head_bytes: int
+
+
+def follow(path: Path, context: Context) -> Iterator[bytes]:
+    """Yield blocks of whole lines of `path` as they come, and an empty block when there is nothing new, until stopped.
+
+    Renamed predecessors that were not read to their end are read first. What is known to be missed is counted as lost.
+    """
+    state = Path(context.settings.state_dir) / f"tail-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    place = _load(state)
+    done: set[int] = set()
+    while not context.stop.is_set():
+        current = _open_next(path, place, done, context)
+        if current is None:
+            yield b""
+            context.wait(_IDLE_S)
+            continue
+        with current:
+            place = None
+            for block, here in _lines(current, path, context):
+                yield block
+                _save(state, here)
+            done.add(os.fstat(current.fileno()).st_ino)
+
+
+def _open_next(path: Path, place: _Place | None, done: set[int], context: Context) -> BinaryIO | None:
+    """Open the oldest file that is not done, at the place where reading stopped; None where there is none."""
+    family = _family(path)
+    if place is not None:
+        for file in family:
+            opened = _try(file)
+            if opened is not None and _is(opened, place):
+                opened.seek(place.offset)
+                return opened
+            if opened is not None:
+                if _modified(file) <= place.modified_ns:
+                    done.add(_inode(file))  # Read to its end before the one at which reading stopped.
+                opened.close()
+        context.lost("rotated away before it was read", 1, lower_bound=True)
+    fresh = [file for file in family if _inode(file) not in done]
+    if place is None and not done:
+        fresh = [path]  # A first start reads the file as it is, not its predecessors.
+    return next((opened for opened in map(_try, fresh) if opened is not None), None)
+
+
+def _family(path: Path) -> list[Path]:
+    """Return the file and its renamed predecessors (`events-<time>.log`, `events.log.1`), oldest first."""
+    renamed = {*path.parent.glob(f"{path.stem}-*{path.suffix}"), *path.parent.glob(f"{path.name}.*")}
+    kept = [each for each in renamed if each.suffix not in (".gz", ".zst", ".tmp")]
+    return [*sorted(kept, key=_modified), path]
+
+
+def _modified(file: Path) -> int:
+    with contextlib.suppress(OSError):
+        return file.stat().st_mtime_ns
+    return 0
+
+
+def _inode(file: Path) -> int:
+    with contextlib.suppress(OSError):
+        return file.stat().st_ino
+    return 0
+
+
+def _try(file: Path) -> BinaryIO | None:
+    with contextlib.suppress(OSError):
+        return file.open("rb")
+    return None
+
+
+def _lines(file: BinaryIO, path: Path, context: Context) -> Iterator[tuple[bytes, _Place]]:
+    """Yield whole lines and the place behind them, until another file stands at `path` and this one is at its end."""
+    rest = b""
+    while not context.stop.is_set():
+        told = file.read(_BLOCK_BYTES)
+        rest += told
+        cut = rest.rfind(b"\n") + 1
+        if cut:
+            block, rest = rest[:cut], rest[cut:]
+            yield block, _place(file, file.tell() - len(rest))
+        elif len(rest) > _LINE_BYTES:
+            context.lost("line too long", 1)
+            rest = b""
+        if told:
+            continue
+        if _inode(path) not in (0, os.fstat(file.fileno()).st_ino):
+            # Renamed. A writer may still have it open for a moment; what it adds then is rare, and looked for once more.
+            context.wait(_IDLE_S)
+            rest += file.read()
+            if rest:
+                yield rest.rstrip(b"\n") + b"\n", _place(file, file.tell())
+            return
+        if os.fstat(file.fileno()).st_size < file.tell():
+            context.lost("truncated before it was read", 1, lower_bound=True)
+            file.seek(0)
+            rest = b""
+        yield b"", _place(file, file.tell() - len(rest))
+        context.wait(_IDLE_S)
+
+
+def _place(file: BinaryIO, offset: int) -> _Place:
+    head = os.pread(file.fileno(), _FINGERPRINT_BYTES, 0)
+    told = os.fstat(file.fileno())
+    return _Place(told.st_ino, offset, told.st_mtime_ns, hashlib.sha256(head).hexdigest(), len(head))
+
+
+def _is(file: BinaryIO, place: _Place) -> bool:
+    """Say whether an open file is the one of `place`: an inode alone may have been given to a new file."""
+    head = os.pread(file.fileno(), place.head_bytes, 0)
+    return os.fstat(file.fileno()).st_ino == place.inode and hashlib.sha256(head).hexdigest() == place.head
+
+
+def _load(state: Path) -> _Place | None:
+    try:
+        return _Place(**json.loads(state.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _save(state: Path, place: _Place) -> None:
+    new = state.with_suffix(".new")
+    new.write_text(json.dumps(vars(place)), encoding="utf-8")
+    new.replace(state)
