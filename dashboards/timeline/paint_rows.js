@@ -1,0 +1,350 @@
+// Paints the rows: one line of pixels a row, copied down, so that the cost follows the screen and not the number of bars.
+
+import { duration, reading } from "./format.js";
+import { SIZE } from "./layout.js";
+import { colour, ink } from "./palette.js";
+import { together } from "./wire.js";
+
+const FAINTEST = 0.34;
+/** Bars that are not this request's steps keep this much of their colour. */
+const NOT_OWN = 0.42;
+const FONT = "11px system-ui, -apple-system, 'Segoe UI', sans-serif";
+
+export class RowPainter {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false });
+  }
+
+  /** Paint what is visible; `view` has width, height, ratio, scroll, t0, t1, chunks, layout, theme and what is marked. */
+  paint(view) {
+    const { context, canvas } = this, { ratio, theme } = view;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.fillStyle = theme.background;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    this.pixels = Math.max(1, canvas.width);
+    this.scale = this.pixels / (view.t1 - view.t0);
+    this.labels = [];
+    const visible = view.layout.items.filter((item) => item.y + item.h > view.scroll && item.y < view.scroll + view.height);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.grid(view);
+    for (const item of visible) {
+      if (item.kind === "row") this.row(view, item);
+      else if (item.kind === "group") this.group(view, item);
+      else this.line(view, item);
+    }
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.font = FONT;
+    context.textBaseline = "middle";
+    for (const label of this.labels) this.text(label);
+    if (view.clocks.size) this.clockErrors(view, visible);
+    if (view.selected) this.selected(view);
+    if (view.measured) this.measured(view);
+    if (view.pointer !== null) this.pointer(view);
+  }
+
+  x(view, ns) {
+    return ((ns - view.t0) * this.scale) / view.ratio;
+  }
+
+  grid(view) {
+    const { context } = this;
+    context.strokeStyle = view.theme.grid;
+    context.lineWidth = 1;
+    context.beginPath();
+    for (const ns of view.ticks) {
+      const x = Math.round(this.x(view, ns)) + 0.5;
+      context.moveTo(x, 0);
+      context.lineTo(x, view.height);
+    }
+    context.stroke();
+  }
+
+  /** One row: blend each bar into a line of pixels, finer chunks over coarser ones. */
+  row(view, item) {
+    const { pixels } = this, { theme, ratio } = view;
+    const height = Math.round((item.h - 1) * ratio), y = Math.round((item.y - view.scroll) * ratio);
+    const line = new Uint8ClampedArray(pixels * 4);
+    let low = pixels, high = 0;
+    view.chunks.forEach((chunk, order) => {
+      const part = chunk.rows.get(item.row.id);
+      if (view.chunks.length > 1 && order > 0) {
+        const from = Math.max(0, Math.floor((chunk.start - view.t0) * this.scale));
+        line.fill(0, from * 4, Math.max(from, Math.min(pixels, Math.ceil((chunk.end - view.t0) * this.scale))) * 4);
+      }
+      if (!part) return;
+      const [first, last] = this.bars(view, item, chunk, part, line, order === view.chunks.length - 1);
+      low = Math.min(low, first);
+      high = Math.max(high, last);
+    });
+    if (low >= high) return;
+    low = Math.max(0, low);
+    high = Math.min(pixels, high);
+    const image = this.context.createImageData(high - low, height);
+    const words = new Uint32Array(image.data.buffer), source = new Uint32Array(line.buffer);
+    const [red, green, blue] = theme.backgroundRgb;
+    const empty = (255 << 24) | (blue << 16) | (green << 8) | red;
+    for (let at = low; at < high; at++) words[at - low] = source[at] || empty;
+    for (let copy = 1; copy < height; copy++) words.copyWithin(copy * (high - low), 0, high - low);
+    this.context.putImageData(image, low, y);
+  }
+
+  bars(view, item, chunk, part, line, top) {
+    const { pixels, scale } = this, { theme, ratio } = view;
+    const base = (chunk.start - view.t0) * scale, unit = chunk.unit * scale;
+    let low = pixels, high = 0;
+    for (let at = firstBar(chunk, part, -base / unit); at < part.to; at++) {
+      const start = base + chunk.x[at] * unit, width = chunk.w[at] * unit, end = start + width;
+      if (start > pixels) break;
+      if (end < 0) continue;
+      const [name, kind, own] = chunk.names[chunk.name[at]];
+      const strength = this.strength(view, chunk, at, name, own);
+      const rgb = colour(kind, name), whole = chunk.count[at] === 0;
+      const from = Math.max(0, Math.floor(start)), to = Math.min(pixels, Math.max(from + 1, Math.round(end)));
+      const edge = whole && width > 4 && start >= 0 ? from : -1;
+      for (let pixel = from; pixel < to; pixel++) {
+        const word = pixel * 4, alpha = pixel === edge ? strength * 0.35 : strength;
+        for (let part = 0; part < 3; part++) {
+          line[word + part] = theme.backgroundRgb[part] + (rgb[part] - theme.backgroundRgb[part]) * alpha;
+        }
+        line[word + 3] = 255;
+      }
+      low = Math.min(low, from);
+      high = Math.max(high, to);
+      if (top && width > 44 * ratio) {
+        this.labels.push({
+          x: Math.max(start, 0) / ratio, end: Math.min(end, pixels) / ratio, y: item.y - view.scroll + item.h / 2,
+          text: whole ? name : `${name} ×${together(chunk.count[at]).toLocaleString("en")}`,
+          ink: strength > 0.6 ? ink(rgb) : theme.text,
+        });
+      }
+    }
+    return [low, high];
+  }
+
+  strength(view, chunk, at, name, own) {
+    let strength = Math.max(FAINTEST, chunk.density[at] / 255);
+    if (own === 2 && view.dimOthers) strength *= NOT_OWN;
+    if (view.search && !name.toLowerCase().includes(view.search)) strength *= 0.16;
+    return strength;
+  }
+
+  text(label) {
+    const room = Math.floor((label.end - label.x - 8) / 5.9);
+    if (room < 4) return;
+    const text = label.text.length > room ? `${label.text.slice(0, room - 1)}…` : label.text;
+    this.context.fillStyle = label.ink;
+    this.context.fillText(text, label.x + 4, label.y);
+  }
+
+  /** A group's head: a band, and for a GPU what of it ran nothing. */
+  group(view, item) {
+    const { context } = this, y = item.y - view.scroll;
+    context.fillStyle = view.theme.band;
+    context.fillRect(0, y, view.width, item.h - 1);
+    const rows = item.group.tracks.flatMap((track) => track.rows.map((row) => [track.lane, row]));
+    const wanted = item.group.gpu ? rows.filter(([lane]) => lane === "kernel") : item.closed ? rows : [];
+    if (!wanted.length) return;
+    const covered = this.coverage(view, wanted.map((each) => each[1]));
+    if (!covered) return;
+    const bar = item.closed ? item.h - 8 : 5, top = y + (item.closed ? 4 : item.h - 8);
+    this.coverageBar(view, covered, top, bar, item.group.gpu);
+    if (item.group.gpu) this.idle(view, covered, y, item.h);
+  }
+
+  /** How busy each pixel is over several rows, 0 to 1, at the finest level at hand; null before any chunk came. */
+  coverage(view, rows) {
+    if (!view.chunks.length) return null;
+    const covered = new Float32Array(this.pixels);
+    const chunk = view.chunks[view.chunks.length - 1];
+    const base = (chunk.start - view.t0) * this.scale, unit = chunk.unit * this.scale;
+    for (const row of rows) {
+      const part = chunk.rows.get(row.id);
+      if (!part) continue;
+      for (let at = firstBar(chunk, part, -base / unit); at < part.to; at++) {
+        const start = base + chunk.x[at] * unit, end = start + chunk.w[at] * unit;
+        if (start > this.pixels) break;
+        const from = Math.max(0, Math.floor(start)), to = Math.min(this.pixels, Math.max(from + 1, Math.ceil(end)));
+        const busy = Math.max(0.25, chunk.density[at] / 255);
+        for (let pixel = from; pixel < to; pixel++) covered[pixel] = Math.max(covered[pixel], busy);
+      }
+    }
+    return covered;
+  }
+
+  coverageBar(view, covered, top, height, strong) {
+    const { context } = this, [red, green, blue] = strong ? [0, 114, 178] : [128, 136, 146];
+    for (let from = 0; from < covered.length; ) {
+      const level = Math.ceil(covered[from] * 4);
+      let to = from + 1;
+      while (to < covered.length && Math.ceil(covered[to] * 4) === level) to++;
+      if (level) {
+        context.fillStyle = `rgba(${red},${green},${blue},${0.25 + level * 0.17})`;
+        context.fillRect(from / view.ratio, top, (to - from) / view.ratio, height);
+      }
+      from = to;
+    }
+  }
+
+  /** Name the gaps in which none of the GPU's streams ran anything, between its first and its last execution. */
+  idle(view, covered, y, height) {
+    const { context } = this;
+    let first = covered.findIndex((each) => each > 0);
+    if (first < 0) return;
+    let last = covered.length - 1;
+    while (covered[last] === 0) last--;
+    context.font = FONT;
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    for (let at = first; at < last; at++) {
+      if (covered[at] > 0) continue;
+      let end = at;
+      while (end < last && covered[end] === 0) end++;
+      const width = (end - at) / view.ratio, x = at / view.ratio;
+      if (width >= 3) {
+        context.fillStyle = view.theme.idle;
+        context.fillRect(x, y + 2, width, height - 11);
+        const label = `GPU idle ≈ ${duration((end - at) / this.scale)}`;
+        if (width > label.length * 6) {
+          context.fillStyle = view.theme.idleText;
+          context.fillText(label, x + width / 2, y + height / 2 - 3);
+        }
+      }
+      at = end;
+    }
+    context.textAlign = "start";
+  }
+
+  /** A measure of a GPU: a filled line with its scale at the right. */
+  line(view, item) {
+    const { context } = this, { line } = item, top = item.y - view.scroll + 3, tall = item.h - 6;
+    const most = item.unit === "1" ? 1 : Math.max(...line.value, 1e-9) * 1.05;
+    const least = item.unit === "1" || item.unit === "By" ? 0 : Math.min(0, ...line.value);
+    const height = (value) => top + tall - ((value - least) / (most - least || 1)) * tall;
+    const place = (index) => this.x(view, view.lineOrigin + (line.at[index] + 0.5) * view.lineBucket);
+    context.fillStyle = view.theme.band;
+    context.fillRect(0, top, view.width, tall);
+    context.beginPath();
+    let begun = null;
+    for (let index = 0; index < line.at.length; index++) {
+      const x = place(index), gap = index && line.at[index] - line.at[index - 1] > view.lineGap;
+      if (begun === null || gap) {
+        if (begun !== null) context.lineTo(place(index - 1), top + tall);
+        context.moveTo(x, top + tall);
+        context.lineTo(x, height(line.value[index]));
+        begun = x;
+      } else context.lineTo(x, height(line.value[index]));
+    }
+    if (begun !== null) context.lineTo(place(line.at.length - 1), top + tall);
+    context.fillStyle = "rgba(0,158,115,0.22)";
+    context.fill();
+    context.strokeStyle = "rgb(0,158,115)";
+    context.lineWidth = 1.2;
+    context.stroke();
+    context.font = "10px system-ui, sans-serif";
+    context.textBaseline = "top";
+    context.textAlign = "end";
+    context.fillStyle = view.theme.faint;
+    context.fillText(reading(most, item.unit), view.width - 4, top + 1);
+    context.textAlign = "start";
+  }
+
+  /** Bars of another node's clock stand within these bounds of where they are drawn. */
+  clockErrors(view, visible) {
+    const { context } = this;
+    context.strokeStyle = view.theme.clock;
+    context.lineWidth = 1.5;
+    for (const item of visible) {
+      const bound = item.kind === "row" && item.row.bars < 400 ? view.clocks.get(item.track.node) : null;
+      if (!bound || (bound.high - bound.low) * this.scale < 2 * view.ratio) continue;
+      const y = item.y - view.scroll + item.h - 3.5;
+      for (const ns of [item.row.first_ns, item.row.last_ns]) {
+        const low = this.x(view, ns + bound.low), high = this.x(view, ns + bound.high);
+        context.beginPath();
+        context.moveTo(low, y);
+        context.lineTo(high, y);
+        for (const x of [low, high]) {
+          context.moveTo(x, y - 3);
+          context.lineTo(x, y + 3);
+        }
+        context.stroke();
+      }
+    }
+  }
+
+  selected(view) {
+    const { context } = this, item = view.layout.byRow.get(view.selected.row);
+    for (const link of view.links) this.arrow(view, item, link);
+    if (!item) return;
+    const start = this.x(view, view.selected.start), end = this.x(view, view.selected.end);
+    context.strokeStyle = view.theme.text;
+    context.lineWidth = 2;
+    context.strokeRect(start - 1, item.y - view.scroll - 0.5, Math.max(end - start, 2) + 2, item.h);
+  }
+
+  /** An arrow from a launch to what it enqueued. */
+  arrow(view, item, link) {
+    const other = view.layout.byRow.get(link.row);
+    if (!item || !other) return;
+    const mine = [view.selected.lane === "launch" ? view.selected.end : view.selected.start, item];
+    const theirs = [link.lane === "launch" ? link.end : link.start, other];
+    const [[from, above], [to, below]] = link.lane === "kernel" ? [mine, theirs] : [theirs, mine];
+    const x0 = this.x(view, from), x1 = this.x(view, to);
+    const y0 = above.y - view.scroll + above.h / 2, y1 = below.y - view.scroll + below.h / 2;
+    const { context } = this, bend = Math.max(24, Math.abs(x1 - x0) / 2);
+    context.strokeStyle = context.fillStyle = view.theme.arrow;
+    context.lineWidth = 1.6;
+    context.beginPath();
+    context.moveTo(x0, y0);
+    context.bezierCurveTo(x0 + bend, y0, x1 - bend, y1, x1 - 5, y1);
+    context.stroke();
+    context.beginPath();
+    context.moveTo(x1, y1);
+    context.lineTo(x1 - 7, y1 - 4);
+    context.lineTo(x1 - 7, y1 + 4);
+    context.fill();
+  }
+
+  measured(view) {
+    const { context } = this, [from, to] = view.measured.map((ns) => this.x(view, ns));
+    const left = Math.min(from, to), width = Math.abs(to - from);
+    context.fillStyle = view.theme.measure;
+    context.fillRect(left, 0, width, view.height);
+    context.strokeStyle = view.theme.accent;
+    context.lineWidth = 1;
+    context.strokeRect(left + 0.5, -1, width, view.height + 2);
+    const label = duration(Math.abs(view.measured[1] - view.measured[0]));
+    context.font = "bold 12px system-ui, sans-serif";
+    const wide = context.measureText(label).width + 12, x = Math.max(2, Math.min(view.width - wide, left + (width - wide) / 2));
+    context.fillStyle = view.theme.accent;
+    context.fillRect(x, 4, wide, 20);
+    context.fillStyle = "#fff";
+    context.textBaseline = "middle";
+    context.fillText(label, x + 6, 14.5);
+  }
+
+  pointer(view) {
+    const x = Math.round(view.pointer) + 0.5;
+    this.context.strokeStyle = view.theme.pointer;
+    this.context.lineWidth = 1;
+    this.context.beginPath();
+    this.context.moveTo(x, 0);
+    this.context.lineTo(x, view.height);
+    this.context.stroke();
+  }
+}
+
+const SCANNED = 4096;
+
+/** The first bar of a row that may reach past position `from`. Bars stand by start; where they overlap, a wide one may begin
+ * far before: a row of few bars is looked through from its beginning. */
+export function firstBar(chunk, part, from) {
+  if (from <= 0 || part.to - part.from < SCANNED) return part.from;
+  let low = part.from, high = part.to;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (chunk.x[middle] < from) low = middle + 1;
+    else high = middle;
+  }
+  return Math.max(part.from, low - 1);
+}

@@ -1,0 +1,228 @@
+// What the timeline shows: its window, the chunks and lines in it, and when they are drawn.
+
+import { duration } from "./format.js";
+import { build, labels } from "./frame.js";
+import { Choices, Layout, SIZE } from "./layout.js";
+import { HeadPainter, ticks } from "./paint_head.js";
+import { RowPainter } from "./paint_rows.js";
+import { table } from "./panel.js";
+import { readTheme } from "./theme.js";
+import { ask, Chunks } from "./wire.js";
+
+export const LEAST_SPAN = 200;
+const LINE_POINTS = 500;
+
+export class View {
+  constructor(root, data) {
+    this.data = data;
+    this.total = Number(BigInt(data.tracks.to_ns) - BigInt(data.tracks.from_ns));
+    this.t0 = data.view ? data.view[0] : 0;
+    this.t1 = data.view ? data.view[1] : this.total;
+    this.layout = new Layout(data.tracks, new Choices("warpline.timeline"));
+    this.parts = build(root, this);
+    this.rowPainter = new RowPainter(this.parts.body);
+    this.headPainter = new HeadPainter(this.parts.head);
+    this.chunks = new Chunks(data.address, data.query, this.total, (done) => this.arrived(done));
+    this.links = [];
+    this.matches = [];
+    this.match = -1;
+    this.search = "";
+    this.pointer = null;
+    this.selected = this.measured = this.held = null;
+    this.dimOthers = true;
+    this.clocks = clockBounds(data.tracks);
+  }
+
+  begin() {
+    this.observer = new ResizeObserver(() => this.resize());
+    this.observer.observe(this.parts.scroller);
+    this.watch = setInterval(() => this.themeChanged(), 700);
+    this.clamp();
+    labels(this);
+    this.resize();
+    this.loadLines();
+  }
+
+  /** Streamlit ran the page again with the same timeline: a new signature, perhaps another zone. */
+  update(data) {
+    this.data = data;
+    this.chunks.query = data.query;
+    this.draw();
+  }
+
+  end() {
+    this.observer.disconnect();
+    clearInterval(this.watch);
+    clearTimeout(this.hovering);
+    this.chunks.forget();
+  }
+
+  // Geometry
+
+  time(x) {
+    return this.t0 + (x / this.width) * (this.t1 - this.t0);
+  }
+
+  minimapTime(x) {
+    return (x / this.width) * this.total;
+  }
+
+  nsPerPixel() {
+    return (this.t1 - this.t0) / (this.width * this.ratio);
+  }
+
+  resize() {
+    const width = Math.floor(this.parts.scroller.clientWidth - SIZE.label), height = this.parts.scroller.clientHeight;
+    if (width < 50 || height < 20) return;
+    this.ratio = Math.min(window.devicePixelRatio || 1, 2);
+    this.width = width;
+    this.height = height;
+    for (const [canvas, tall] of [[this.parts.body, height], [this.parts.head, SIZE.minimap + SIZE.axis]]) {
+      canvas.width = Math.round(width * this.ratio);
+      canvas.height = Math.round(tall * this.ratio);
+      canvas.style.width = `${width}px`;
+      canvas.style.height = `${tall}px`;
+    }
+    this.theme = readTheme(this.parts.box);
+    this.refresh();
+  }
+
+  themeChanged() {
+    if (!this.theme || !this.parts.box.isConnected) return;
+    const now = readTheme(this.parts.box);
+    if (now.background !== this.theme.background || now.text !== this.theme.text) {
+      this.theme = now;
+      this.draw();
+    }
+  }
+
+  // Moving
+
+  show(t0, t1) {
+    this.t0 = t0;
+    this.t1 = t1;
+    this.clamp();
+    this.refresh();
+  }
+
+  clamp() {
+    const span = Math.min(Math.max(this.t1 - this.t0, LEAST_SPAN), this.total);
+    const middle = (this.t0 + this.t1) / 2;
+    this.t0 = Math.min(Math.max(this.t1 - this.t0 === span ? this.t0 : middle - span / 2, 0), this.total - span);
+    this.t1 = this.t0 + span;
+  }
+
+  zoom(factor, x) {
+    const at = this.time(x);
+    this.show(at - (at - this.t0) * factor, at + (this.t1 - at) * factor);
+  }
+
+  pan(pixels) {
+    const by = (pixels / this.width) * (this.t1 - this.t0);
+    const moved = Math.min(Math.max(this.t0 + by, 0), this.total - (this.t1 - this.t0));
+    this.show(moved, moved + this.t1 - this.t0);
+  }
+
+  /** Draw what is at hand, fetch what is missing, and, when it rests, put the window into the page's address. */
+  refresh() {
+    this.draw();
+    if (!this.width) return;
+    this.chunks.want(this.t0, this.t1, this.chunks.level(this.nsPerPixel()));
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => this.remember(), 300);
+  }
+
+  remember() {
+    const url = new URL(window.location.href), all = this.t0 <= 0 && this.t1 >= this.total;
+    for (const [key, value] of [["t0", this.t0], ["t1", this.t1]]) {
+      if (all) url.searchParams.delete(key);
+      else url.searchParams.set(key, String(Math.round(value)));
+    }
+    if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
+    this.loadLines();
+  }
+
+  // Drawing
+
+  draw() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.paint();
+    });
+  }
+
+  paint() {
+    if (!this.width) return;
+    const began = performance.now(), level = this.chunks.level(this.nsPerPixel());
+    const [chunks, sharp] = this.chunks.best(this.t0, this.t1, level);
+    const view = {
+      t0: this.t0, t1: this.t1, total: this.total, width: this.width, height: this.height, ratio: this.ratio, theme: this.theme,
+      scroll: this.parts.scroller.scrollTop, layout: this.layout, chunks, whole: this.chunks.whole(), search: this.search,
+      dimOthers: this.dimOthers, clocks: this.clocks, selected: this.selected, links: this.links, measured: this.measured,
+      pointer: this.held ? null : this.pointer, matches: this.matches, ticks: ticks(this.t0, this.t1, this.width),
+      lineOrigin: this.lineOrigin, lineBucket: this.lineBucket, lineGap: this.lineGap,
+    };
+    this.shown = chunks;
+    this.rowPainter.paint(view);
+    this.headPainter.paint(view);
+    const span = this.t1 - this.t0;
+    this.parts.range.textContent = `${duration(span)} of ${duration(this.total)}`;
+    this.stats = { drawMs: performance.now() - began, sharp, at: performance.now() };
+    if (sharp && !this.firstSharp) this.firstSharp = performance.now();
+  }
+
+  arrived(done) {
+    this.parts.busy.style.visibility = done ? "hidden" : "visible";
+    this.parts.error.textContent = done && this.chunks.error ? `Could not load: ${this.chunks.error}. Reload the page to try again.` : "";
+    if (!done) return;
+    this.draw();
+    clearTimeout(this.telling);
+    this.telling = setTimeout(() => this.tell(), 250);
+    if (!this.chunks.whole() && !this.chunks.error && !this.chunks.running) {
+      this.chunks.want(0, this.total, this.chunks.level(this.total / (this.width * this.ratio)));
+    }
+  }
+
+  /** Keep the table in step, which screen readers read. */
+  tell() {
+    this.parts.table.replaceChildren(table(this.layout, this.shown && this.shown[this.shown.length - 1], this.total));
+  }
+
+  async loadLines() {
+    const key = `${Math.round(this.t0)}/${Math.round(this.t1)}`;
+    if (!this.width || this.lineKey === key) return;
+    this.lineKey = key;
+    const from = BigInt(this.data.tracks.from_ns), since = from + BigInt(Math.round(this.t0)), until = from + BigInt(Math.round(this.t1));
+    try {
+      const answer = await ask(`${this.data.address}/lines?${this.data.query}&since_ns=${since}&until_ns=${until}&points=${LINE_POINTS}`);
+      if (this.lineKey !== key) return;
+      const had = this.layout.lines.length;
+      if (answer.lines.length || !had) this.layout.lines = answer.lines;
+      this.lineOrigin = Number(BigInt(answer.since_ns) - from);
+      this.lineBucket = answer.bucket_ns;
+      this.lineGap = Math.max(8, ...answer.lines.map((line) => (3 * (line.at[line.at.length - 1] - line.at[0])) / Math.max(line.at.length - 1, 1)));
+      this.layout.place();
+      if (!had !== !answer.lines.length) labels(this);
+      this.draw();
+    } catch {
+      this.lineKey = null;
+    }
+  }
+}
+
+/** How far each node's times may be off against the node that has the most bars: [low, high] to add to them. */
+function clockBounds(tracks) {
+  const bars = new Map();
+  for (const group of tracks.groups) {
+    for (const track of group.tracks) {
+      for (const row of track.rows) bars.set(track.node, (bars.get(track.node) || 0) + row.bars);
+    }
+  }
+  const reference = [...bars].sort((a, b) => b[1] - a[1]).map((each) => each[0])[0], bounds = new Map();
+  for (const clock of tracks.clocks) {
+    if (clock.other_node === reference) bounds.set(clock.node, { low: clock.low_ns, high: clock.high_ns, status: clock.status });
+    if (clock.node === reference) bounds.set(clock.other_node, { low: -clock.high_ns, high: -clock.low_ns, status: clock.status });
+  }
+  return bounds;
+}

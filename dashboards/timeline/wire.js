@@ -1,0 +1,159 @@
+// Chunks of bars: asked for, decoded, kept. The layout of the bytes is told in correlator/timeline_wire.py.
+
+const MAGIC = 0x31544c57;
+export const TILE = 512;
+const PARTS = 8;
+const MAX_TILES = 8;
+const KEPT = 40;
+
+/** Decode one chunk; times count from the scope's start, in ns. */
+export function decode(buffer, first) {
+  const head = new Uint32Array(buffer, 0, 6);
+  if (head[0] !== MAGIC) throw new Error("the answer is not a timeline chunk");
+  const [, bars, rows, length, level] = head;
+  const bucket = 2 ** level;
+  let at = 24;
+  const take = (kind, count) => {
+    const part = new kind(buffer, at, count);
+    at += part.byteLength;
+    return part;
+  };
+  const ids = Array.from(take(BigUint64Array, rows), (each) => each.toString(16));
+  const counts = take(BigUint64Array, rows);
+  const busy = take(BigUint64Array, rows);
+  const offsets = take(Uint32Array, rows + 1);
+  const chunk = {
+    level, start: first * TILE * bucket, unit: bucket / PARTS, bars,
+    x: take(Uint16Array, bars), w: take(Uint16Array, bars), name: take(Uint16Array, bars),
+    density: take(Uint8Array, bars), count: take(Uint8Array, bars), bytes: buffer.byteLength, rows: new Map(),
+  };
+  chunk.names = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, at, length)));
+  ids.forEach((id, index) => {
+    chunk.rows.set(id, {
+      from: offsets[index], to: offsets[index + 1], count: Number(counts[index]), busy: Number(busy[index]),
+    });
+  });
+  return chunk;
+}
+
+/** How many bars one drawn bar stands for. */
+export function together(code) {
+  return code === 0 ? 1 : Math.max(1, Math.round(2 ** ((code - 1) / 8)));
+}
+
+/** Keeps the chunks of one timeline and fetches what the screen needs; `changed` is called when there is more to draw. */
+export class Chunks {
+  constructor(address, query, total, changed) {
+    this.address = address;
+    this.query = query;
+    this.total = total;
+    this.changed = changed;
+    this.kept = new Map();
+    this.running = null;
+    this.error = null;
+    this.loads = 0;
+  }
+
+  /** The level whose buckets are at most a device pixel wide. */
+  level(nsPerPixel) {
+    return Math.max(0, Math.floor(Math.log2(Math.max(nsPerPixel, 1))));
+  }
+
+  /** The kept chunks that show [t0, t1) best, coarse ones first; and whether the last one is all that is needed. */
+  best(t0, t1, level) {
+    const low = Math.max(t0, 0), high = Math.min(t1, this.total);
+    const overlapping = [];
+    for (const chunk of this.kept.values()) {
+      if (chunk.level === level && chunk.start <= low && chunk.end >= high) return [[chunk], true];
+      if (chunk.end > low && chunk.start < high) overlapping.push(chunk);
+    }
+    overlapping.sort((a, b) => Math.abs(b.level - level) - Math.abs(a.level - level));
+    return [overlapping.slice(-4), false];
+  }
+
+  /** Fetch what [t0, t1) needs, with a skirt on both sides where there is room. One request runs at a time. */
+  want(t0, t1, level) {
+    if (this.best(t0, t1, level)[1]) return;
+    if (this.running) {
+      this.next = [t0, t1, level];
+      if (Math.abs(this.running.level - level) > 1) this.running.abort.abort();
+      return;
+    }
+    const width = TILE * 2 ** level, skirt = (t1 - t0) / 4, last = Math.ceil(this.total / width);
+    let first = Math.max(0, Math.floor((t0 - skirt) / width));
+    let end = Math.min(last, Math.ceil((t1 + skirt) / width));
+    if (end - first > MAX_TILES) {
+      first = Math.max(0, Math.floor(t0 / width));
+      end = Math.min(last, Math.ceil(t1 / width));
+    }
+    end = Math.min(Math.max(end, first + 1), first + MAX_TILES);
+    this.load(first, end - first, level);
+  }
+
+  async load(first, tiles, level) {
+    const abort = new AbortController(), began = performance.now();
+    this.running = { level, abort };
+    this.changed(false);
+    try {
+      const answer = await fetch(`${this.address}/chunk?${this.query}&level=${level}&first=${first}&tiles=${tiles}`, {
+        signal: abort.signal,
+      });
+      if (!answer.ok) throw new Error(await said(answer));
+      const chunk = decode(await answer.arrayBuffer(), first);
+      chunk.end = chunk.start + tiles * TILE * 2 ** level;
+      this.keep(`${level}/${first}/${tiles}`, chunk);
+      this.error = null;
+      this.last = { ms: performance.now() - began, bytes: chunk.bytes, bars: chunk.bars };
+      this.loads++;
+    } catch (error) {
+      if (error.name !== "AbortError") this.error = error.message;
+    }
+    this.running = null;
+    this.changed(true);
+    if (this.next && !this.error) {
+      const wanted = this.next;
+      this.next = null;
+      this.want(...wanted);
+    }
+  }
+
+  keep(key, chunk) {
+    this.kept.delete(key);
+    this.kept.set(key, chunk);
+    for (const old of this.kept.keys()) {
+      if (this.kept.size <= KEPT) break;
+      const found = this.kept.get(old);
+      if (!(found.start <= 0 && found.end >= this.total)) this.kept.delete(old);
+      else this.keep(old, found);
+    }
+  }
+
+  /** A chunk that shows the whole scope, for the minimap; undefined until one has come. */
+  whole() {
+    let found;
+    for (const chunk of this.kept.values()) {
+      if (chunk.start <= 0 && chunk.end >= this.total && (!found || chunk.level < found.level)) found = chunk;
+    }
+    return found;
+  }
+
+  forget() {
+    this.kept.clear();
+    if (this.running) this.running.abort.abort();
+  }
+}
+
+/** Ask for JSON; an answer that is none is an error with the server's own sentence. */
+export async function ask(address, signal) {
+  const answer = await fetch(address, { signal });
+  if (!answer.ok) throw new Error(await said(answer));
+  return answer.json();
+}
+
+async function said(answer) {
+  try {
+    return (await answer.json()).error;
+  } catch {
+    return `the server answered ${answer.status}`;
+  }
+}
