@@ -38,6 +38,10 @@ class Settings:
         "node", "What this collector speaks for: node (a DaemonSet's pod) or cluster (one for all)."
     )
     collector_endpoint: str = _setting("http://127.0.0.1:4318", "Where batches go: an OTLP/HTTP address.")
+    collector_token_file: str = _setting("", "File with the bearer token to show at the endpoint, in its first line.")
+    collector_tls_ca: str = _setting("", "PEM authority of the endpoint's certificate; empty takes the system's.")
+    collector_tls_certificate: str = _setting("", "PEM certificate to show at the endpoint (mTLS).")
+    collector_tls_key: str = _setting("", "PEM key of that certificate.")
     collector_batch_rows: int = _setting(65536, "Rows that leave in one batch, at most.")
     collector_batch_delay_s: float = _setting(0.2, "Longest time that a row waits for its batch.")
     collector_queue_mb: int = _setting(1024, "Size on disk of the collector's export queue, at most.")

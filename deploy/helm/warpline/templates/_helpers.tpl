@@ -1,0 +1,81 @@
+{{- define "warpline.image" -}}
+{{- $name := printf "warpline-%s:%s" .name (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
+{{- if .root.Values.image.registry }}{{ .root.Values.image.registry }}/{{ end }}{{ $name -}}
+{{- end }}
+
+{{- define "warpline.labels" -}}
+app.kubernetes.io/name: warpline
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "warpline.metadataLabels" -}}
+{{ include "warpline.labels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{/* Where a distribution keeps its sockets, on the node. */}}
+{{- define "warpline.kubelet" -}}
+{{- if eq .Values.distribution "microk8s" }}/var/snap/microk8s/common/var/lib/kubelet{{ else }}/var/lib/kubelet{{ end -}}
+{{- end }}
+{{- define "warpline.containerd" -}}
+{{- if eq .Values.distribution "microk8s" }}/var/snap/microk8s/common/run{{ else if eq .Values.distribution "k3s" }}/run/k3s/containerd{{ else }}/run/containerd{{ end -}}
+{{- end }}
+
+{{/* What every container of Warpline is denied; capabilities are added beside it, one by one. */}}
+{{- define "warpline.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "warpline.unprivileged" -}}
+{{ include "warpline.confined" . }}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "warpline.collectorEnv" -}}
+- name: WARPLINE_NODE
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: NODE_IP
+  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
+- {name: WARPLINE_STATE_DIR, value: /var/lib/warpline}
+- {name: WARPLINE_COLLECTOR_ENDPOINT, value: "http{{ if .root.Values.correlator.tlsSecret }}s{{ end }}://{{ .root.Release.Name }}-correlator:4318"}
+- {name: WARPLINE_COLLECTOR_QUERY_URL, value: "http://{{ .root.Release.Name }}-correlator:4320"}
+- {name: WARPLINE_COLLECTOR_QUEUE_MB, value: {{ .root.Values.collector.queueMegabytes | quote }}}
+- {name: WARPLINE_COLLECTOR_METRICS_ADDRESS, value: "0.0.0.0:{{ .port }}"}
+- {name: WARPLINE_COLLECTOR_SOURCES, value: {{ .sources | quote }}}
+{{- if .root.Values.correlator.tokenSecret }}
+- {name: WARPLINE_COLLECTOR_TOKEN_FILE, value: /etc/warpline/token/tokens}
+{{- end }}
+{{- if .root.Values.correlator.tlsSecret }}
+- {name: WARPLINE_COLLECTOR_TLS_CA, value: /etc/warpline/tls/ca.crt}
+- {name: WARPLINE_COLLECTOR_TLS_CERTIFICATE, value: /etc/warpline/tls/tls.crt}
+- {name: WARPLINE_COLLECTOR_TLS_KEY, value: /etc/warpline/tls/tls.key}
+{{- end }}
+{{- end }}
+
+{{- define "warpline.secretMounts" -}}
+{{- if .root.Values.correlator.tokenSecret }}
+- {name: token, mountPath: /etc/warpline/token, readOnly: true}
+{{- end }}
+{{- if .root.Values.correlator.tlsSecret }}
+- {name: tls, mountPath: /etc/warpline/tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "warpline.secretVolumes" -}}
+{{- if .root.Values.correlator.tokenSecret }}
+- name: token
+  secret: {secretName: {{ .root.Values.correlator.tokenSecret }}, defaultMode: 0440}
+{{- end }}
+{{- if .root.Values.correlator.tlsSecret }}
+- name: tls
+  secret: {secretName: {{ .root.Values.correlator.tlsSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}

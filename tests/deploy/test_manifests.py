@@ -1,0 +1,178 @@
+"""The rendered manifests: valid for three versions of Kubernetes, no more privileged than the security page says."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from warpline.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MANIFESTS = sorted((ROOT / "deploy/manifests").glob("*-*.yaml"))
+EACH_MANIFEST = pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+CAPABILITIES = {"ebpf": {"BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "CHECKPOINT_RESTORE"}}
+"""What docs/security.md lists, by container; every other container has none."""
+
+Object = dict[str, Any]
+
+
+def objects(path: Path) -> list[Object]:
+    return [each for each in yaml.safe_load_all(path.read_text()) if each]
+
+
+def pods(path: Path) -> list[tuple[str, Object]]:
+    return [
+        (o["metadata"]["name"], o["spec"]["template"]["spec"]) for o in objects(path) if "template" in o.get("spec", {})
+    ]
+
+
+def containers(path: Path) -> list[Object]:
+    return [c for _, spec in pods(path) for c in spec["containers"]]
+
+
+@EACH_MANIFEST
+@pytest.mark.parametrize("version", ["1.29", "1.31", "1.33"])
+def test_every_object_is_valid_to_the_letter(path: Path, version: str) -> None:
+    found = [each for each in objects(path) if each["kind"] not in CUSTOM]
+    assert len(found) > 10
+    for each in found:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@EACH_MANIFEST
+def test_no_container_has_a_privilege_that_the_security_page_does_not_list(path: Path) -> None:
+    for container in containers(path):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert set(context["capabilities"].get("add", [])) == CAPABILITIES.get(container["name"], set())
+        assert "privileged" not in context
+        assert context.get("runAsNonRoot") or container["name"] in ("ebpf", "gpu", "net")
+
+
+@EACH_MANIFEST
+def test_no_pod_uses_the_hosts_network_and_only_the_ebpf_pod_its_processes(path: Path) -> None:
+    for name, spec in pods(path):
+        assert not spec.get("hostNetwork")
+        assert not spec.get("hostIPC")
+        assert bool(spec.get("hostPID")) == (name == "warpline-collector")
+
+
+@EACH_MANIFEST
+def test_host_paths_are_mounted_read_only_but_for_warplines_own(path: Path) -> None:
+    own = {"state", "rings"}
+    for _, spec in pods(path):
+        host_paths = {v["name"] for v in spec["volumes"] if "hostPath" in v}
+        for container in spec["containers"]:
+            writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
+            assert writable & host_paths <= own
+
+
+@EACH_MANIFEST
+def test_every_volume_is_mounted_from_one_that_exists(path: Path) -> None:
+    claims = {"state"}
+    for _, spec in pods(path):
+        volumes = {v["name"] for v in spec["volumes"]} | claims
+        assert {m["name"] for c in spec["containers"] for m in c["volumeMounts"]} <= volumes
+
+
+@EACH_MANIFEST
+def test_access_to_the_cluster_is_reading_only_and_never_of_secrets(path: Path) -> None:
+    rules = [rule for each in objects(path) if each["kind"] == "ClusterRole" for rule in each["rules"]]
+    assert all(set(rule["verbs"]) <= {"get", "list", "watch"} for rule in rules)
+    assert all("secrets" not in rule["resources"] and "*" not in rule["resources"] for rule in rules)
+
+
+@EACH_MANIFEST
+def test_every_variable_is_a_setting(path: Path) -> None:
+    known = {f"WARPLINE_{f.name.upper()}" for f in fields(Settings)} | {"NODE_IP", "HOME"}
+    given = {variable["name"] for container in containers(path) for variable in container["env"]}
+    assert given <= known
+
+
+@EACH_MANIFEST
+def test_every_source_that_is_asked_for_exists(path: Path) -> None:
+    from warpline import source
+
+    asked = [v["value"] for c in containers(path) for v in c["env"] if v["name"] == "WARPLINE_COLLECTOR_SOURCES"]
+    assert asked
+    assert {name for each in asked for name in each.split(",")} <= set(source.names())
+
+
+@EACH_MANIFEST
+def test_a_selector_selects_the_pods_that_it_means(path: Path) -> None:
+    labels = [o["spec"]["template"]["metadata"]["labels"] for o in objects(path) if "template" in o.get("spec", {})]
+    for each in objects(path):
+        if each["kind"] == "Service":
+            wanted = each["spec"]["selector"].items()
+            assert sum(wanted <= found.items() for found in labels) == 1
+
+
+def test_the_chart_carries_the_rules_that_are_tested() -> None:
+    chart, tested = (ROOT / f"deploy/{p}/warpline-rules.yaml" for p in ("helm/warpline/files", "prometheus"))
+    assert chart.read_text() == tested.read_text()
+
+
+def test_every_value_of_the_chart_is_in_its_schema_and_unknown_ones_are_refused() -> None:
+    schema = yaml.safe_load((ROOT / "deploy/helm/warpline/values.schema.json").read_text())
+    values = yaml.safe_load((ROOT / "deploy/helm/warpline/values.yaml").read_text())
+
+    def compare(declared: Object, given: Object) -> None:
+        assert declared["additionalProperties"] is False
+        assert set(given) <= set(declared["properties"])
+        for name, value in given.items():
+            if "properties" in declared["properties"][name]:
+                compare(declared["properties"][name], value)
+
+    compare(schema, values)
+
+
+@pytest.mark.slow
+def test_the_manifests_are_what_helm_renders(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "helm_sdkpy", reason="helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
+    )
+    code = "import sys; sys.path.insert(0, 'deploy'); import render; from pathlib import Path\n"
+    code += "for n, v in render.cases().items(): Path(sys.argv[1], n).write_text(render.render(v))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "HELM_DRIVER": "memory"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in MANIFESTS:
+        kept = re.sub(r"\A#.*\n", "", path.read_text())
+        assert kept.strip() == (tmp_path / path.stem).read_text().strip(), (
+            f"run: HELM_DRIVER=memory python {path.parent.parent}/render.py"
+        )
+
+
+@pytest.mark.slow
+def test_helm_refuses_a_value_that_does_not_exist() -> None:
+    pytest.importorskip(
+        "helm_sdkpy", reason="helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
+    )
+    code = "import sys; sys.path.insert(0, 'deploy'); import render; render.render({'distribution': 'openshift'})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "HELM_DRIVER": "memory"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "distribution" in done.stderr
