@@ -1,0 +1,1 @@
+"""The CUPTI library that CUDA loads into the processes that use a GPU, and its build."""
