@@ -18,7 +18,7 @@ _TOKEN = re.compile(
 )
 _ASSIGNED = re.compile(
     r"(?i)((?:[A-Z0-9_]*(?:token|secret|passw(?:or)?d|api_?key|access_?key|credential)[A-Z0-9_]*)\s*[=:]\s*|\bbearer\s+)"
-    r"(\"[^\"]*\"|'[^']*'|[^\s,;&'\")]+)"
+    r"(?!\[removed\])(\"[^\"]*\"|'[^']*'|[^\s,;&'\")]+)"
 )
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|api_?key|access_?key|credential|private|auth")
 _ENVIRONMENT_NAME = re.compile(r"(?i)^env(?:iron(?:ment)?)?(?:_?var(?:iable)?s?)?$")
