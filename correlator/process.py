@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator
 
+from correlator.alert_watch import AlertWatch
 from correlator.ingest import Ingest
 from correlator.receive import Receiver
 from correlator.serve import QueryServer
@@ -30,12 +31,14 @@ class Correlator:
         self.receiver = Receiver(settings, self.ingest)
         self.query = QueryServer(settings, self.store, self.readings, timeline_routes(self.store))
         self.upkeep = Upkeep(settings, self.store)
+        self.alerts = AlertWatch(settings, self.store, self.ingest.accept)
         self._stops: list[telemetry.Stop] = []
 
     def start(self) -> None:
         """Start every part, the doors last."""
         self.ingest.start()
         self.upkeep.start()
+        self.alerts.start()
         self.query.start()
         self.receiver.start()
         if not (self.settings.correlator_token_file or self.settings.correlator_tls_certificate):
@@ -51,6 +54,7 @@ class Correlator:
         """
         for stop in self._stops:
             stop()
+        self.alerts.stop()
         self.receiver.close(seconds)
         drained = self.ingest.close(seconds)
         self.upkeep.stop()
@@ -64,3 +68,4 @@ class Correlator:
         yield from self.receiver.readings()
         yield from self.ingest.readings()
         yield from self.upkeep.readings()
+        yield from self.alerts.readings()

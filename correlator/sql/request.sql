@@ -88,6 +88,8 @@ SELECT
     response_id,
     first_body_ns - start_ns AS ttft_ns,
     client_first_body_ns - client_start_ns AS client_ttft_ns,
+    -- A chunk of a stream is a token or a few: time per output token is exact only once the engine says how many there were.
+    (last_chunk_ns - first_body_ns) // NULLIF(chunks - 1, 0) AS tpot_ns,
     seen_until_ns - start_ns AS duration_ns,
     request_end_ns,
     response_start_ns,
