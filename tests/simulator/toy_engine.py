@@ -1,0 +1,380 @@
+"""A toy continuous-batching engine with ground truth: what sources would see of it, and apart from that what was.
+
+    python -m tests.simulator.toy_engine '{"seed": 1, "rate": 9}' DIRECTORY
+
+writes `seen/<table>.arrow` (engine_message, engine_emission, engine_event, engine_request, launch, gpu_kernel) and
+`truth/member.arrow`, `truth/step.arrow`. It runs as a process of its own and estimators read `seen` alone. Its schedule is
+vLLM's in outline: running requests first, prompts in chunks, first come first served, the newest preempted when the KV
+cache is full, one step ahead when asynchronous. Its costs are its own: no estimator knows them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from warpline import schema
+
+MS = 1_000_000
+BASE = 1_700_000_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to simulate."""
+
+    seed: int = 1
+    rate: float = 8.0
+    seconds: float = 20.0
+    most_requests: int = 64
+    budget: int = 2048
+    kv_tokens: int = 400_000
+    asynchronous: bool = True
+    prompt: int = 500
+    output: int = 100
+    cached_ratio: float = 0.3
+    resume_hit_ratio: float = 0.5
+    drafts: int = 0
+    plugin: bool = False
+    lost_ratio: float = 0.0
+
+
+@dataclass
+class Request:
+    name: str
+    arrive: int
+    prompt: int
+    output: int
+    cached: int
+    by_stop: bool
+    computed: int = 0
+    issued: int = 0
+    out: int = 0
+    preempted: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Step:
+    rows: list[tuple[Request, int, int, bool, int]]
+    """(request, tokens, context, sampled, recomputed)"""
+    start: int = 0
+    end: int = 0
+    scheduled: int = 0
+
+
+@dataclass
+class Toy:
+    plan: Plan
+    random: np.random.Generator
+    waiting: deque[Request] = field(default_factory=deque)
+    running: list[Request] = field(default_factory=list)
+    events: list[tuple[int, str, str]] = field(default_factory=list)
+    emissions: list[tuple[int, int, str, int, str | None, int, int, int]] = field(default_factory=list)
+    messages: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    resumed: list[tuple[int, int]] = field(default_factory=list)
+
+    def schedule(self, now: int) -> Step | None:
+        rows: list[tuple[Request, int, int, bool, int]] = []
+        left = self.plan.budget
+        for request in list(self.running):
+            if request not in self.running:
+                continue
+            tokens = min(request.prompt + request.issued - request.computed, left)
+            decoding = request.prompt + request.issued - request.computed == 1 and request.issued > 0
+            if tokens <= 0 or (decoding and request.issued >= request.output and not request.by_stop):
+                continue
+            if not self._room(request, tokens, now, rows):
+                continue
+            left -= self._take(request, tokens + (self.plan.drafts if decoding else 0), rows, decoding)
+        while self.waiting and left > 0 and len(self.running) < self.plan.most_requests:
+            request = self.waiting[0]
+            again = request.preempted > 0
+            whole = request.prompt + request.issued
+            hit = int(whole * self.plan.resume_hit_ratio) // 16 * 16 if again else request.cached
+            tokens = min(whole - hit, left)
+            if self._used() + hit + tokens > self.plan.kv_tokens:
+                break
+            self.waiting.popleft()
+            self.running.append(request)
+            self.events.append((now, request.name, "resumed" if again else "scheduled"))
+            request.computed = hit
+            if again:
+                self.resumed.append((whole, hit))
+            left -= self._take(request, tokens, rows, False)
+        if not rows:
+            return None
+        return Step(rows, scheduled=now)
+
+    def _used(self) -> int:
+        return sum(r.computed for r in self.running)
+
+    def _room(self, request: Request, tokens: int, now: int, rows: list[Any]) -> bool:
+        while self._used() + tokens > self.plan.kv_tokens and len(self.running) > 1:
+            victim = self.running.pop()
+            rows[:] = [r for r in rows if r[0] is not victim]
+            victim.preempted += 1
+            victim.computed = 0
+            victim.issued = victim.out
+            self.waiting.appendleft(victim)
+            self.events.append((now, victim.name, "preempted"))
+            if victim is request:
+                return False
+        return True
+
+    def _take(self, request: Request, tokens: int, rows: list[Any], decoding: bool) -> int:
+        context = request.computed
+        samples = context + tokens >= request.prompt + request.issued
+        again = tokens if request.preempted and not decoding else 0
+        rows.append((request, tokens, context, samples, again))
+        request.computed += 1 if decoding else tokens
+        if samples:
+            request.issued += 1
+        return tokens
+
+    def update(self, step: Step, now: int) -> None:
+        message = len(self.messages)
+        for request, tokens, context, samples, _ in step.rows:
+            if not samples or request.ended or context + tokens < request.prompt + request.out:
+                continue
+            new = 1 + (
+                int(self.random.binomial(self.plan.drafts, 0.6))
+                if self.plan.drafts and tokens > 1 and request.out
+                else 0
+            )
+            new = min(new, request.output - request.out)
+            request.out += new
+            request.computed += new - 1
+            request.issued += new - 1
+            ends = request.out >= request.output
+            first = request.out == new
+            reason = ("stop" if request.by_stop else "length") if ends else None
+            known = (request.prompt, request.prompt - request.cached, request.cached) if first else (-1, -1, -1)
+            self.emissions.append((now, message, request.name, new, reason, *known))
+            if ends:
+                request.ended = True
+                if request in self.running:
+                    self.running.remove(request)
+        queried, hits = sum(q for q, _ in self.resumed), sum(h for _, h in self.resumed)
+        self.messages.append((now, message, len(self.running), len(self.waiting), len(self.resumed), queried, hits))
+        self.resumed.clear()
+
+
+def arrivals(plan: Plan, random: np.random.Generator) -> list[Request]:
+    at, found = 0.0, []
+    while True:
+        at += random.gamma(0.4, 1 / (plan.rate * 0.4))
+        if at > plan.seconds:
+            return found
+        prompt = int(np.clip(random.lognormal(np.log(plan.prompt), 1.0), 8, 6000))
+        output = int(np.clip(random.lognormal(np.log(plan.output), 0.8), 2, 900))
+        cached = prompt // 2 // 16 * 16 if random.random() < plan.cached_ratio else 0
+        name = f"chatcmpl-{len(found):06d}-{int(random.integers(2**32)):08x}"
+        found.append(Request(name, BASE + int(at * 1e9), prompt, output, cached, bool(random.random() < 0.5)))
+
+
+def simulate(plan: Plan) -> tuple[Toy, list[Request]]:
+    toy = Toy(plan, np.random.default_rng(plan.seed))
+    pending = deque(arrivals(plan, toy.random))
+    everyone = list(pending)
+    flight: deque[Step] = deque()
+    now, free = BASE, 0
+    while pending or toy.waiting or toy.running or flight:
+        while pending and pending[0].arrive <= now:
+            request = pending.popleft()
+            toy.events.append((request.arrive, request.name, "queued"))
+            toy.waiting.append(request)
+        if len(flight) < (2 if plan.asynchronous else 1):
+            step = toy.schedule(now)
+            if step is not None:
+                step.start = max(free, now + MS // 8)
+                step.end = free = step.start + run(step, toy)
+                toy.steps.append(step)
+                flight.append(step)
+                now += 12 * MS // 10
+                continue
+        if flight:
+            step = flight.popleft()
+            now = max(now, step.end + MS // 20)
+            toy.update(step, now)
+        elif pending:
+            now = max(now, pending[0].arrive)
+        else:
+            now += MS // 2
+    return toy, everyone
+
+
+def costs(step: Step) -> dict[str, np.ndarray]:
+    """Return what each member of a step costs in each class, in ns: the engine's own model, secret to estimators."""
+    tokens = np.array([t for _, t, _, _, _ in step.rows], float)
+    context = np.array([c for _, _, c, _, _ in step.rows], float)
+    floor = 4.8e6 / len(tokens)
+    dense = (
+        np.maximum(27e3 * tokens, floor * 0.05)
+        if tokens.sum() * 27e3 > 4.8e6
+        else 0.5 * floor + 2.4e6 * tokens / tokens.sum()
+    )
+    attention = np.where(
+        tokens == 1, 40 * (context + 1), 2.0 * tokens * (context + tokens / 2) + 4 * (context + tokens)
+    )
+    sampling = np.array([2000.0 * s for _, _, _, s, _ in step.rows])
+    return {"gemm": dense, "attention": attention, "sampling": sampling}
+
+
+def run(step: Step, toy: Toy) -> int:
+    """Return how long the GPU takes for a step, and note its kernels in it."""
+    parts = costs(step)
+    length = 0
+    kernels = []
+    for name, ratio in (("gemm", 0.55), ("attention", 1.0), ("gemm", 0.45), ("sampling", 1.0)):
+        base = parts[name].sum() * ratio + (150_000 if name == "sampling" else 0)
+        took = int(base * toy.random.lognormal(0, 0.03))
+        kernels.append((name, length, length + took))
+        length += took + 2000
+    kernels.append(("memory", length, length + 10_000))
+    step.kernels = kernels  # type: ignore[attr-defined]
+    return length + 10_000
+
+
+def seen(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
+    plan, random = toy.plan, np.random.default_rng(toy.plan.seed + 1)
+    engine = {"node": "n1", "process_uid": "n1:1:100", "engine_index": 0, "simulated": True}
+    kept = random.random(len(toy.messages)) >= plan.lost_ratio
+    messages = [m for m in toy.messages if kept[m[1]]]
+    emissions = [e for e in toy.emissions if kept[e[1]]]
+    return {
+        "engine_message": _batch(
+            "engine_message",
+            (
+                "engine_time_ns",
+                "message",
+                "running",
+                "waiting",
+                "preempted_requests",
+                "preempted_queried_tokens",
+                "preempted_hit_tokens",
+            ),
+            messages,
+            {**engine, "time_ns": [m[0] + 80_000 for m in messages]},
+        ),
+        "engine_emission": _batch(
+            "engine_emission",
+            (
+                "time_ns",
+                "message",
+                "internal_id",
+                "new_tokens",
+                "finish_reason",
+                "prompt_tokens",
+                "computed_tokens",
+                "cached_tokens",
+            ),
+            emissions,
+            engine,
+        ),
+        "engine_event": _batch("engine_event", ("time_ns", "internal_id", "kind"), toy.events, engine),
+        "engine_request": _batch(
+            "engine_request",
+            ("start_ns", "internal_id", "external_id", "prompt_tokens", "output_tokens"),
+            [(r.arrive, r.name, r.name[:-9], r.prompt, r.out) for r in everyone],
+            engine,
+        ),
+        **_gpu(toy),
+    }
+
+
+def _gpu(toy: Toy) -> dict[str, pa.RecordBatch]:
+    launches, kernels = [], []
+    for ordinal, step in enumerate(toy.steps):
+        for i, (name, start, end) in enumerate(step.kernels):  # type: ignore[attr-defined]
+            at = step.scheduled + MS // 10 + i * MS // 5
+            correlation = ordinal * 8 + i
+            launches.append((at, at + 5000, correlation, ordinal if toy.plan.plugin else None))
+            kernels.append(
+                (step.start + start, step.start + end, correlation, name, "memcpy" if name == "memory" else "kernel")
+            )
+    worker = {"node": "n1", "process_uid": "n1:1:100", "session": 0, "simulated": True}
+    return {
+        "launch": _batch(
+            "launch",
+            ("start_ns", "end_ns", "correlation_id", "step_ordinal"),
+            launches,
+            {**worker, "api": "cudaLaunchKernel", "thread_id": 100},
+        ),
+        "gpu_kernel": _batch(
+            "gpu_kernel",
+            ("start_ns", "end_ns", "correlation_id", "kernel_class", "kind"),
+            kernels,
+            {**worker, "gpu_uuid": "GPU-0"},
+        ),
+    }
+
+
+def truth(toy: Toy) -> dict[str, pa.Table]:
+    rows, steps = [], []
+    for ordinal, step in enumerate(toy.steps):
+        parts = costs(step)
+        time = {"gemm": 0, "attention": 0, "sampling": 0, "memory": 0}
+        for name, start, end in step.kernels:  # type: ignore[attr-defined]
+            time[name] += end - start
+        tokens = np.array([t for _, t, _, _, _ in step.rows], float)
+        weight = {**parts, "memory": tokens}
+        own = sum(time[c] * _ratio(weight[c], tokens) for c in time)
+        for (request, count, context, samples, again), cost in zip(step.rows, own.tolist(), strict=True):
+            rows.append((ordinal, request.name, count, context, samples, again, cost))
+        steps.append((ordinal, step.scheduled, step.start, step.end, len(step.rows)))
+    return {
+        "member": _table(
+            (
+                "step",
+                "internal_id",
+                "scheduled_tokens",
+                "computed_before_tokens",
+                "sampled",
+                "recomputed_tokens",
+                "cost_ns",
+            ),
+            rows,
+        ),
+        "step": _table(("step", "scheduled_ns", "start_ns", "end_ns", "requests"), steps),
+    }
+
+
+def _ratio(weight: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    chosen = weight if weight.sum() > 0 else tokens
+    return np.asarray(chosen / chosen.sum())
+
+
+def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> pa.Table:
+    return pa.table({n: list(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)})
+
+
+def _batch(table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]], more: dict[str, Any]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    whole = {n: [None if v == -1 else v for v in c] for n, c in zip(names, columns, strict=True)}
+    return schema.table(table).batch({**whole, **more}, rows=len(rows))
+
+
+def main() -> None:
+    plan, directory = Plan(**json.loads(sys.argv[1])), Path(sys.argv[2])
+    toy, everyone = simulate(plan)
+    for part, tables in (("seen", seen(toy, everyone)), ("truth", truth(toy))):
+        (directory / part).mkdir(parents=True, exist_ok=True)
+        for name, rows in tables.items():
+            with (
+                pa.OSFile(str(directory / part / f"{name}.arrow"), "wb") as sink,
+                pa.ipc.new_stream(sink, rows.schema) as out,
+            ):
+                out.write(rows)
+
+
+if __name__ == "__main__":
+    main()
