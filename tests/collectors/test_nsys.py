@@ -174,9 +174,8 @@ def test_times_are_the_sessions_utc_time_plus_the_time_in_it(tmp_path: Path) -> 
 def test_an_nvtx_range_of_an_engine_becomes_a_step_that_owns_its_kernels(tmp_path: Path) -> None:
     name = "execute_context_2(600)_generation_5(5)"
     ranges = [(90, 400, 59, name, None, identifier(1, 77)), (10, None, 34, "mark", None, identifier(1, 77))]
-    found = read(
-        nsys, report(tmp_path, [call(1, 11), call(1, 12, 500)], [kernel(1, 11), kernel(1, 12)], ranges=ranges), tmp_path
-    )
+    path = report(tmp_path, [call(1, 11), call(1, 12, 500)], [kernel(1, 11), kernel(1, 12)], ranges=ranges)
+    found = read(nsys, path, tmp_path)
     (step,) = found.rows("engine_step").to_pylist()
     assert (step["requests"], step["context_tokens"], step["generation_tokens"]) == (7, 600, 5)
     assert found.rows("gpu_kernel")["step_ordinal"].to_pylist() == [0, None]

@@ -212,7 +212,11 @@ ENGINE_PHASE = Table(
         PROCESS,
         text("request_id", "Client's or engine's id of the request."),
         trace_id("Trace id, where known."),
-        name("phase", "request, queue, compute_input, compute, compute_output, prefill, decode.", required=True),
+        name(
+            "phase",
+            "request, receive, queue, cache_lookup, compute_input, compute, compute_output, send, or prefill, decode.",
+            required=True,
+        ),
         name("model", "Model.", "gen_ai.request.model"),
         integer("thread_id", "Thread or instance that ran it."),
         text("parent_id", "Engine's id of the parent."),
