@@ -100,6 +100,19 @@ class Settings:
     query_token_file: str = _setting("", "File with the bearer token for the query API.")
 
     dashboard_address: str = _setting("127.0.0.1:8501", "Where the dashboard is served.")
+    dashboard_auth: str = _setting(
+        "",
+        "Who may look: empty lets everyone who reaches the address, oidc asks for Streamlit's login, header trusts a proxy.",
+    )
+    dashboard_user_header: str = _setting(
+        "X-Forwarded-User",
+        "Header in which the trusted proxy names the user; the proxy must strip it from what it receives.",
+    )
+    dashboard_secrets_file: str = _setting("", "Streamlit secrets file with the [auth] section that oidc needs.")
+    dashboard_perfetto_url: str = _setting(
+        "",
+        "A Perfetto UI that traces may be opened in, such as one hosted in the cluster; empty offers the file alone.",
+    )
 
     http_ports: str = _setting(
         "", "Server ports whose HTTP is traced, comma-separated; empty traces by executable alone."
@@ -138,6 +151,9 @@ class Settings:
     hubble_tls_certificate: str = _setting("", "PEM certificate to show to Hubble (mTLS).")
     hubble_tls_key: str = _setting("", "PEM key of that certificate.")
     hubble_tls_name: str = _setting("", "Name to expect in Hubble's certificate where it is not the address.")
+
+    tetragon_address: str = _setting("unix:///var/run/tetragon/tetragon.sock", "Tetragon's gRPC address on this node.")
+    tetragon_file: str = _setting("", "File of Tetragon's exporter to follow instead of the address.")
 
     ring_dir: str = _setting(
         "/run/warpline/rings",
