@@ -19,7 +19,11 @@ from warpline.schema.declare import (
 )
 
 _POD = (
-    name("container_id", "Container, 64 hex digits, without the runtime's prefix.", "container.id"),
+    name(
+        "container_id",
+        "Container, 64 hex digits (its first 31 where Tetragon knew no more), without the runtime's prefix.",
+        "container.id",
+    ),
     name("pod_uid", "Pod UID, with dashes.", "k8s.pod.uid"),
     name("pod", "Pod name.", "k8s.pod.name"),
     name("namespace", "Kubernetes namespace.", "k8s.namespace.name"),
