@@ -38,7 +38,7 @@ class Summary:
     ranks: set[int] = field(default_factory=set)
     start_ns: int | None = None
     end_ns: int | None = None
-    _intervals: dict[tuple[str, bool], list[tuple[Int64, Int64]]] = field(default_factory=lambda: defaultdict(list))
+    _intervals: dict[tuple[str, str], list[tuple[Int64, Int64]]] = field(default_factory=lambda: defaultdict(list))
     _kernels: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
     def see(self, batch: Batch) -> Batch:
@@ -62,15 +62,14 @@ class Summary:
         start, end = rows["start_ns"].to_numpy(), rows["end_ns"].to_numpy()
         ranks = rows["rank"].fill_null(-1).to_numpy(zero_copy_only=False)
         classes = rows["kernel_class"].cast(pa.string()).fill_null("")
+        parts = _parts(rows["kind"].cast(pa.string()), classes)
         for device in pc.unique(rows["gpu_uuid"].cast(pa.string())).to_pylist():
             here = pc.equal(rows["gpu_uuid"].cast(pa.string()), device).to_numpy(zero_copy_only=False)
             for rank in np.unique(ranks[here]).tolist():
                 where = here & (ranks == rank)
                 key = f"GPU {device}" if rank < 0 else f"rank {rank}, GPU {device}"
-                talks = pc.equal(classes, "communication").to_numpy(zero_copy_only=False)
-                for communication in (False, True):
-                    chosen = where & (talks == communication)
-                    self._intervals[key, communication].append((start[chosen], end[chosen]))
+                for part, mask in parts.items():
+                    self._intervals[key, part].append((start[where & mask], end[where & mask]))
         self._see_names(rows["name"], classes, end - start)
 
     def _see_names(self, names: pa.DictionaryArray, classes: pa.Array, length: Int64) -> None:
@@ -101,16 +100,15 @@ class Summary:
         }
 
     def _gpu(self, key: str) -> dict[str, Any]:
-        compute, talk = _union(self._intervals[key, False]), _union(self._intervals[key, True])
-        both = _union(self._intervals[key, False] + self._intervals[key, True])
-        everything = self._intervals[key, False] + self._intervals[key, True]
+        compute, talk = self._intervals[key, "compute"], self._intervals[key, "communication"]
+        everything = compute + talk + self._intervals[key, "memory"]
         first = min(int(start.min()) for start, _ in everything if len(start))
         last = max(int(end.max()) for _, end in everything if len(end))
         return {
-            "busy_ns": both,
+            "busy_ns": _union(everything),
             "span_ns": last - first,
-            "communication_ns": talk,
-            "overlapped_ns": compute + talk - both,
+            "communication_ns": _union(talk),
+            "overlapped_ns": _union(compute) + _union(talk) - _union(compute + talk),
             "executions": sum(len(start) for start, _ in everything),
         }
 
@@ -130,6 +128,13 @@ class Summary:
             "summary": json.dumps(self.found()),
         }
         return Batch(RECORDING, RECORDING.batch(now, rows=1))
+
+
+def _parts(kinds: pa.Array, classes: pa.Array) -> dict[str, NDArray[np.bool_]]:
+    """Return which executions compute, communicate, or only move memory."""
+    moves = pc.is_in(kinds, pa.array(["memcpy", "memset"])).to_numpy(zero_copy_only=False)
+    talks = pc.equal(classes, "communication").to_numpy(zero_copy_only=False)
+    return {"compute": ~moves & ~talks, "communication": talks & ~moves, "memory": moves}
 
 
 def _union(intervals: list[tuple[Int64, Int64]]) -> int:
