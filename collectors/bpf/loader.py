@@ -12,9 +12,11 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy.typing as npt
 
@@ -120,22 +122,23 @@ def load(text: str, defines: Mapping[str, int] | None = None) -> Loaded:
     flags = ["-w", *(f"-D{name}={value}" for name, value in macros.items())]
     job = {"text": text, "flags": flags, "headers": str(HERE / "stub_headers")}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours:
+    # What it says goes to a file: a verifier's log is longer than a pipe holds.
+    with ours, tempfile.TemporaryFile() as said:
         # A new interpreter, not a fork: the collector has threads, and a fork would copy their locks.
         child = subprocess.Popen(
             [sys.executable, "-P", str(HERE / "child.py"), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=said,
         )
         theirs.close()
         try:
-            return _receive(ours, child, json.dumps(job).encode())
+            return _receive(ours, child, json.dumps(job).encode(), said)
         finally:
             if child.poll() is None:
                 child.kill()
-            child.communicate()
+            child.wait()
 
 
 def _node() -> dict[str, int]:
@@ -144,7 +147,7 @@ def _node() -> dict[str, int]:
     return {"OWN_PROCESS": os.getpid()} | ({} if unified else {"CGROUP_V1": 1})
 
 
-def _receive(ours: socket.socket, child: subprocess.Popen[bytes], job: bytes) -> Loaded:
+def _receive(ours: socket.socket, child: subprocess.Popen[bytes], job: bytes, said: IO[bytes]) -> Loaded:
     ours.settimeout(_COMPILE_SECONDS)
     try:
         ours.sendall(job)
@@ -152,10 +155,11 @@ def _receive(ours: socket.socket, child: subprocess.Popen[bytes], job: bytes) ->
         message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MOST_DESCRIPTORS)
     except OSError as error:
         raise SourceError(f"BPF compiler: no answer ({error}); see the node's memory limit") from None
-    _, said = child.communicate(timeout=_COMPILE_SECONDS)
+    child.wait(_COMPILE_SECONDS)
+    said.seek(0)
     answer = json.loads(message) if message else {"error": f"it ended with exit code {child.returncode}"}
     if "error" in answer:
-        raise SourceError(f"BPF program: {_sentence(answer['error'], said.decode(errors='replace'))}")
+        raise SourceError(f"BPF program: {_sentence(answer['error'], said.read().decode(errors='replace'))}")
     for each in descriptors:
         os.set_inheritable(each, False)
     return Loaded(dict(zip(answer["names"], descriptors, strict=True)))

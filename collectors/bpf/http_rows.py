@@ -1,0 +1,151 @@
+"""Records of `http_exchange.bpf.c` to rows: pieces of heads are joined with their exchanges, batch by batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from collectors.bpf import http_heads
+from collectors.bpf.ends import ENDS, columns, connection_ids
+from collectors.identity.batches import Cgroups, process_uids
+from warpline.clock import NodeClock
+
+BLOCK, FIRST, GAPS = 512, 96, 24
+PIECE = np.dtype([("id", "<u8"), ("length", "<u4"), ("number", "<u4"), ("data", "u1", (BLOCK,))])
+EXCHANGE = np.dtype(
+    [
+        *((name, "<u8") for name in ("id", "start_ns", "request_end_ns", "head_ns", "first_ns", "last_ns", "end_ns")),
+        *((name, "<u8") for name in ("longest_gap_ns", "request_offset", "response_offset", "request_bytes")),
+        *((name, "<u8") for name in ("response_bytes", "cgroup", "process_start_ns", "inode")),
+        *((name, "<u4") for name in ("process", "thread", "ordinal", "chunks", "retransmits", "head_bytes", "flags")),
+        *((name, ENDS.fields[name][0]) for name in ENDS.names or ()),  # type: ignore[index]
+        *((name, "<u2") for name in ("status", "first_length", "role", "ended")),
+        ("gaps", "<u2", (GAPS,)),
+        ("first", "u1", (FIRST,)),
+    ]
+)
+OPEN_AT_START, TRUNCATED, FAULTED = 1, 2, 8
+ENDINGS = np.array(["unknown", "complete", "next_request", "close", "abort", "open"])
+SIDES = np.array(["server", "client"])
+
+Records = npt.NDArray[Any]
+
+
+class Assembler:
+    """Turns records into columns of `http_exchange`. Pieces wait here for the end of their exchange."""
+
+    def __init__(self, node: str, clock: NodeClock, cgroups: Cgroups, head_bytes: int) -> None:
+        """Make rows of `node`; heads are read up to `head_bytes`."""
+        self._node, self._clock, self._cgroups, self._head_bytes = node, clock, cgroups, head_bytes
+        self._waiting = np.zeros(0, PIECE)
+
+    def add(self, pieces: Records) -> None:
+        """Take pieces of heads, in the order made."""
+        if len(pieces):
+            kept = np.empty(len(pieces), PIECE)
+            for name in ("id", "length", "number", "data"):
+                kept[name] = pieces[name]
+            self._waiting = np.concatenate([self._waiting, kept])
+
+    def waiting(self) -> int:
+        """Return how many pieces wait for the end of their exchange."""
+        return len(self._waiting)
+
+    def drop_before(self, oldest: int) -> int:
+        """Forget all but the newest `oldest` pieces; return how many were dropped."""
+        dropped = max(len(self._waiting) - oldest, 0)
+        self._waiting = self._waiting[dropped:]
+        return dropped
+
+    def rows(self, ended: Records) -> dict[str, Any]:
+        """Return the columns of `http_exchange` for exchanges that ended, those that turned out to be no HTTP left out."""
+        by_id = np.argsort(ended["id"], kind="stable")
+        ended = ended[by_id]
+        heads, got = self._heads(ended["id"])
+        bare = (ended["flags"] & OPEN_AT_START) != 0
+        is_http = bare | heads.known | (ended["status"] > 0)
+        if not is_http.all():
+            keep = pa.array(is_http)
+            ended, got, bare = ended[is_http], got[is_http], bare[is_http]
+            heads = http_heads.Heads(*(each.filter(keep) for each in _arrow(heads)), heads.known[is_http])
+        return self._exchange(ended) | self._head_columns(ended, heads, got, bare)
+
+    def _heads(self, ids: npt.NDArray[np.uint64]) -> tuple[http_heads.Heads, npt.NDArray[np.int64]]:
+        """Return the heads of the exchanges `ids` (sorted), and how many bytes of each we have; their pieces go."""
+        place = np.searchsorted(ids, self._waiting["id"])
+        mine = (place < len(ids)) & (ids[np.minimum(place, len(ids) - 1)] == self._waiting["id"])
+        pieces, self._waiting = self._waiting[mine], self._waiting[~mine]
+        order = np.argsort(pieces["id"], kind="stable")
+        flat, starts = http_heads.flatten(pieces, order, ids)
+        return http_heads.parse(flat, starts), np.diff(starts)
+
+    def _head_columns(
+        self, ended: Records, heads: http_heads.Heads, got: npt.NDArray[np.int64], bare: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        whole = got == np.minimum(ended["head_bytes"], self._head_bytes)
+        parse = np.where(whole & heads.known, "full", np.where(got > 0, "partial", "none"))
+        parse = np.where((parse == "full") & ((ended["flags"] & TRUNCATED) != 0), "head_truncated", parse)
+        return {
+            "method": heads.method.dictionary_encode(),
+            "path": heads.path,
+            "host": heads.host.dictionary_encode(),
+            "request_id": heads.request_id,
+            "trace_id": pa.uuid().wrap_array(heads.trace_id),
+            "parent_span_id": heads.parent_span_id,
+            "parse": _coded(parse),
+            "open_at_start": pa.array(bare),
+        }
+
+    def _exchange(self, x: Records) -> dict[str, Any]:
+        answered = x["status"] > 0
+        return {
+            "start_ns": self._clock.from_monotonic(x["start_ns"].astype(np.int64)),
+            "end_ns": self._time(x["end_ns"]),
+            "node": self._node,
+            "process_uid": process_uids(self._node, x["process_start_ns"], x["process"]),
+            "pid": x["process"].astype(np.int64),
+            "thread_id": x["thread"].astype(np.int64),
+            "side": _coded(SIDES[x["role"]]),
+            "connection_id": connection_ids(x[list(ENDS.names or ())], x["inode"]),
+            "ordinal": x["ordinal"].astype(np.int64),
+            "request_offset_bytes": pa.array(
+                x["request_offset"].astype(np.int64), mask=(x["flags"] & OPEN_AT_START) != 0
+            ),
+            "response_offset_bytes": pa.array(x["response_offset"].astype(np.int64), mask=x["response_bytes"] == 0),
+            **columns(x),
+            "protocol": "http/1.1",
+            "status": pa.array(x["status"].astype(np.int64), mask=~answered),
+            "response_id": http_heads.response_ids(x["first"], x["first_length"].astype(np.int64)),
+            "request_end_ns": self._time(x["request_end_ns"]),
+            "response_start_ns": self._time(x["head_ns"]),
+            "first_body_ns": self._time(x["first_ns"]),
+            "last_chunk_ns": self._time(x["last_ns"]),
+            "request_bytes": x["request_bytes"].astype(np.int64),
+            "response_bytes": x["response_bytes"].astype(np.int64),
+            "chunks": x["chunks"].astype(np.int64),
+            "longest_gap_ns": x["longest_gap_ns"].astype(np.int64),
+            "gap_counts": _lists(x["gaps"]),
+            "retransmits": x["retransmits"].astype(np.int64),
+            "ended_by": _coded(ENDINGS[np.minimum(x["ended"], len(ENDINGS) - 1)]),
+            **self._cgroups.columns(x["cgroup"]),
+        }
+
+    def _time(self, monotonic: Records) -> pa.Array:
+        return pa.array(self._clock.from_monotonic(monotonic.astype(np.int64)), mask=monotonic == 0)
+
+
+def _arrow(heads: http_heads.Heads) -> tuple[pa.Array, ...]:
+    return (heads.method, heads.path, heads.host, heads.request_id, heads.trace_id, heads.parent_span_id)
+
+
+def _coded(texts: Records) -> pa.DictionaryArray:
+    return pa.array(texts.tolist(), pa.string()).dictionary_encode()
+
+
+def _lists(counts: Records) -> pa.ListArray:
+    rows, width = counts.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    return pa.ListArray.from_arrays(offsets, pa.array(counts.astype(np.int64).ravel()))

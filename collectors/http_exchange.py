@@ -1,0 +1,141 @@
+"""HTTP/1 requests and responses on the sockets of watched processes, without touching the processes.
+
+One BPF program at the end of every system call (raw tracepoint `sys_exit`) takes what read, write, readv, writev, recvfrom,
+sendto, recvmsg and sendmsg moved, walks from the file descriptor to the socket, and parses HTTP/1 as a stream: heads that
+are split anywhere, pipelined requests, vectors, keep-alive, TCP and AF_UNIX, both the server's and the client's side, and
+connections older than the probe. Streamed chunks are counted in the Linux kernel: a token costs no event. One row leaves for
+each exchange when its response ends. Heads are read up to `http_head_bytes`; of them only the request line, `host`,
+`traceparent` and `x-request-id` are kept, of a response's body only its id (chatcmpl-…). No body's bytes leave the kernel
+but the first 96 of a response, in which the id is looked for, and which are dropped then.
+
+Watched are the processes that listen on, or connect to, `http_ports`; whose command line has a part of `http_executables`;
+whose cgroup path has a part of `http_cgroups`; and all that they fork. The collector itself never is.
+
+Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. No kprobes, no kernel headers.
+Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
+every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s.
+
+Not seen: TLS and HTTP/2 here (counted in `loss` as connections met); data moved by io_uring, sendfile, splice or a
+memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its response then
+makes a row marked open_at_start). A 33rd step within one system call's data (many pipelined messages or chunks in one
+large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from collectors.bpf import loader
+from collectors.bpf.http_rows import EXCHANGE, PIECE, Assembler
+from collectors.bpf.ring import COUNTER, Tally
+from collectors.bpf.targets import Rules, Targets
+from collectors.identity.batches import Cgroups
+from warpline import schema
+from warpline.batch import Batch
+from warpline.settings import Settings
+from warpline.source import Context
+
+HTTP_EXCHANGE = schema.table("http_exchange")
+TABLES = (HTTP_EXCHANGE,)
+SCOPE = "node"
+
+TEXTS = ("targets.bpf.h", "socket.bpf.h", "http_state.bpf.h", "http_parse.bpf.h", "http_exchange.bpf.c")
+ATTACH = {
+    "raw_sys_exit": "sys_exit",
+    "raw_sock_state": "inet_sock_set_state",
+    "raw_retransmit": "tcp_retransmit_skb",
+}
+LOSSES = (
+    "watched processes: map full",
+    "request heads: ring full",
+    "exchanges: ring full",
+    "connections: map full",
+    "pipelined too deep",
+    "memory not readable",
+    "too many messages in one system call",
+    "http/2 connections not read",
+    "tls connections not read",
+)
+"""What counter i of the program counts (the enum in http_state.bpf.h)."""
+CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
+_POLL_S = 0.05
+_MOST_WAITING = 65536
+"""Pieces of heads whose exchanges have not ended: 36 MB at most."""
+
+
+def check(settings: Settings) -> str | None:
+    """Return why HTTP cannot be seen here, or that nothing is chosen to be watched."""
+    if not _rules(settings):
+        return "nothing is watched: set http_ports, http_executables or http_cgroups"
+    return loader.why_not()
+
+
+def run(context: Context) -> Iterator[Batch]:
+    """Yield `http_exchange` batches, one each 50 ms where there are any."""
+    probe = Probe(context)
+    try:
+        while True:
+            stopping = context.wait(_POLL_S)
+            yield probe.poll()
+            if stopping:
+                yield probe.still_open()
+                return
+    finally:
+        probe.close()
+
+
+class Probe:
+    """The program, attached, and what reads it."""
+
+    def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
+        """Compile, attach, and watch what the settings ask for."""
+        self.context = context
+        head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
+        sizes = {"CONNECTIONS": CONNECTIONS, "PIECE_PAGES": PIECE_PAGES, "EXCHANGE_PAGES": EXCHANGE_PAGES}
+        self.loaded = loader.load(loader.read(*TEXTS), {**sizes, "HEAD_BYTES": head_bytes, **(defines or {})})
+        self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
+        self.pieces = self.loaded.ring("pieces", PIECE)
+        self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
+        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
+        self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
+        self.loaded.attach_raw(ATTACH)
+        self.targets = Targets(self.loaded, _rules(context.settings))
+
+    def poll(self) -> Batch:
+        """Return the exchanges that ended since the last poll, and count what was lost."""
+        self.targets.refresh()
+        # Exchanges first: whatever pieces belong to them were made before.
+        ended = self.exchanges.take()
+        while len(pieces := self.pieces.take()):
+            self.assembler.add(pieces)
+        for loss in self.tally.losses(_now()):
+            start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
+            self.context.lost(loss.reason, loss.count, start, end)
+        batch = self._batch(ended)
+        self.context.lost("heads of exchanges without an end", self.assembler.drop_before(_MOST_WAITING))
+        return batch
+
+    def still_open(self) -> Batch:
+        """Return a row for each exchange that has not ended, as far as it has come."""
+        return self._batch(np.zeros(0, self.exchanges.record))
+
+    def close(self) -> None:
+        """Detach and free everything."""
+        self.loaded.close()
+
+    def _batch(self, ended: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> Batch:
+        if not len(ended):
+            return Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
+        return Batch(HTTP_EXCHANGE, HTTP_EXCHANGE.batch(self.assembler.rows(ended)))
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules.from_texts(settings.http_ports, settings.http_executables, settings.http_cgroups)
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
