@@ -109,7 +109,7 @@ def run(context: Context) -> Iterator[Batch]:
     """Yield `flow` rows as Hubble tells them."""
     settings = context.settings
     if settings.hubble_file:
-        for block in tail.follow(Path(settings.hubble_file), context):
+        for _, block in tail.follow(settings.hubble_file, context):
             yield from _told(block, context)
         return
     resume = stream.Resume(context)

@@ -115,7 +115,7 @@ def run(context: Context) -> Iterator[Batch]:
     settings = context.settings
     decoder = Decoder(context.node, _Clock(context), settings.process_arguments)
     if settings.tetragon_file:
-        for block in tail.follow(Path(settings.tetragon_file), context):
+        for _, block in tail.follow(settings.tetragon_file, context):
             yield from _told(block, decoder, context)
         return
     with open_channel(settings.tetragon_address) as channel:

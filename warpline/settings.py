@@ -155,9 +155,17 @@ class Settings:
     tetragon_address: str = _setting("unix:///var/run/tetragon/tetragon.sock", "Tetragon's gRPC address on this node.")
     tetragon_file: str = _setting("", "File of Tetragon's exporter to follow instead of the address.")
 
+    envoy_log_files: str = _setting(
+        "/var/log/pods/*/istio-proxy/*.log,/var/log/pods/*/envoy/*.log",
+        "Access logs of Envoy and Istio to follow, comma-separated, with wildcards.",
+    )
+
     ring_dir: str = _setting(
         "/run/warpline/rings",
         "Directory that engine pods share with the collector, for the rings of injected libraries.",
+    )
+    gpu_budget_ratio: float = _setting(
+        0.01, "Share of a CUDA process's time that the injected library may cost before it steps down its detail."
     )
 
 

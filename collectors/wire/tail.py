@@ -1,12 +1,14 @@
-"""A file that grows and is rotated by rename, followed by inode, across restarts of the collector.
+"""Files that grow and are rotated by rename, followed by inode, across restarts of the collector.
 
-What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset), and is written down only after
-the lines were taken. A clean restart continues exactly; after a kill the last block may come twice.
+Several are followed by turns. What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset),
+and is written down only after the lines were taken. A clean restart continues exactly; after a kill the last block may
+come twice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -32,11 +34,39 @@ class _Place:
     head_bytes: int
 
 
-def follow(path: Path, context: Context) -> Iterator[bytes]:
-    """Yield blocks of whole lines of `path` as they come, and an empty block when there is nothing new, until stopped.
+def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
+    """Yield file and whole lines of all files that `patterns` (comma-separated, with wildcards) name, until stopped.
 
     Renamed predecessors that were not read to their end are read first. What is known to be missed is counted as lost.
     """
+    followers: dict[Path, Iterator[bytes]] = {}
+    while not context.stop.is_set():
+        present = matching(patterns)
+        followers = {path: followers.get(path) or _follow(path, context) for path in {*present, *_literal(patterns)}}
+        idle = True
+        for path, follower in followers.items():
+            for block in follower:
+                if not block:
+                    break  # Nothing new in this one for now.
+                idle = False
+                yield path, block
+        if idle:
+            context.wait(_IDLE_S)
+
+
+def matching(patterns: str) -> list[Path]:
+    """Return the files that comma-separated patterns name now, sorted."""
+    each = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return sorted({Path(found) for pattern in each for found in glob.glob(pattern)})
+
+
+def _literal(patterns: str) -> list[Path]:
+    """Return the patterns without wildcards: such a file is waited for, a pod's log that is gone is not."""
+    return [Path(each.strip()) for each in patterns.split(",") if each.strip() and not glob.has_magic(each)]
+
+
+def _follow(path: Path, context: Context) -> Iterator[bytes]:
+    """Yield blocks of whole lines of `path` as they come, and an empty block whenever there is nothing new."""
     state = Path(context.settings.state_dir) / f"tail-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     place = _load(state)
     done: set[int] = set()
@@ -44,13 +74,13 @@ def follow(path: Path, context: Context) -> Iterator[bytes]:
         current = _open_next(path, place, done, context)
         if current is None:
             yield b""
-            context.wait(_IDLE_S)
             continue
         with current:
             place = None
             for block, here in _lines(current, path, context):
                 yield block
-                _save(state, here)
+                if block:
+                    _save(state, here)
             done.add(os.fstat(current.fileno()).st_ino)
 
 
@@ -126,7 +156,6 @@ def _lines(file: BinaryIO, path: Path, context: Context) -> Iterator[tuple[bytes
             file.seek(0)
             rest = b""
         yield b"", _place(file, file.tell() - len(rest))
-        context.wait(_IDLE_S)
 
 
 def _place(file: BinaryIO, offset: int) -> _Place:
