@@ -292,13 +292,14 @@ def test_times_that_are_missing_are_filled_and_impossible_ones_refused(
 
 
 @both
-@pytest.mark.parametrize("inside", [0, 1, 2, 3, 4])
-def test_masses_of_empty_messages_are_refused_before_they_cost_memory(fast: bool, inside: int) -> None:
-    empty = b"\x0a\x00" * (2 << 20)
-    for tag in (b"\x0a", b"\x12", b"\x12", b"\x4a")[:inside]:
-        empty = tag + varint(len(empty)) + empty
-    with pytest.raises(Malformed, match=r"empty|resources|messages"):
-        otlp.decode("traces", empty, fast=fast)
+@pytest.mark.parametrize("depth", [0, 1, 2, 3], ids=["resources", "scopes", "spans", "attributes"])
+def test_masses_of_empty_messages_are_refused_before_they_cost_memory(fast: bool, depth: int) -> None:
+    tags = (b"\x0a", b"\x12", b"\x12", b"\x4a")
+    body = (tags[depth] + b"\x00") * (2 << 20)
+    for tag in reversed(tags[:depth]):
+        body = tag + varint(len(body)) + body
+    with pytest.raises(Malformed, match=r"empty messages|resources"):
+        otlp.decode("traces", body, fast=fast)
 
 
 def varint(number: int) -> bytes:

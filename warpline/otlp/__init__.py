@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from warpline.batch import Batch
-from warpline.otlp import jsonform, limits, logs, metrics, traces
+from warpline.otlp import jsonform, limits, logs, metrics, scanner, traces
 from warpline.otlp.arrow import MAX_BODY_BYTES, encode
 from warpline.otlp.records import REDACTED, Decoded, Malformed, Request
 from warpline.otlp.values import Redaction, read_attributes
@@ -40,12 +39,14 @@ def decode(
     """Return the batches in an export request of `signal`, with what of it was refused or dropped.
 
     `now_ns` (Unix time) stands in where a record has no time. A foreign batch's id is a hash of the body, so that a request
-    that is sent again is stored once. `fast` lets the scanner in C read what it can. Raises Malformed, with a sentence, for a body that is not OTLP in `content_type`.
+    that is sent again is stored once. `fast` lets the scanner in C read what it can. Raises Malformed, with a sentence,
+    for a body that is not OTLP in `content_type`.
     """
     kind, read = _KINDS[signal]
     request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
-    message = _parsed(kind, body, content_type)
-    batches = read(message, request)
+    batches = scanner.scan(signal, body, request) if fast and content_type == PROTOBUF else None
+    if batches is None:
+        batches = read(_parsed(kind, body, content_type), request)
     outcome = request.outcome
     outcome.batches = _named(batches, body)
     outcome.lost(REDACTED, request.redaction.count)
@@ -67,7 +68,7 @@ def _named(batches: list[Batch], body: bytes) -> list[Batch]:
     named = []
     for batch in batches:
         if not batch.batch_id:
-            digest = digest or hashlib.sha256(body).hexdigest()[:32]
+            digest = digest or scanner.digest(body)
             batch = replace(batch, batch_id=f"{digest}/{batch.table.name}")
         named.append(batch)
     return named

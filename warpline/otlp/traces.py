@@ -21,6 +21,7 @@ PROMOTED = {c.otlp: c for c in SPAN.columns if c.otlp and c.name not in ORIGIN}
 _FIELDS = {Type.INT: "int_value", Type.NAME: "string_value", Type.TEXT: "string_value"}
 
 INVALID_IDS = "span with invalid ids"
+INVALID_IDS_SENTENCE = "a span's trace id must be 16 bytes and its span id 8, not all zero"
 INVALID_TIME = "time outside this century"
 
 
@@ -43,7 +44,7 @@ def _row(span: Any, request: Request) -> dict[str, Any] | None:
     start = span.start_time_unix_nano or span.end_time_unix_nano or request.now_ns
     end = span.end_time_unix_nano or None
     if None in ids:
-        request.outcome.reject(INVALID_IDS, 1, "a span's trace id must be 16 bytes and its span id 8, not all zero")
+        request.outcome.reject(INVALID_IDS, 1, INVALID_IDS_SENTENCE)
         return None
     if not in_range(start) or (end is not None and not in_range(end)):
         request.outcome.reject(INVALID_TIME, 1, f"a span's time is {start} to {end} ns; give Unix nanoseconds")
