@@ -8,6 +8,7 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
     /api/timeline/at?row=&at_ns=&slack_ns=            JSON: one bar, exactly, with what it is tied to and how that is known
     /api/timeline/find?text=                          JSON: the bars whose name holds a text
     /api/timeline/profile?since_ns=&until_ns=         JSON: what took the time in a window, by name
+    /api/timeline/about                               JSON: a request's phases, GPU shares, blame, findings
 
 Why the level of detail is computed by DuckDB at each request and kept in no pyramid: it costs 31 ms for a million bars
 in tables of numbers, a quarter of a second for two million with names (2 cores), and is never out of date.
@@ -49,6 +50,7 @@ def routes(views: Views) -> list[Route]:
             ("at", timelines.at),
             ("find", timelines.find),
             ("profile", timelines.profile),
+            ("about", timelines.about),
         )
     ]
 
@@ -146,6 +148,18 @@ class Timelines:
         since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
         found = rows(self._views, "timeline_profile", {**scope.parameters(since, until), "steps": list(scope.steps)})
         return JSONResponse({"names": found.to_pylist()})
+
+    def about(self, query: Mapping[str, str]) -> Response:
+        """Return what the joins know of a request: its phases, GPU shares, blame and findings."""
+        scope = self._scope(query)
+        asked = {"subjects": list(scope.subjects)}
+        views = {
+            "phases": "timeline_phase",
+            "shares": "timeline_share",
+            "blame": "timeline_blame",
+            "findings": "timeline_finding",
+        }
+        return JSONResponse({name: rows(self._views, view, asked).to_pylist() for name, view in views.items()})
 
     def _detail(self, scope: Scope, bar: dict[str, Any], row: str) -> dict[str, Any]:
         detail: dict[str, Any] = {"bar": {**_bar(bar), "row": row}, "links": [], "step": [], "edges": []}

@@ -1,8 +1,7 @@
--- One step of a recording, with the GPU time of its executions.
+-- One step of a recording: one batch through the model, as one rank ran it.
 -- parameters: recording
-SELECT step.ordinal, step.recording_rank, step.start_ns, step.end_ns, step.end_ns - step.start_ns AS duration_ns, step.requests,
-    step.context_tokens, step.generation_tokens, step.annotation
-FROM engine_step AS step
-WHERE step.recording_uid = $recording::VARCHAR
-ORDER BY step.start_ns
+SELECT engine_step.*, end_ns - start_ns AS duration_ns
+FROM engine_step
+WHERE recording_uid = $recording::VARCHAR
+ORDER BY start_ns
 LIMIT 5000

@@ -134,7 +134,7 @@ def _one_request(start: int, lasted: int, steps: np.ndarray) -> list[Batch]:
     )  # fmt: skip
     flow = _batch(
         "flow", time_ns=[start + lasted // 180, start + lasted // 3], node=CLIENT_NODE, verdict=["FORWARDED", "DROPPED"],
-        drop_reason=[None, "POLICY_DENIED"], source_pod="client-7f", request_id=REQUEST_ID,
+        drop_reason=[None, "POLICY_DENIED"], source_pod="client-7f", request_id=REQUEST_ID, counted=True,
     )  # fmt: skip
     return [*exchanges, hop, connection, engine, events, alias, edge, clock, flow, *_ledger(steps), _processes(start)]
 

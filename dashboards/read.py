@@ -1,0 +1,70 @@
+"""Reading views for pages: cached for seconds, shared by all who look."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import streamlit as st
+
+from warpline import settings as declared
+from warpline.client import Client
+from warpline.settings import Settings
+
+FRESH_S = 5
+"""How old what a page shows may be."""
+
+
+@functools.cache
+def settings() -> Settings:
+    """Return the settings that `warpline dashboard` was started with, as it handed them over."""
+    return declared.load()
+
+
+@functools.cache
+def client() -> Client:
+    """Return the client of the query API."""
+    return Client(settings())
+
+
+@st.cache_data(ttl=FRESH_S, max_entries=256, show_spinner=False)
+def view(name: str, **parameters: Any) -> pa.Table:
+    """Return the rows of a view; raises StoreError with the correlator's sentence."""
+    return client().view(name, **parameters)
+
+
+def frame(name: str, **parameters: Any) -> pd.DataFrame:
+    """Return the rows of a view as a pandas frame, whole numbers that may be missing kept whole."""
+    return view(name, **parameters).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+
+def table(name: str, **parameters: Any) -> pd.DataFrame:
+    """Return the rows of a stored table as a pandas frame."""
+    return _table(name, **parameters).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+
+@st.cache_data(ttl=FRESH_S, max_entries=64, show_spinner=False)
+def _table(name: str, **parameters: Any) -> pa.Table:
+    return client().table(name, **parameters)
+
+
+@st.cache_data(ttl=FRESH_S, max_entries=256, show_spinner=False)
+def tracks(subject: str, value: str) -> dict[str, Any]:
+    """Return what a timeline has to draw; `subject` is request or recording. Raises StoreError."""
+    found: dict[str, Any] = client().get("/api/timeline/tracks", {subject: value}).json()
+    return found
+
+
+@st.cache_data(ttl=FRESH_S, max_entries=256, show_spinner=False)
+def about(request: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what the joins know of a request: lists of phases, shares, blame and findings. Raises StoreError."""
+    found: dict[str, list[dict[str, Any]]] = client().get("/api/timeline/about", {"request": request}).json()
+    return found
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def has(name: str) -> bool:
+    """Return whether the correlator has view `name`: an older one may lack it, and a page then says so."""
+    return any(each["name"] == name for each in client().views())

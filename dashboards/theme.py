@@ -1,0 +1,48 @@
+"""Colours and sizes that all pages share, for light and dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+PHASES = {
+    "network": "#56B4E9",
+    "receive": "#56B4E9",
+    "queue": "#E69F00",
+    "wait": "#9AA5B1",
+    "prefill": "#D55E00",
+    "decode": "#0072B2",
+    "stream": "#009E73",
+    "tail": "#8A8F98",
+}
+"""Colour of each phase: Okabe and Ito's, as on the timeline."""
+
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5B6B7B")
+EVIDENCE = {"exact": "green", "derived": "blue", "estimated": "orange", "unknown": "gray"}
+
+CSS = """
+.block-container, [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; padding-bottom: 3rem; max-width: none;
+  padding-left: 2rem; padding-right: 2rem; }
+[data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; font-size: 1.7rem; }
+[data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
+.wl-strip { display: flex; height: 26px; border-radius: 6px; overflow: hidden; font: 12px system-ui, sans-serif; gap: 1px; }
+.wl-strip > div { padding: 5px 7px; overflow: hidden; white-space: nowrap; box-sizing: border-box; min-width: 2px; }
+"""
+
+
+def chart(height: int = 300) -> dict[str, Any]:
+    """Return what every chart's layout has: tight margins, a legend above, no colour of its own for the ground."""
+    return {
+        "height": height,
+        "margin": {"l": 56, "r": 12, "t": 28, "b": 36},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "colorway": list(SERIES),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+
+
+def figure(*traces: Any, height: int = 300, **layout: Any) -> go.Figure:
+    """Return a figure of the traces in the house's layout."""
+    return go.Figure(list(traces)).update_layout(**chart(height), **layout)

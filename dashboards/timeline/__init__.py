@@ -1,0 +1,71 @@
+"""The timeline component: plain modules of JavaScript, joined into the one that Streamlit mounts.
+
+Why no framework and no bundler: the parts are small, each imports by name what another exports, and joining them in order
+is a few lines. Why a canvas: it is flat in the number of bars, where every chart of DOM nodes or traces is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+ORDER = (
+    "format", "palette", "theme", "wire", "layout", "panel", "frame", "paint_rows", "paint_head", "view", "input", "timeline"
+)  # fmt: skip
+"""The modules, each after those that it imports from."""
+
+_HERE = Path(__file__).parent
+_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+
+
+@functools.cache
+def source() -> str:
+    """Return the component's JavaScript as one module."""
+    parts = []
+    for name in ORDER:
+        text = _IMPORT.sub("", (_HERE / f"{name}.js").read_text("utf-8"))
+        exported = text.replace("export default ", "\0").replace("export ", "").replace("\0", "export default ")
+        # A block of its own keeps a part's private names private; what it exports is handed out by name.
+        names = re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", text, re.MULTILINE)
+        if name == ORDER[-1]:
+            parts.append(exported)
+        else:
+            parts.append(f"const {{ {', '.join(names)} }} = (() => {{\n{exported}\nreturn {{ {', '.join(names)} }};\n}})();")
+    return "\n".join(parts)
+
+
+@functools.cache
+def _component() -> Any:
+    css = (_HERE / "timeline.css").read_text("utf-8")
+    return st.components.v2.component("warpline_timeline", html='<div class="wl"></div>', css=css, js=source())
+
+
+def show(tracks: dict[str, Any], subject: str, query: str, zone: str, height: int = 620) -> None:
+    """Mount the timeline of `tracks`; `subject` names what it is about, `query` is its signed query string.
+
+    The window, once a person moves it, stands in the page's address as t0 and t1, in ns from the timeline's start.
+    """
+    data = {
+        "tracks": tracks,
+        "subject": subject,
+        "query": query,
+        "address": "/wl",
+        "zone": zone,
+        "height": height,
+        "view": _window(),
+        "own": any(track["lane"] == "member" for group in tracks["groups"] for track in group["tracks"]),
+    }
+    _component()(key=f"timeline-{subject}", data=data)
+
+
+def _window() -> list[int] | None:
+    """Return the window that the address asks for, None where it asks for none or for no window."""
+    ends = [st.query_params.get(key, "") for key in ("t0", "t1")]
+    if not all(re.fullmatch(r"-?\d{1,18}", each) for each in ends):
+        return None
+    first, last = (int(each) for each in ends)
+    return [first, last] if last > first else None
