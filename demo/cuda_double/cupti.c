@@ -128,7 +128,40 @@ static void put_graph(const struct operation *o) {
     put32(record, 52, 1);
 }
 
+static void put_device(void) {
+    uint8_t *record = room(ACTIVITY_DEVICE, DEVICE_BYTES);
+    if (!record) return;
+    memcpy(record + 120, "warpline-double!", 16);
+    put64(record, 136, (uintptr_t)DEVICE_NAME);
+    if (!fault("WARPLINE_DOUBLE_MIG")) return;
+    record[145] = 1;
+    put32(record, 152, 1);
+    memcpy(record + 160, "warpline-dbl-mig", 16);
+}
+
+static void put_context(void) {
+    uint8_t *record = room(ACTIVITY_CONTEXT, CONTEXT_BYTES);
+    if (!record) return;
+    put32(record, 4, 1);
+    record[12] = fault("WARPLINE_DOUBLE_MPS") ? 2 : 1;
+}
+
+/* The device thread alone writes records; the identities come first. */
+static void identify(void) {
+    static bool told;
+    if (told || !double_hooks.activity[ACTIVITY_CONTEXT]) return;
+    told = true;
+    put_device();
+    put_context();
+}
+
+static void drained(void) {
+    identify();
+    deliver();
+}
+
 static void executed(const struct operation *o) {
+    identify();
     if (o->kind == KERNEL) put_kernel(o, o->start_ns, o->end_ns, o->function->name, 0);
     else if (o->kind == COPY || o->kind == SET) put_move(o);
     else if (o->graph_record) put_graph(o);
@@ -165,7 +198,7 @@ EXPORTED int cuptiSubscribe(void **handle, void *callback, void *user) {
     subscriber_data = user;
     double_hooks.call = call;
     double_hooks.executed = executed;
-    double_hooks.drained = deliver;
+    double_hooks.drained = drained;
     *(void **)&subscriber = callback;
     return *handle = &subscriber, OK;
 }
@@ -189,24 +222,6 @@ EXPORTED int cuptiActivityRegisterCallbacks(void *buffer_requested, void *buffer
 
 EXPORTED int cuptiActivityRegisterTimestampCallback(void *callback) { return *(void **)&timestamp = callback, OK; }
 
-static void put_device(void) {
-    uint8_t *record = room(ACTIVITY_DEVICE, DEVICE_BYTES);
-    if (!record) return;
-    memcpy(record + 120, "warpline-double!", 16);
-    put64(record, 136, (uintptr_t)DEVICE_NAME);
-    if (!fault("WARPLINE_DOUBLE_MIG")) return;
-    record[145] = 1;
-    put32(record, 152, 1);
-    memcpy(record + 160, "warpline-dbl-mig", 16);
-}
-
-static void put_context(void) {
-    uint8_t *record = room(ACTIVITY_CONTEXT, CONTEXT_BYTES);
-    if (!record) return;
-    put32(record, 4, 1);
-    record[12] = fault("WARPLINE_DOUBLE_MPS") ? 2 : 1;
-}
-
 EXPORTED int cuptiActivityEnable(int kind) {
     if (kind <= 0 || kind >= 64) return INVALID_PARAMETER;
     double_hooks.activity[kind] = 1;
@@ -218,17 +233,8 @@ EXPORTED int cuptiActivityDisable(int kind) {
     return double_hooks.activity[kind] = 0, OK;
 }
 
-/* The device thread alone writes records: it puts the identities first, and delivers at each flush. */
-static void drained(void) {
-    static bool told;
-    if (!told && double_hooks.activity[ACTIVITY_DEVICE]) put_device();
-    if (!told && double_hooks.activity[ACTIVITY_CONTEXT]) put_context(), told = true;
-    deliver();
-}
-
 EXPORTED int cuptiActivityFlushAll(uint32_t flags) {
     (void)flags;
-    double_hooks.drained = drained;
     return double_flush(), OK;
 }
 

@@ -55,7 +55,7 @@ class Driver:
     """One process's use of the double."""
 
     def __init__(self, library: str = "libcuda.so.1", runtime: bool = False) -> None:
-        """Load and initialise the driver, with `runtime` the CUDA runtime too; raise CudaError where it is not the double."""
+        """Load and initialise the driver, with `runtime` CUDA's runtime too; raise CudaError where it is not the double."""
         self.cuda = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         self.runtime = ctypes.CDLL("libcudart.so.12") if runtime else None
         if not hasattr(self.cuda, "warpline_double_busy_ns"):

@@ -24,6 +24,8 @@ _RECORDING = (
     integer("rank", "Rank in a recording of several processes."),
 )
 
+_LEVEL = name("detail", "none, callbacks, graph, node: the level that the injected library ran at, where it saw it.")
+
 LAUNCH = Table(
     "launch",
     "One host call that enqueues GPU work. Its time is the call's, never the GPU's.",
@@ -42,6 +44,7 @@ LAUNCH = Table(
         integer("graph_id", "CUDA graph launched."),
         integer("result", "Status that the call returned."),
         name("observed_by", "Source that saw it."),
+        _LEVEL,
         *_RECORDING,
         SIMULATED,
     ),
@@ -73,6 +76,7 @@ GPU_KERNEL = Table(
         integer("step_ordinal", "Engine step that launched it, where the launch says so."),
         integer("moved_bytes", "Bytes that a copy or memset moved."),
         name("validity", "ok, no_time, reversed, outside_session: whether its times may be used; NULL means ok."),
+        _LEVEL,
         *_RECORDING,
         SIMULATED,
     ),
