@@ -23,6 +23,7 @@ COMMANDS = {
     "import": "read recordings (Kineto, Nsight Systems, …) into the correlator",
     "replay": "send a sample trace or an incident bundle through the OTLP door",
     "query": "print a view",
+    "export": "write a recording, a request or a window as a trace that Perfetto and speedscope open",
     "schema": "print the reference of all tables",
     "settings": "print every setting with its default",
     "demo": "run a model server, a load and all of Warpline on this machine",

@@ -17,21 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import urllib3
 
 from warpline import otlp, source
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.errors import SourceError, StoreError
+from warpline.sender import Sender
 from warpline.settings import Settings
 from warpline.source import Context, RecordingSource
 
 NAMING = 1
 """Part of each batch id: raised whenever readers cut their batches differently, so that old and new never mix."""
 
+PATIENCE_S = 60.0
+"""How long a correlator that does not answer, or says "later", is waited for."""
+
 _REQUEST_BYTES = 4 << 20
-_PATIENCE_S = 60.0
-_AGAIN = (429, 502, 503, 504)
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +81,21 @@ def run(
     context = Context(name, node, settings, NodeClock(Path(settings.state_dir)), losses.append)
     if progress is not None:
         context.progress = progress
-    with Door(settings, node) as door:
-        last: Batch | None = None
-        for batch in reader.read(path, context):
-            if last is not None:
-                door.send(last)
-            last = batch
-        if last is None or last.table.name != "recording":
-            raise SourceError(f"{path}: its reader {name} told of no recording; this is a bug in the reader")
-        row = last.rows.to_pylist()[0]
-        door.name_for(row["recording_uid"])
-        for loss in losses:
-            door.send(loss)
-        door.flush()
-        door.send(last)
+    door = Door(settings, node)
+    last: Batch | None = None
+    for batch in reader.read(path, context):
+        if last is not None:
+            door.send(last)
+        last = batch
+    if last is None or last.table.name != "recording":
+        raise SourceError(f"{path}: its reader {name} told of no recording; this is a bug in the reader")
+    row = last.rows.to_pylist()[0]
+    door.name_for(row["recording_uid"])
+    for loss in losses:
+        door.send(loss)
+    door.flush()
+    door.send(last)
+    door.flush()
     found = json.loads(row["summary"])
     return Imported(path, name, row["recording_uid"], row["clock"], found, time.monotonic() - began)
 
@@ -100,23 +103,14 @@ def run(
 class Door:
     """The correlator's OTLP/HTTP door: batches are gathered into requests, and each is acknowledged before the next."""
 
-    def __init__(self, settings: Settings, node: str) -> None:
-        """Open it; nothing is sent yet."""
-        self.url = settings.collector_endpoint.rstrip("/") + "/v1/logs"
+    def __init__(self, settings: Settings, node: str, patience_s: float = PATIENCE_S) -> None:
+        """Prepare to send; raise SettingsError where a token or certificate cannot be read. Nothing is sent yet."""
+        self._sender, self._patience_s = Sender(settings), patience_s
         self._resource = {"service.name": "warpline-import", "k8s.node.name": node}
-        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
         self._waiting: list[Batch] = []
         self._bytes = 0
         self._uid = ""
         self._sequence = 0
-
-    def __enter__(self) -> Door:
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None:
-            self.flush()
-        self._pool.clear()
 
     def name_for(self, recording_uid: str) -> None:
         """Say which recording the batches belong to that do not say so themselves."""
@@ -140,31 +134,19 @@ class Door:
             self._waiting, self._bytes = [], 0
 
     def _post(self, body: bytes) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        wait = 0.2
+        deadline = time.monotonic() + self._patience_s
+        wait = _FIRST_WAIT_S
         while True:
-            try:
-                answer = self._pool.request("POST", self.url, body=body, headers={"Content-Type": otlp.PROTOBUF})
-            except urllib3.exceptions.HTTPError as error:
-                reason = f"does not answer ({type(error).__name__})"
-            else:
-                if answer.status == 200:
-                    return
-                reason = f"answers {answer.status}"
-                if answer.status not in _AGAIN:
-                    raise StoreError(f"{self.url}: {reason}: {answer.data[:300]!r}; nothing of the recording is shown")
-                wait = max(wait, min(_seconds(answer.headers.get("Retry-After")), 10.0))
-            if time.monotonic() + wait > deadline or "NewConnection" in reason:
-                raise StoreError(f"{self.url}: {reason}; start `warpline correlate`, or set collector_endpoint")
-            time.sleep(wait)
-            wait = min(2 * wait, 5.0)
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0
+            answer = self._sender.send(body)
+            if answer.taken and not answer.rejected:
+                return
+            if not answer.retry or time.monotonic() > deadline:
+                raise StoreError(
+                    f"{self._sender.url}: {answer.reason}; start `warpline correlate` or set collector_endpoint, "
+                    "and import again: nothing of the recording is shown"
+                )
+            time.sleep(max(wait, min(answer.wait_s, _LONGEST_WAIT_S)))
+            wait = min(2 * wait, _LONGEST_WAIT_S)
 
 
 def _fitting(batch: Batch) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ RULES: tuple[tuple[str, str], ...] = (
     ("attention", r"reshape_and_cache"),
     ("sampling", r"sampl|argmax|top_?[kp]|multinomial|philox|distribution_elementwise|exponential_|penalt|logits"),
     ("sampling", r"radixSort|bitonicSort|sort_?kernel"),
-    ("normalisation", r"norm|softmax|welford"),
+    ("normalisation", r"norm|softmax|welford|\bbn_(?:fw|bw)"),
     (
         "gemm",
         r"gemm|gemv|cutlass|cublas|\bxmma|_mma_|wmma|matmul|Cijk_|hipblas|tensile|splitK|nvjet|bmm|dot_kernel|marlin",
@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, str], ...] = (
         "memory",
         r"memcpy|memset|copy|concat|\bcat\b|CatArray|fill|gather|scatter|index|transpose|permute|embedding|slice",
     ),
-    ("memory", r"pad|cast|quant"),
+    ("memory", r"pad|cast|quant|nchwToNhwc|nhwcToNchw"),
     (
         "elementwise",
         r"elementwise|vectorized|silu|gelu|relu|swiglu|act_and_mul|rotary|rope|pointwise|\badd_?kernel|mul_?kernel",

@@ -71,10 +71,15 @@ def report(found: importer.Imported) -> list[str]:
     lines = [
         f"{found.path.name}: {found.format} recording {found.recording_uid}, {_time(summary['span_ns'])} long, "
         f"read in {found.seconds:.1f} s",
-        f"  {rows.get('gpu_kernel', 0):,} GPU executions ({kernels}), {rows.get('launch', 0):,} launches, "
-        f"{rows.get('engine_step', 0):,} steps, {rows.get('annotation', 0):,} annotations",
         f"  clock: {found.clock}",
     ]
+    if rows.get("engine_phase"):
+        lines.append(f"  {rows['engine_phase']:,} phases of requests")
+    else:
+        lines.append(
+            f"  {rows.get('gpu_kernel', 0):,} GPU executions ({kernels}), {rows.get('launch', 0):,} launches, "
+            f"{rows.get('engine_step', 0):,} steps, {rows.get('annotation', 0):,} annotations"
+        )
     for key, gpu in summary["gpus"].items():
         lines.append(f"  {key}: {_gpu(gpu)}")
     lines += [
