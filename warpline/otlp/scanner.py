@@ -56,7 +56,7 @@ count, room, mask), and what only C uses."""
 class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "redacted", "invalid_ids", "invalid_numbers")),
-        *((name, ctypes.c_int64) for name in ("rejected_ids", "rejected_times", "rejected_names")),
+        *((name, ctypes.c_int64) for name in ("rejected_ids", "rejected_times")),
         *((name, ctypes.c_int64) for name in ("first_time", "second_time", "resource_count", "block_count")),
         ("columns", ctypes.c_void_p),
         ("resources", ctypes.c_void_p),
@@ -264,7 +264,6 @@ def _count(found: _Scan, request: Request) -> None:
     outcome.reject(traces.INVALID_IDS, found.rejected_ids, traces.INVALID_IDS_SENTENCE)
     times = f"{found.first_time} to {found.second_time}"
     outcome.reject(traces.INVALID_TIME, found.rejected_times, f"a record's time is {times} ns; give Unix nanoseconds")
-    outcome.reject(metrics.NO_NAME, found.rejected_names, "a metric has no name; give it one")
 
 
 def _array(signal: _Signal, name: str, column: tuple[int, ...], rows: int, owner: _Owner) -> pa.Array:

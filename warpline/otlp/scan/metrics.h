@@ -320,7 +320,7 @@ static Metric read_metric(Scan *s, Piece p) {
         else if (tag == (3 << 3 | 2)) m.unit = piece(t, &p);
         else skip(t, &p, tag);
     }
-    check_text(t, m.description), check_text(t, m.unit);
+    check_text(t, m.name), check_text(t, m.description), check_text(t, m.unit);
     Piece data = m.data;
     while (next(t, &data, &tag)) {
         if (tag == 2 << 3 && m.kind != GAUGE && m.kind != SUMMARY) m.temporality = (int32_t)varint(t, &data);
@@ -341,18 +341,12 @@ static void read_metadata(Scan *s, Piece p, Metric *m) {
 
 static void scan_metric(Scan *s, Piece p) {
     Metric m = read_metric(s, p);
-    bool named = size_of(m.name) > 0;
     uint32_t tag;
-    if (m.kind < 0) return;
-    if (named) read_metadata(s, p, &m);
+    if (m.kind < 0 || !size_of(m.name)) trap(&s->trap, UNSURE); /* nothing to store, or to be refused */
+    read_metadata(s, p, &m);
     while (next(&s->trap, &m.data, &tag)) {
-        if (tag != (1 << 3 | 2)) {
-            skip(&s->trap, &m.data, tag);
-            continue;
-        }
-        Piece point = message(&s->trap, &m.data);
-        if (named) scan_point(s, &m, point);
-        else s->rejected_names++;
+        if (tag == (1 << 3 | 2)) scan_point(s, &m, message(&s->trap, &m.data));
+        else skip(&s->trap, &m.data, tag);
     }
 }
 

@@ -16,7 +16,7 @@ typedef struct {
 
 /* The head of this struct is read by warpline/otlp/scanner.py, field by field in this order. */
 typedef struct {
-    int64_t rows, redacted, invalid_ids, invalid_numbers, rejected_ids, rejected_times, rejected_names;
+    int64_t rows, redacted, invalid_ids, invalid_numbers, rejected_ids, rejected_times;
     int64_t first_time, second_time; /* of the first row that was refused for its time */
     int64_t resource_count, block_count;
     Column *columns;
