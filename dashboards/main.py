@@ -25,7 +25,7 @@ PAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("health", "Pipeline health", ":material/health_and_safety:"),
     ),
 }
-"""File in `pages/`, which is the page's address too → its title and icon. The first is the front page."""
+"""File in `screens/`, which is the page's address too → its title and icon. The first is the front page."""
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     chosen = st.navigation(
         {
             section: [
-                st.Page(f"pages/{file}.py", title=title, icon=icon, url_path=file, default=file == "overview")
+                st.Page(f"screens/{file}.py", title=title, icon=icon, url_path=file, default=file == "overview")
                 for file, title, icon in pages
             ]
             for section, pages in PAGES.items()

@@ -48,6 +48,7 @@ def flags(settings: Settings) -> list[str]:
         "client.showErrorDetails": "none",
         "theme.light.primaryColor": "#0067a3",
         "theme.dark.primaryColor": "#4aa8e0",
+        "runner.magicEnabled": "false",
         "theme.baseRadius": "medium",
     }
     if settings.dashboard_secrets_file:

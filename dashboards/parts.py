@@ -1,0 +1,110 @@
+"""What several pages show: errors and empty states that say what to do, badges, the phase strip, downloads."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import read, theme, words
+
+Phase = tuple[str, int, int]
+"""A phase's name, and its start and end in ns."""
+
+
+def failed(error: Exception) -> None:
+    """Say that something could not be read, in the correlator's own sentence, and what to try."""
+    st.error(f"**This page could not be read.** {error}", icon=":material/cloud_off:")
+    st.caption(f"The dashboard reads `{read.settings().query_url}` (setting `query_url`).")
+    st.button("Try again", icon=":material/refresh:")
+
+
+def nothing(title: str, *advice: str, icon: str = ":material/search_off:") -> None:
+    """Say that there is nothing to show, why that may be, and what to do."""
+    st.info(f"**{title}**\n\n" + "\n".join(f"- {each}" for each in advice), icon=icon)
+
+
+def welcome() -> None:
+    """Explain a store that is still empty to one who comes for the first time."""
+    st.subheader("Nothing has arrived yet")
+    st.write(
+        "Warpline follows one LLM request from the client's socket to the GPU kernel. "
+        "Three processes make that: a **collector** on each node sees requests, system calls and GPU work; the "
+        "**correlator** stores and joins them; this **dashboard** shows them. The correlator answers, and holds no request."
+    )
+    steps = st.columns(3, border=True)
+    steps[0].markdown("**Watch a server**\n\n```\nwarpline check\nwarpline collect\n```\n`check` says what this machine can see.")
+    steps[1].markdown("**Or try the demo**\n\n```\nmake demo\n```\nA model server, a load and all of Warpline, on this machine.")
+    steps[2].markdown("**Or open a recording**\n\n```\nwarpline import kineto trace.json.gz\n```\nIt appears on the page Recordings.")
+
+
+def evidence(kind: Any) -> str:
+    """Return a badge, in Streamlit's Markdown, that says how something is known."""
+    kind = "unknown" if words.missing(kind) else str(kind)
+    return f":{theme.EVIDENCE.get(kind, 'gray')}-badge[{kind}]"
+
+
+def simulated_notice(simulated: bool) -> None:
+    """Say on the page that what it shows was not measured, where that is so."""
+    if simulated:
+        st.warning("**SIMULATED** Some of this was made by a double and measured on no real device.", icon=":material/science:")
+
+
+def strip(phases: Sequence[Phase], label: str) -> None:
+    """Draw phases end to end as one bar; every phase says its name, time and share on hover."""
+    whole = sum(end - start for _, start, end in phases)
+    if whole <= 0:
+        return
+    cells = []
+    for name, start, end in phases:
+        lasted, share = end - start, (end - start) / whole
+        colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"])
+        ink = "#111" if name.split(" ")[0] in ("network", "receive", "queue", "wait") else "#fff"
+        said = f"{name} {words.duration(lasted)}"
+        text = html.escape(said) if share > 0.004 * len(said) + 0.012 else ""
+        title = html.escape(f"{said}, {100 * share:.1f} % of the request")
+        cells.append(f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>')
+    st.html(f'<div class="wl-strip" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</div>')
+
+
+def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
+    """Return the phases of a request, each once and end to end: what the engine told where it did, else what sockets show.
+
+    `row` is of view `request`, `engine` the phases of its engine; times are node time of the server's node.
+    """
+    start, end = int(row["start_ns"]), int(row["end_ns"])
+    first = None if words.missing(row["first_body_ns"]) else int(row["first_body_ns"])
+    sent = start if words.missing(row["request_end_ns"]) else int(row["request_end_ns"])
+    told = [(str(each["name"]), int(each["start_ns"]), int(each["end_ns"] or end)) for each in engine]
+    if not told:
+        told = [("receive", start, sent)]
+        told += [("wait for the first byte", sent, first), ("stream", first, end)] if first else [("wait", sent, end)]
+        return [each for each in told if each[2] > each[1]]
+    found: list[Phase] = []
+    at = start
+    for name, begin, until in sorted(told, key=lambda each: each[1]):
+        begin, until = max(begin, at), min(until, end)
+        if until <= begin:
+            continue
+        if begin > at:
+            found.append(("receive" if not found else "wait", at, begin))
+        found.append((name, begin, until))
+        at = until
+    return [*found, ("tail", at, end)] if end > at else found
+
+
+def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:
+    """Offer a frame as a CSV file."""
+    st.download_button(
+        label, frame.to_csv(index=False).encode(), f"warpline-{name}.csv", "text/csv", icon=":material/download:", on_click="ignore"
+    )
+
+
+def request_link(uid: str) -> str:
+    """Return the address of a request's page."""
+    from urllib.parse import quote  # noqa: PLC0415 (one use)
+
+    return f"/request?id={quote(uid, safe='')}"

@@ -1,0 +1,159 @@
+"""One request: what it was, where its time went, and everything that happened while it lasted, on one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import login, parts, read, sign, state, timeline, words
+
+
+def show() -> None:
+    """Show the page of the request that the address names as `id`."""
+    wanted = st.query_params.get("id", "")
+    if not wanted:
+        return _ask()
+    found = read.frame("request_found", id=wanted)
+    if found.empty:
+        return _unknown(wanted)
+    row = _attempt(found)
+    about = read.about(str(row["request_uid"]))
+    _header(row)
+    parts.strip(parts.phases(row, about["phases"]), "Where the request's time went")
+    for each in about["findings"][:5]:
+        st.markdown(f":material/lightbulb: {each['sentence']} {parts.evidence(each['evidence'])}")
+    _timeline(row)
+    _more(row, about)
+
+
+def _ask() -> None:
+    st.title("Request")
+    wanted = st.text_input("Id of a request", placeholder="x-request-id, chatcmpl-…, trace id", type="search")
+    if wanted:
+        st.query_params["id"] = wanted.strip()
+        st.rerun()
+    parts.nothing(
+        "Which request?", "Paste any id that it is known by.", "Or pick one on the page Requests.", icon=":material/view_timeline:"
+    )
+    st.page_link("screens/requests.py", label="Requests", icon=":material/list_alt:")
+
+
+def _unknown(wanted: str) -> None:
+    st.title("Request")
+    days = read.settings().correlator_retention_days
+    st.warning(
+        f"**No request is known by** `{wanted}`\n\n- It may have aged out: {days} days are kept.\n"
+        "- It may not have arrived yet: rows need about a second.\n- Its server may not be watched: see Pipeline health.",
+        icon=":material/history:",
+    )
+    st.page_link("screens/requests.py", label="Search requests", icon=":material/list_alt:")
+
+
+def _attempt(found: pd.DataFrame) -> pd.Series:
+    """Return the attempt chosen, where one id names several."""
+    if len(found) == 1:
+        return found.iloc[0]
+    number = st.segmented_control(
+        f"{len(found)} attempts are known by this id", list(range(1, len(found) + 1)), default=1, key="attempt", bind="query-params"
+    )
+    return found.iloc[(number or 1) - 1]
+
+
+def _header(row: pd.Series) -> None:
+    said, colour = words.outcome(row["status"], row["ended_by"], row["open"])
+    left, right = st.columns([5, 2], vertical_alignment="center")
+    left.markdown(
+        f"### {row['method'] or ''} {row['path'] or ''} :{colour}-badge[{said}] {parts.evidence(row['evidence'])}\n"
+        f"`{_identity(row)}` · {row['pod'] if not words.missing(row['pod']) else row['node']} · {state.said(int(row['start_ns']))}"
+    )
+    with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+        state.zone_control()
+        st.page_link("screens/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"a": row["request_uid"]})
+    with st.container(horizontal=True):
+        st.metric("Duration", words.duration(row["duration_ns"]), border=True)
+        st.metric("First byte", words.duration(row["ttft_ns"]), border=True, help="Time to the first byte of the body, at the server")
+        st.metric("First byte, client", words.duration(row["client_ttft_ns"]), border=True)
+        st.metric("Chunks", words.count(row["chunks"]), border=True)
+        st.metric("Longest gap", words.duration(row["longest_gap_ns"]), border=True, help="Longest time between two chunks")
+        st.metric("Sent", words.size(row["bytes"]), border=True)
+        st.metric("Retransmits", words.count(row["retransmits"]), border=True)
+
+
+def _identity(row: pd.Series) -> str:
+    return next((str(row[key]) for key in ("response_id", "request_id", "trace_id") if not words.missing(row[key])), row["request_uid"])
+
+
+def _timeline(row: pd.Series) -> None:
+    uid = str(row["request_uid"])
+    tracks = read.tracks("request", uid)
+    query = sign.signed({"request": uid}, login.user())
+    timeline.show(tracks, f"request/{uid}", query, state.zone())
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"{tracks['bars']:,} bars on {len(tracks['nodes'])} nodes. Times of a launch are the host's; a GPU execution's are the GPU's."
+        )
+        st.link_button("Chrome / Perfetto trace", f"/wl/trace?{query}", icon=":material/download:")
+        perfetto = read.settings().dashboard_perfetto_url
+        if perfetto:
+            st.link_button("Open Perfetto", perfetto, icon=":material/open_in_new:")
+
+
+def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
+    shares, blame, facts = st.tabs(["GPU share and energy", "Who delayed whom", "All facts"])
+    with shares:
+        _shares(about["shares"])
+    with blame:
+        _blame(about["blame"])
+    with facts:
+        _facts(row)
+
+
+def _shares(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return parts.nothing(
+            "No GPU time is attributed to this request",
+            "Its engine's steps must be known (the vLLM plugin, or the engine wire) and its GPUs watched (the CUPTI library).",
+            "Pipeline health says which sources run.", icon=":material/memory:",
+        )  # fmt: skip
+    found = pd.DataFrame(rows)
+    energy = found["share_j"].sum() if found["share_j"].notna().any() else None
+    with st.container(horizontal=True):
+        st.metric("GPU time, shared out", words.duration(found["share_ns"].sum()), border=True, help="Its part of every kernel: shares of all requests sum to what was measured")
+        st.metric("Busy time, shared out", words.duration(found["busy_ns"].sum()), border=True)
+        st.metric("Energy", "–" if energy is None else f"{energy:.3g} J", border=True)
+        st.metric("Steps", words.count(found["steps"].max()), border=True)
+    table = pd.DataFrame(
+        {
+            "Phase": found["phase"], "Class": found["kernel_class"], "GPU time": found["share_ns"].map(words.duration),
+            "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1), "Energy, J": found["share_j"],
+            "Steps": found["steps"], "GPUs": found["gpus"], "Evidence": found["evidence"],
+        }
+    )  # fmt: skip
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
+    st.dataframe(table, hide_index=True, column_config={"Of its GPU time": bar}, alt="GPU time of this request by phase and class")
+
+
+def _blame(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return parts.nothing(
+            "No delay between requests is known",
+            "Nothing in the step ledger held this request up, or its steps are not known.", icon=":material/hourglass_empty:",
+        )  # fmt: skip
+    found = pd.DataFrame(rows)
+    for role, column in zip(("delayed by", "delayed"), st.columns(2), strict=True):
+        part = found[found["role"] == role]
+        column.markdown(f"**{'It was delayed by' if role == 'delayed by' else 'It delayed'}** {words.duration(part['delay_ns'].sum()) if len(part) else 'nobody'}")
+        if len(part):
+            table = part.assign(delay=part["delay_ns"].map(words.duration))[["other", "kind", "delay", "evidence"]]
+            column.dataframe(table, hide_index=True, alt=f"Requests that this one {role}")
+
+
+def _facts(row: pd.Series) -> None:
+    known = [(key, str(value)) for key, value in row.items() if not words.missing(value)]
+    st.dataframe(pd.DataFrame(known, columns=["fact", "value"]), hide_index=True, height=420, alt="Every fact of the request")
+    parts.download(pd.DataFrame([row]), "request")
+
+
+show()

@@ -1,0 +1,57 @@
+"""Numbers and states as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+
+def missing(value: Any) -> bool:
+    """Return whether a value of a frame is none: NULL, NaN or pandas' NA."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def duration(ns: Any) -> str:
+    """Return a duration in ns with three or four digits and its unit; a dash where there is none."""
+    if missing(ns):
+        return "–"
+    size = abs(float(ns))
+    for unit, name in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if size >= unit:
+            value = float(ns) / unit
+            return f"{value:.{max(0, 2 - int(math.log10(max(abs(value), 1))))}f} {name}"
+    return f"{int(ns)} ns"
+
+
+def count(value: Any) -> str:
+    """Return a whole number with its thousands apart."""
+    return "–" if missing(value) else f"{int(value):,}"
+
+
+def size(value: Any) -> str:
+    """Return bytes in a unit that fits: 96.4 kB."""
+    if missing(value):
+        return "–"
+    number = float(value)
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(number) >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{int(number)} B"
+
+
+def share(part: Any, whole: Any) -> str:
+    """Return part of a whole in percent; a dash where there is no whole."""
+    return "–" if missing(part) or missing(whole) or not whole else f"{100 * float(part) / float(whole):.3g} %"
+
+
+def outcome(status: Any, ended_by: Any, still_open: Any) -> tuple[str, str]:
+    """Return how a request ended, as a word with its status, and the colour of its badge."""
+    if not missing(still_open) and bool(still_open):
+        return "open", "blue"
+    if missing(status):
+        return "no response seen", "gray"
+    if ended_by == "abort":
+        return f"{int(status)} aborted", "orange"
+    return str(int(status)), "green" if int(status) < 400 else "red" if int(status) >= 500 else "orange"
