@@ -77,6 +77,10 @@ class Settings:
     correlator_store_delay_s: float = _setting(
         0.5, "Longest time that an acknowledged batch waits to become queryable."
     )
+    correlator_join_delay_s: float = _setting(0.5, "How long the joins wait before they look for new rows again.")
+    correlator_token_budget: int = _setting(
+        0, "Tokens that one engine step may schedule (vLLM's max_num_batched_tokens); 0 finds it from the engine wire."
+    )
     correlator_retention_days: int = _setting(7, "Days that are kept; 0 keeps all.")
     correlator_retention_gb: float = _setting(
         0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound."
@@ -158,6 +162,10 @@ class Settings:
     envoy_log_files: str = _setting(
         "/var/log/pods/*/istio-proxy/*.log,/var/log/pods/*/envoy/*.log",
         "Access logs of Envoy and Istio to follow, comma-separated, with wildcards.",
+    )
+
+    kubernetes_api: str = _setting(
+        "", "Address of the Kubernetes API; empty takes the pod's service account, else a kubeconfig."
     )
 
     ring_dir: str = _setting(

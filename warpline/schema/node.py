@@ -160,11 +160,32 @@ CLUSTER_EVENT = Table(
         name("namespace", "Kubernetes namespace.", "k8s.namespace.name"),
         name("object", "Name of the object that it is about."),
         name("object_uid", "UID of the object that it is about."),
+        name("container", "Container that it is about, where it names one.", "k8s.container.name"),
         name("reason", "Reason, such as Pulled or FailedScheduling.", required=True),
         name("severity", "Normal or Warning."),
         text("message", "What the event says."),
         integer("occurrences", "How often it happened so far."),
         name("reporter", "Component that reported it."),
+    ),
+)
+
+CLUSTER_NODE = Table(
+    "cluster_node",
+    "One state of a node, as Kubernetes has it: where it stands and which GPUs it offers.",
+    (
+        TIME,
+        name("node", "Node.", "k8s.node.name", required=True),
+        flag("ready", "Kubernetes' Ready condition."),
+        flag("deleted", "True once it is gone."),
+        name("zone", "Zone (topology.kubernetes.io/zone).", "cloud.availability_zone"),
+        name("instance_type", "Instance type (node.kubernetes.io/instance-type).", "host.type"),
+        name("boot_id", "Linux boot id.", "host.boot_id"),
+        name("kernel_release", "Linux kernel release.", "os.version"),
+        name("runtime", "Container runtime and its version, as the kubelet says."),
+        name("gpu_product", "GPU model, as GPU Feature Discovery spells it."),
+        integer("gpus", "GPUs allocatable, replicas of time slicing and MIG instances included."),
+        name("gpu_sharing", "none, time-slicing or mps."),
+        name("mig_strategy", "none, single or mixed."),
     ),
 )
 
@@ -209,6 +230,7 @@ NODE_TABLES = (
     POD,
     CONTAINER_STATE,
     CLUSTER_EVENT,
+    CLUSTER_NODE,
     LOSS,
     SOURCE_STATE,
 )

@@ -1,0 +1,90 @@
+"""GPUs of Dynamic Resource Allocation: which there are (ResourceSlice), and which pod has which (ResourceClaim)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+Object = Mapping[str, Any]
+Device = tuple[str, str, str]
+"""Driver, pool and name: what a claim names a device by."""
+
+_PCI = "resource.kubernetes.io/pciBusID"
+_VENDORS = {"gpu.nvidia.com": "nvidia", "gpu.amd.com": "amd"}
+
+
+@dataclass
+class Devices:
+    """Rows of `gpu`; remembers slices and claims, which arrive in any order, and what was told of each GPU."""
+
+    _devices: dict[Device, Row] = field(default_factory=dict)
+    _claims: dict[str, dict[Device, list[Row]]] = field(default_factory=dict)
+    _told: dict[Device, Row] = field(default_factory=dict)
+
+    def slice(self, told: Object, deleted: bool, now_ns: int) -> Iterator[Row]:
+        """Take a ResourceSlice; yield the rows of GPUs that are new or have changed."""
+        spec = told.get("spec") or {}
+        driver, pool = spec.get("driver", ""), (spec.get("pool") or {}).get("name", "")
+        for each in spec.get("devices") or []:
+            row = _device(each, driver, spec.get("nodeName"))
+            if row is None:
+                continue
+            if deleted:
+                self._devices.pop((driver, pool, each["name"]), None)
+            else:
+                self._devices[driver, pool, each["name"]] = row
+        yield from self._changes(now_ns)
+
+    def claim(self, told: Object, deleted: bool, now_ns: int) -> Iterator[Row]:
+        """Take a ResourceClaim; yield the rows of GPUs whose owner has changed."""
+        status = told.get("status") or {}
+        pods = [each for each in status.get("reservedFor") or [] if each.get("resource") == "pods"]
+        results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or []
+        owners = [
+            {"pod_uid": each.get("uid"), "pod": each.get("name"), "namespace": told["metadata"].get("namespace")}
+            for each in pods
+        ]
+        found = {(each.get("driver", ""), each.get("pool", ""), each.get("device", "")): owners for each in results}
+        self._claims[told["metadata"]["uid"]] = {} if deleted else found
+        yield from self._changes(now_ns)
+
+    def _changes(self, now_ns: int) -> Iterator[Row]:
+        for device, described in self._devices.items():
+            owners = [owner for claim in self._claims.values() for owner in claim.get(device, [])]
+            row = dict(described)
+            if len(owners) == 1:
+                row |= {**owners[0], "sharing": "exclusive"}
+            elif owners:
+                row["sharing"] = "shared"
+            if self._told.get(device) != row:
+                self._told[device] = row
+                yield {**row, "time_ns": now_ns, "observed_by": "cluster_state"}
+
+
+def _device(told: Object, driver: str, node: str | None) -> Row | None:
+    """Return what a device of a slice says of a GPU; None for channels, network cards and the like."""
+    # Before v1 the attributes were one level deeper.
+    attributes = told.get("attributes") or (told.get("basic") or {}).get("attributes") or {}
+    told_of = {name.removeprefix(f"{driver}/"): _value(value) for name, value in attributes.items()}
+    if told_of.get("type") not in ("gpu", "mig", "vgpu") or not told_of.get("uuid") or node is None:
+        return None
+    whole = str(told_of.get("parentUUID") or told_of["uuid"])
+    bus = told_of.get(_PCI) or told_of.get("pciBusID")
+    index = told_of.get("index", told_of.get("parentIndex"))
+    return {
+        "node": node,
+        "gpu_uuid": whole,
+        "mig_uuid": told_of["uuid"] if whole != told_of["uuid"] else None,
+        "profile": told_of.get("profile"),
+        "index": index if isinstance(index, int) else None,
+        "model": told_of.get("productName"),
+        "vendor": _VENDORS.get(driver),
+        "pci_bus": str(bus).lower() if bus else None,
+        "driver": told_of.get("driverVersion"),
+    }
+
+
+def _value(told: Object) -> Any:
+    return next(iter(told.values()), None)
