@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from correlator.alert_watch import AlertWatch
 from correlator.ingest import Ingest
+from correlator.joins import Joins
+from correlator.perfetto import routes as perfetto_routes
 from correlator.receive import Receiver
 from correlator.serve import QueryServer
 from correlator.store import Store
@@ -29,8 +31,11 @@ class Correlator:
         self.store = Store(settings)
         self.ingest = Ingest(settings, self.store)
         self.receiver = Receiver(settings, self.ingest)
-        self.query = QueryServer(settings, self.store, self.readings, timeline_routes(self.store))
+        self.query = QueryServer(
+            settings, self.store, self.readings, [*timeline_routes(self.store), *perfetto_routes(self.store)]
+        )
         self.upkeep = Upkeep(settings, self.store)
+        self.joins = Joins(settings, self.store)
         self.alerts = AlertWatch(settings, self.store, self.ingest.accept)
         self._stops: list[telemetry.Stop] = []
 
@@ -38,6 +43,7 @@ class Correlator:
         """Start every part, the doors last."""
         self.ingest.start()
         self.upkeep.start()
+        self.joins.start()
         self.alerts.start()
         self.query.start()
         self.receiver.start()
@@ -57,6 +63,7 @@ class Correlator:
         self.alerts.stop()
         self.receiver.close(seconds)
         drained = self.ingest.close(seconds)
+        self.joins.stop()
         self.upkeep.stop()
         self.query.close()
         if drained:
@@ -68,4 +75,5 @@ class Correlator:
         yield from self.receiver.readings()
         yield from self.ingest.readings()
         yield from self.upkeep.readings()
+        yield from self.joins.readings()
         yield from self.alerts.readings()

@@ -18,10 +18,12 @@ from typing import Any, TypeVar
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from correlator import views
 from correlator.day import NS_PER_DAY, Day, Part, conform, shown_type
 from correlator.readers import Readers
+from correlator.results import Changes, Results
 from correlator.segments import Segment
 from correlator.views import View
 from warpline import schema
@@ -60,6 +62,8 @@ class Store:
         self.days: dict[int, Day] = {}
         self.lock = threading.RLock()
         self.readers = Readers()
+        self.changes = Changes()
+        """Stretches of time that got rows, for the joins."""
         self._views = views.load()
         self._columns: dict[str, dict[str, str]] = {}
         self.broken: dict[str, str] = {}
@@ -69,6 +73,7 @@ class Store:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"store {self.root}: {error}; give a state_dir that can be written") from None
+        self.results = Results(self.root / "results", self.readers)
         self._open()
 
     # Opening
@@ -120,24 +125,36 @@ class Store:
     def _publish(self, table: Table) -> None:
         """Make the view of `table` over all days anew."""
         parts = [query for number in sorted(self.days) for query in self.days[number].select(table)]
+        parts += self.results.select(table)
         if not parts:
             columns = ", ".join(f'NULL::{shown_type(c)} AS "{c.name}"' for c in table.columns)
             parts = [f"SELECT {columns} WHERE false"]
         self.writer.execute(f"CREATE OR REPLACE VIEW {table.name} AS " + "\nUNION ALL ".join(parts))
 
     def _create(self, view: View) -> None:
-        try:
-            if view.parameters:
-                bound = {each: views.WINDOW.get(each) for each in view.parameters}
-                described = self.writer.execute(f"DESCRIBE {view.sql}", bound).fetchall()
-            else:
+        if not view.parameters:
+            try:
                 self.writer.execute(f"CREATE OR REPLACE VIEW {view.name} AS {view.sql}")
-                described = self.writer.execute(f"DESCRIBE {view.name}").fetchall()
-        except duckdb.Error as error:
-            self.broken[view.name] = f"sql/{view.name}.sql: {str(error).strip()}"
-            log.error("%s", self.broken[view.name])
-            return
-        self._columns[view.name] = {line[0]: line[1] for line in described}
+            except duckdb.Error as error:
+                self._break(view, error)
+
+    def _break(self, view: View, error: duckdb.Error) -> None:
+        self.broken[view.name] = f"sql/{view.name}.sql: {str(error).strip()}"
+        log.error("%s", self.broken[view.name])
+
+    def _columns_of(self, view: View) -> dict[str, str]:
+        """Return a view's columns with their DuckDB types; they are asked for once."""
+        if view.name not in self._columns and view.name not in self.broken:
+            cursor = self._main.cursor()
+            try:
+                bound = {each: views.WINDOW.get(each) for each in view.parameters}
+                lines = cursor.execute(f"DESCRIBE {view.sql}", bound).fetchall()
+                self._columns[view.name] = {line[0]: line[1] for line in lines}
+            except duckdb.Error as error:
+                self._break(view, error)
+            finally:
+                cursor.close()
+        return self._columns.get(view.name, {})
 
     def close(self) -> None:
         """Write what is in memory to the files and close them."""
@@ -178,6 +195,8 @@ class Store:
             day.refused.clear()
             for part in group:
                 self.rows_written[part.table.name] += part.rows.num_rows
+                times = pc.min_max(part.rows[part.table.time])
+                self.changes.note(part.table.name, times["min"].as_py(), times["max"].as_py())
         return changed
 
     def _split(self, batch: Batch) -> Iterator[tuple[int, Part]]:
@@ -202,6 +221,32 @@ class Store:
         free = free_bytes(self.root)
         if free < self.reserve_bytes:
             raise DiskFull(f"store {self.root}: {free >> 20} MiB are free, {self.reserve_bytes >> 20} MiB are reserved")
+
+    def put(self, since_ns: int, until_ns: int, found: Mapping[str, pa.Table]) -> None:
+        """Put what the joins found in [since_ns, until_ns), by table, in the place of what they had found there before.
+
+        Raises DiskFull below the reserve, StoreError where the disk fails.
+        """
+        with self.lock:
+            self._check_reserve()
+            for name, rows in found.items():
+                self._guarded(
+                    lambda name=name, rows=rows: self.results.put(schema.table(name), since_ns, until_ns, rows)
+                )
+                self._publish(schema.table(name))
+
+    def forget_results(self) -> None:
+        """Drop all that the joins found."""
+        with self.lock:
+            for name in self.results.clear():
+                self._publish(schema.table(name))
+
+    def compact_results(self) -> None:
+        """Merge small files of results."""
+        with self.lock:
+            for table in schema.TABLES:
+                if self._guarded(lambda table=table: self.results.compact(table)):
+                    self._publish(table)
 
     def checkpoint(self) -> None:
         """Move what the days' write-ahead logs hold into their files: what was written before is then safe.
@@ -239,8 +284,9 @@ class Store:
         """Drop a day: its rows are gone from every view at once, its files when no read needs them any more."""
         with self.lock:
             day = self.days.pop(number)
+            lost = self.results.drop_before((number + 1) * NS_PER_DAY)
             for table in schema.TABLES:
-                if day.select(table):
+                if table.name in lost or day.select(table):
                     self._publish(table)
             self._guarded(lambda: day.detach(self.writer))
             day.file.unlink(missing_ok=True)
@@ -269,9 +315,9 @@ class Store:
     def views(self) -> list[dict[str, Any]]:
         """Return what views there are: name, doc, parameters, and columns with their DuckDB types."""
         return [
-            {"name": v.name, "doc": v.doc, "parameters": list(v.parameters), "columns": self._columns[v.name]}
+            {"name": v.name, "doc": v.doc, "parameters": list(v.parameters), "columns": columns}
             for v in self._views.values()
-            if v.name in self._columns
+            if (columns := self._columns_of(v))
         ]
 
     def view(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
@@ -287,9 +333,9 @@ class Store:
             if table is None:
                 raise SchemaError(f"view {name!r}: there is none; views are {', '.join(sorted(self._views))}")
             view = View(name, table.doc, (), f"FROM {name}")
-        if name in self.broken:
+        columns = self._columns_of(view)
+        if not columns:
             raise StoreError(self.broken[name])
-        columns = self._columns.get(name) or schema.table(name).by_name
         sql, bound = views.bind(view, parameters or {}, columns)
         return self.read(sql, bound)
 

@@ -1,0 +1,14 @@
+-- One row of the step ledger around a stretch of time, for arrays.
+SELECT
+    hash(process_uid) AS engine,
+    step_ordinal AS ordinal,
+    hash(internal_id) AS owner,
+    time_ns,
+    scheduled_tokens AS scheduled,
+    coalesce(computed_before_tokens, 0) AS context,
+    CASE WHEN coalesce(sampled, phase = 'decode') THEN 1 + coalesce(accepted_tokens, 0) ELSE 0 END AS sampled,
+    (CASE level WHEN 'plugin' THEN 0 WHEN 'wire' THEN 1 WHEN 'totals' THEN 2 WHEN 'spans' THEN 3 ELSE 4 END)::TINYINT AS level,
+    (CASE evidence WHEN 'exact' THEN 0 WHEN 'derived' THEN 1 WHEN 'estimated' THEN 2 ELSE 3 END)::TINYINT AS evidence,
+    (CASE phase WHEN 'prefill' THEN 0 WHEN 'decode' THEN 1 WHEN 'recompute' THEN 2 WHEN 'draft' THEN 3 ELSE 4 END)::TINYINT AS phase
+FROM step_member
+WHERE time_ns >= $since_ns - 60000000000 AND time_ns < $until_ns + 60000000000

@@ -1,0 +1,6 @@
+-- One reading of a GPU's power around a stretch of time.
+SELECT hash(gpu_uuid) AS gpu, time_ns, value
+FROM gpu_sample
+WHERE metric = 'hw.power' AND gpu_instance IS NULL AND part IS NULL
+    AND time_ns >= $since_ns - 60000000000 AND time_ns < $until_ns + 60000000000
+ORDER BY gpu, time_ns
