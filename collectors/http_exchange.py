@@ -26,12 +26,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import loader
-from collectors.bpf.http_rows import EXCHANGE, PIECE, Assembler
-from collectors.bpf.ring import COUNTER, Tally
+from collectors.bpf.http_rows import CONNECTION, EXCHANGE, PIECE, Assembler, still_open
+from collectors.bpf.ring import COUNTER, Records, Tally
 from collectors.bpf.targets import Rules, Targets
 from collectors.identity.batches import Cgroups
 from warpline import schema
@@ -64,7 +63,7 @@ LOSSES = (
 CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
 _POLL_S = 0.05
 _MOST_WAITING = 65536
-"""Pieces of heads whose exchanges have not ended: 36 MB at most."""
+"""Pieces of heads whose exchanges have not ended: 18 MB at most."""
 
 
 def check(settings: Settings) -> str | None:
@@ -100,6 +99,7 @@ class Probe:
         self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
         self.pieces = self.loaded.ring("pieces", PIECE)
         self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
+        self._connections = self.loaded.map("connections", "<u8", CONNECTION)
         self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
         self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
         self.loaded.attach_raw(ATTACH)
@@ -121,13 +121,13 @@ class Probe:
 
     def still_open(self) -> Batch:
         """Return a row for each exchange that has not ended, as far as it has come."""
-        return self._batch(np.zeros(0, self.exchanges.record))
+        return self._batch(still_open(self._connections.items()[1]))
 
     def close(self) -> None:
         """Detach and free everything."""
         self.loaded.close()
 
-    def _batch(self, ended: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> Batch:
+    def _batch(self, ended: Records) -> Batch:
         if not len(ended):
             return Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
         return Batch(HTTP_EXCHANGE, HTTP_EXCHANGE.batch(self.assembler.rows(ended)))

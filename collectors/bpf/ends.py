@@ -60,7 +60,8 @@ def _mix(words: Records) -> Records:
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    mixed: Records = words ^ (words >> np.uint64(31))
+    return mixed
 
 
 def _addresses(raw: Records, family: Records) -> pa.DictionaryArray:

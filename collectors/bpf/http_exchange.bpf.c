@@ -138,6 +138,8 @@ static __always_inline int step(struct work *w)
 	u32 state = d ? d->state : IDLE;
 	if (state == HEAD)
 		return 1;
+	if (state == IDLE && c && c->ways[0].state == OPAQUE)
+		state = OPAQUE;
 	if (state == IDLE) {
 		u64 bytes = w->left;
 		CLAMP(bytes, 16);
@@ -159,6 +161,7 @@ static __always_inline int step(struct work *w)
 			body(c, w, w->left);
 		consume(c, d, w, way, w->left);
 	}
+	conclude(c, w, way);
 	return 0;
 }
 
@@ -238,7 +241,8 @@ int raw_head(struct bpf_raw_tracepoint_args *ctx)
 	consume(c, d, w, way, used);
 	if (d->ended)
 		head_ends(c, d, w, way);
-	steps.call(ctx, 0);
+	conclude(c, w, way);
+	steps.call(ctx, d->state == HEAD && w->left ? 1 : 0);
 	count_lost(LOST_STEPS, 1);
 	return 0;
 }
@@ -284,6 +288,7 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	w->at = call.si;
 	w->left = moved;
 	w->vectors = 0;
+	w->done = 0;
 	if ((1ULL << number) & (BY_VECTOR | BY_MESSAGE)) {
 		w->left = 0;
 		w->vector = call.si;

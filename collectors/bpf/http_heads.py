@@ -38,7 +38,7 @@ class Heads:
 
 
 def parse(flat: Bytes, starts: Places) -> Heads:
-    """Return what the heads in `flat` say; head i reaches from `starts[i]` to `starts[i + 1]` (one more start than heads)."""
+    """Return what the heads in `flat` say; head i reaches from `starts[i]` to `starts[i + 1]`."""
     rows = len(starts) - 1
     flat = np.concatenate([flat, np.zeros(_TRACEPARENT_BYTES + 16, np.uint8)])  # So that no look ahead leaves it.
     newlines = np.flatnonzero(flat == _LINE)
@@ -62,6 +62,20 @@ def parse(flat: Bytes, starts: Places) -> Heads:
         _values(flat, newlines, *_named(flat, begins, lines_row, b"x-request-id:"), rows, 13),
         *traced,
         known,
+    )
+
+
+def kept(heads: Heads, rows: npt.NDArray[np.bool_]) -> Heads:
+    """Return the heads of those rows that are True in `rows`."""
+    mask = pa.array(rows)
+    return Heads(
+        heads.method.filter(mask),
+        heads.path.filter(mask),
+        heads.host.filter(mask),
+        heads.request_id.filter(mask),
+        heads.trace_id.filter(mask),
+        heads.parent_span_id.filter(mask),
+        heads.known[rows],
     )
 
 

@@ -150,9 +150,18 @@ static __always_inline void consume(struct connection *c, struct direction *d, s
 		pending_at(c, c->requests - 1)->bytes += bytes;
 }
 
-static __always_inline void message_ends(struct connection *c, struct direction *d, struct work *w, u32 way)
+/* A message is whole: `conclude` acts on it, at one place of each program, since all of this is inlined. */
+static __always_inline void message_ends(struct direction *d, struct work *w)
 {
 	d->state = IDLE;
+	w->done = 1;
+}
+
+static __always_inline void conclude(struct connection *c, struct work *w, u32 way)
+{
+	if (!w->done)
+		return;
+	w->done = 0;
 	if (way)
 		finish(c, w->now, COMPLETE);
 	else
@@ -169,9 +178,8 @@ static __always_inline void head_ends(struct connection *c, struct direction *d,
 	if (way) {
 		u16 status = d->status;
 		if (status == 101) { /* the connection speaks another protocol from here on */
-			finish(c, w->now, COMPLETE);
+			message_ends(d, w);
 			c->ways[0].state = OPAQUE;
-			d->state = OPAQUE;
 			return;
 		}
 		if (status >= 100 && status < 200) { /* an interim response: the real one follows */
@@ -182,7 +190,7 @@ static __always_inline void head_ends(struct connection *c, struct direction *d,
 			next = IDLE;
 	}
 	if (next == IDLE)
-		message_ends(c, d, w, way);
+		message_ends(d, w);
 	else
 		d->state = next;
 }
@@ -230,7 +238,7 @@ static __always_inline void chunk_line(struct connection *c, struct direction *d
 		d->state = d->remaining ? CHUNK_DATA : TRAILER;
 		d->remaining += d->remaining ? 2 : 0; /* CR LF follow the data */
 	} else if (!line) {
-		message_ends(c, d, w, way);
+		message_ends(d, w);
 	}
 }
 
@@ -248,5 +256,5 @@ static __always_inline void counted(struct connection *c, struct direction *d, s
 	if (d->state == CHUNK_DATA)
 		d->state = CHUNK_SIZE, d->line = 0, d->mode = NAME;
 	else
-		message_ends(c, d, w, way);
+		message_ends(d, w);
 }

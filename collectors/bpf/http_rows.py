@@ -13,7 +13,7 @@ from collectors.bpf.ends import ENDS, columns, connection_ids
 from collectors.identity.batches import Cgroups, process_uids
 from warpline.clock import NodeClock
 
-BLOCK, FIRST, GAPS = 512, 96, 24
+BLOCK, FIRST, GAPS = 256, 96, 24
 PIECE = np.dtype([("id", "<u8"), ("length", "<u4"), ("number", "<u4"), ("data", "u1", (BLOCK,))])
 EXCHANGE = np.dtype(
     [
@@ -27,6 +27,39 @@ EXCHANGE = np.dtype(
         ("first", "u1", (FIRST,)),
     ]
 )
+_DIRECTION = np.dtype(
+    [
+        *((name, "<u8") for name in ("roll", "remaining", "length", "stream")),
+        *((name, "<u4") for name in ("line", "head_bytes")),
+        ("status", "<u2"),
+        *((name, "u1") for name in ("state", "mode", "chunked", "has_length", "ended", "pieces")),
+    ]
+)
+_PENDING = np.dtype(
+    [
+        *((name, "<u8") for name in ("id", "start_ns", "request_end_ns", "request_offset", "request_bytes")),
+        *((name, "<u4") for name in ("thread", "head_bytes", "retransmits", "flags")),
+    ]
+)
+_DEPTH = 8
+CONNECTION = np.dtype(
+    [
+        *((name, "<u8") for name in ("inode", "cgroup", "process_start_ns")),
+        *((name, "<u4") for name in ("process", "role", "requests", "responses", "retransmits", "unused")),
+        *((name, ENDS.fields[name][0]) for name in ENDS.names or ()),  # type: ignore[index]
+        ("room", "<u4"),
+        ("ways", _DIRECTION, (2,)),
+        ("pending", _PENDING, (_DEPTH,)),
+        *((name, "<u8") for name in ("head_ns", "first_ns", "last_ns", "longest_gap_ns", "response_offset")),
+        ("response_bytes", "<u8"),
+        ("chunks", "<u4"),
+        ("first_length", "<u2"),
+        ("gaps", "<u2", (GAPS,)),
+        ("first", "u1", (FIRST,)),
+        ("room_behind", "u1", (2,)),
+    ]
+)
+"""struct connection: what the kernel keeps while an exchange lasts."""
 OPEN_AT_START, TRUNCATED, FAULTED = 1, 2, 8
 ENDINGS = np.array(["unknown", "complete", "next_request", "close", "abort", "open"])
 SIDES = np.array(["server", "client"])
@@ -68,9 +101,8 @@ class Assembler:
         bare = (ended["flags"] & OPEN_AT_START) != 0
         is_http = bare | heads.known | (ended["status"] > 0)
         if not is_http.all():
-            keep = pa.array(is_http)
             ended, got, bare = ended[is_http], got[is_http], bare[is_http]
-            heads = http_heads.Heads(*(each.filter(keep) for each in _arrow(heads)), heads.known[is_http])
+            heads = http_heads.kept(heads, is_http)
         return self._exchange(ended) | self._head_columns(ended, heads, got, bare)
 
     def _heads(self, ids: npt.NDArray[np.uint64]) -> tuple[http_heads.Heads, npt.NDArray[np.int64]]:
@@ -137,8 +169,19 @@ class Assembler:
         return pa.array(self._clock.from_monotonic(monotonic.astype(np.int64)), mask=monotonic == 0)
 
 
-def _arrow(heads: http_heads.Heads) -> tuple[pa.Array, ...]:
-    return (heads.method, heads.path, heads.host, heads.request_id, heads.trace_id, heads.parent_span_id)
+def still_open(connections: Records) -> Records:
+    """Return an EXCHANGE for each connection whose oldest request has no whole response yet; it has no end."""
+    waiting = connections[connections["requests"] != connections["responses"]]
+    front = waiting["pending"][np.arange(len(waiting)), waiting["responses"] % _DEPTH]
+    found = np.zeros(len(waiting), EXCHANGE)
+    for source in (front, waiting):
+        for name in set(EXCHANGE.names or ()) & set(source.dtype.names or ()):
+            found[name] = source[name]
+    found["retransmits"] = waiting["retransmits"] - front["retransmits"]
+    found["ordinal"] = waiting["responses"]
+    found["status"] = waiting["ways"]["status"][:, 1]
+    found["ended"] = list(ENDINGS).index("open")
+    return found
 
 
 def _coded(texts: Records) -> pa.DictionaryArray:

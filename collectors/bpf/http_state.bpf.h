@@ -1,5 +1,5 @@
 /* What is kept of each connection that speaks HTTP/1, and the two records that leave the Linux kernel. */
-#define BLOCK 512 /* more would be too many branches in a row for the verifier */
+#define BLOCK 256 /* bytes of a head scanned at once: the verifier walks the loop, a third of a second for this many */
 #define DEPTH 8 /* requests of one connection that may wait for their responses */
 #define FIRST 96
 #define GAPS 24
@@ -57,7 +57,7 @@ struct piece {
 
 struct work {
 	u64 socket, file, now, at, left, total, vector, base;
-	u32 vectors, outgoing, watch, consumed;
+	u32 vectors, outgoing, watch, consumed, done, unused;
 	u64 scratch[3];
 	u8 block[BLOCK];
 	struct connection fresh;

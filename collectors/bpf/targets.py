@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,15 @@ class Targets:
         self._known: set[tuple[int, str]] = set()
         self._seen = -1
         self._looked_s = -_RESCAN_S
-        ports = np.array(rules.ports, "<u2")
-        loaded.map("ports", "<u2", "<u4").update(ports, np.ones(len(ports), "<u4"))
+        self._ports = loaded.map("ports", "<u2", "<u4")
         loaded.attach_raw(FOLLOW)
         self.refresh()
-        for pid, how in _by_port(set(rules.ports)):
+        self.watch_ports(rules.ports)
+
+    def watch_ports(self, ports: Sequence[int]) -> None:
+        """Watch whoever listens on, or is connected to, one of `ports`, now or later."""
+        self._ports.update(np.array(ports, "<u2"), np.ones(len(ports), "<u4"))
+        for pid, how in _by_port(set(ports)):
             self.watch(pid, how)
 
     def watch(self, pid: int, how: int = WATCH_ALL) -> None:
@@ -106,15 +110,22 @@ def _text(pid: int, name: str) -> str:
         return ""
 
 
+def _link(pid: int, name: str) -> str:
+    try:
+        return os.readlink(_PROC / str(pid) / name)
+    except OSError:  # Closed, or gone, since it was listed.
+        return ""
+
+
 def _command(pid: int) -> str:
     return _text(pid, "cmdline").replace("\0", " ")
 
 
 def _processes() -> Iterator[tuple[int, str]]:
     """Yield each process as (pid, what it runs): an execution changes the second."""
-    for entry in os.scandir(_PROC):
-        if entry.name.isdigit():
-            yield int(entry.name), _command(int(entry.name))
+    for name in os.listdir(_PROC):
+        if name.isdigit():
+            yield int(name), _command(int(name))
 
 
 def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
@@ -137,19 +148,17 @@ def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
 
 def _sockets(pid: int) -> set[str]:
     try:
-        links = [os.readlink(entry.path) for entry in os.scandir(_PROC / str(pid) / "fd")]
+        names = os.listdir(_PROC / str(pid) / "fd")
     except OSError:
         return set()
+    links = [_link(pid, f"fd/{name}") for name in names]
     return {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
 def _one_of_each_network(pids: Iterable[int]) -> list[int]:
     networks: dict[str, int] = {}
     for pid in pids:
-        try:
-            networks.setdefault(os.readlink(_PROC / str(pid) / "ns/net"), pid)
-        except OSError:
-            continue
+        networks.setdefault(_link(pid, "ns/net"), pid)
     return list(networks.values())
 
 

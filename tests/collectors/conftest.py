@@ -1,0 +1,45 @@
+"""What the tests of live sources share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from collectors.bpf import loader
+from warpline.batch import Batch
+from warpline.clock import NodeClock
+from warpline.settings import Settings
+from warpline.source import Context
+
+
+@pytest.fixture(scope="session")
+def bpf() -> None:
+    """Skip, with the reason, where a trial load of a BPF program fails."""
+    reason = loader.why_not()
+    if reason:
+        pytest.skip(reason)
+
+
+class Caught:
+    """A source's context that keeps what is emitted beside its batches."""
+
+    def __init__(self, state: Path, **settings: object) -> None:
+        self.emitted: list[Batch] = []
+        chosen = Settings(**settings)  # type: ignore[arg-type]
+        self.context = Context("test", "node-1", chosen, NodeClock(state), self.emitted.append)
+
+    def losses(self) -> dict[str, int]:
+        """Counts of lost records by reason."""
+        found: dict[str, int] = {}
+        for batch in self.emitted:
+            for row in batch.rows.to_pylist():
+                found[row["reason"]] = found.get(row["reason"], 0) + row["lost"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caught]:
+    """A context for the sources of one test module."""
+    yield Caught(tmp_path_factory.mktemp("state"))

@@ -1,0 +1,416 @@
+"""HTTP exchanges as the Linux kernel sees them, on real sockets, with prime counts."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors import http_exchange
+from collectors.http_exchange import Probe
+from tests.collectors.conftest import Caught
+from warpline.settings import Settings
+
+pytestmark = pytest.mark.needs_bpf
+HERE = Path(__file__).parent
+Row = dict[str, Any]
+
+
+class Watch:
+    """A probe, and the rows that it gave since the last look."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def rows(self, count: int, side: str = "server", settle_s: float = 0.1) -> list[Row]:
+        """Poll until there are `count` rows of `side`, and a little longer for ones too many."""
+        found: list[Row] = []
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            found += self.probe.poll().rows.to_pylist()
+            if len([row for row in found if row["side"] == side]) >= count:
+                end = min(end, time.monotonic() + settle_s)
+            time.sleep(0.02)
+        return sorted((row for row in found if row["side"] == side), key=lambda row: row["start_ns"])
+
+
+@pytest.fixture(scope="module")
+def watch(bpf: None, caught: Caught) -> Iterator[Watch]:
+    probe = Probe(caught.context)
+    yield Watch(probe)
+    probe.close()
+
+
+@pytest.fixture(scope="module")
+def port(watch: Watch) -> Iterator[int]:
+    """A plain server that is watched, and its port."""
+    process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), "0"], stdout=subprocess.PIPE)
+    assert process.stdout
+    found = int(process.stdout.readline())
+    watch.probe.targets.watch(process.pid)
+    yield found
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(watch: Watch) -> None:
+    """Rows of the test before are none of the next one's."""
+    watch.probe.poll()
+
+
+def connect(port: int) -> socket.socket:
+    door = socket.create_connection(("127.0.0.1", port))
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return door
+
+
+def request(path: str, number: int, method: str = "GET", extra: str = "", body: str = "") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: here\r\ntraceparent: 00-{number:032x}-{number:016x}-01\r\n{extra}"
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    return f"{head}{length}x-request-id: r{number}\r\n\r\n{body}".encode()
+
+
+def read_until(door: socket.socket, ending: bytes) -> bytes:
+    text = b""
+    while not text.endswith(ending):
+        part = door.recv(65536)
+        assert part, text
+        text += part
+    return text
+
+
+def numbers(rows: list[Row]) -> list[int]:
+    assert all(row["trace_id"] for row in rows), [row for row in rows if not row["trace_id"]][0]
+    return [int(row["trace_id"]) for row in rows]
+
+
+def test_97_requests_on_one_connection_are_97_rows(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        for number in range(1, 98):
+            door.sendall(request("/v1/models?key=secret", number))
+            read_until(door, b"}")
+    rows = watch.rows(97)
+    assert numbers(rows) == list(range(1, 98))
+    assert [row["ordinal"] for row in rows] == list(range(97))
+    assert {(row["method"], row["path"], row["status"], row["ended_by"]) for row in rows} == {
+        ("GET", "/v1/models", 200, "complete")
+    }
+    assert {row["parse"] for row in rows} == {"full"}
+    assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(1, 98)]
+    assert {row["parent_span_id"] for row in rows} == set(range(1, 98))
+    assert len({row["connection_id"] for row in rows}) == 1
+    ends = [row["request_offset_bytes"] + row["request_bytes"] for row in rows]
+    assert [row["request_offset_bytes"] for row in rows] == [0, *ends[:-1]]
+    assert all(row["local_port"] == port for row in rows)
+
+
+def test_a_streamed_answer_has_its_chunks_gaps_and_id(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        door.sendall(request("/chunks/13", 1, "POST", body="{}"))
+        text = read_until(door, b"0\r\n\r\n")
+    (row,) = watch.rows(1)
+    assert row["chunks"] == 13
+    assert sum(row["gap_counts"]) == 12
+    assert row["response_id"] == "chatcmpl-" + "0" * 32
+    assert row["response_bytes"] == len(text)
+    assert row["start_ns"] <= row["request_end_ns"] <= row["response_start_ns"] < row["first_body_ns"]
+    assert row["first_body_ns"] < row["last_chunk_ns"] < row["end_ns"]
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12, 40, 90])
+def test_a_split_head_is_found(watch: Watch, port: int, cut: int) -> None:
+    for number in range(1, 8):
+        with connect(port) as door:
+            whole = request("/v1/models", number)
+            door.sendall(whole[:cut])
+            time.sleep(0.005)
+            door.sendall(whole[cut:])
+            read_until(door, b"}")
+    assert numbers(watch.rows(7)) == list(range(1, 8))
+
+
+@pytest.mark.parametrize(("padding", "parse"), [(1500, "full"), (3500, "full"), (5000, "head_truncated")])
+def test_a_header_far_behind_is_found_up_to_the_setting(watch: Watch, port: int, padding: int, parse: str) -> None:
+    with connect(port) as door:
+        text = request("/v1/models", 7).replace(b"traceparent", b"x-pad: " + b"p" * padding + b"\r\ntraceparent")
+        door.sendall(text)
+        read_until(door, b"}")
+    (row,) = watch.rows(1)
+    assert row["parse"] == parse
+    assert (row["trace_id"] is not None) == (parse == "full")
+    assert row["request_bytes"] == len(text)
+
+
+def test_pipelined_requests_are_all_found(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        door.sendall(
+            b"".join(request("/chunks/3" if n % 2 else "/v1/models", n, "POST", body="{}") for n in range(1, 6))
+        )
+        time.sleep(0.2)
+    rows = watch.rows(5)
+    assert sorted(numbers(rows)) == [1, 2, 3, 4, 5]
+    by_number = {int(row["trace_id"]): row for row in rows}
+    assert [by_number[n]["chunks"] for n in range(1, 6)] == [3, 1, 3, 1, 3]
+    assert [by_number[n]["ordinal"] for n in range(1, 6)] == [0, 1, 2, 3, 4]
+
+
+def test_vectors_are_read_in_order(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        parts = [request("/vector", 3)[at : at + 11] for at in range(0, len(request("/vector", 3)), 11)]
+        door.sendmsg(parts)
+        read_until(door, b"0\r\n\r\n")
+    (row,) = watch.rows(1)
+    assert (row["status"], row["ended_by"], row["chunks"], int(row["trace_id"])) == (200, "complete", 1, 3)
+    assert row["response_id"] == f"chatcmpl-{1:032x}"
+
+
+@pytest.mark.parametrize("path", ["/tricky", "/split"])
+def test_chunks_are_followed_by_their_sizes(watch: Watch, port: int, path: str) -> None:
+    with connect(port) as door:
+        for number in (1, 2):
+            door.sendall(request(path, number))
+            read_until(door, b"\n0\r\n\r\n" if path == "/split" else b"y\n\n\r\n0\r\n\r\n")
+    rows = watch.rows(2)
+    assert [(row["ended_by"], row["status"]) for row in rows] == [("complete", 200)] * 2
+    assert numbers(rows) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("HEAD", "/", 200), ("GET", "/none", 204), ("POST", "/interim", 200)]
+)
+def test_answers_without_a_body_end_with_their_head(
+    watch: Watch, port: int, method: str, path: str, status: int
+) -> None:
+    with connect(port) as door:
+        for number in (1, 2, 3):
+            door.sendall(request(path, number, method))
+            time.sleep(0.02)
+            door.recv(65536)
+    rows = watch.rows(3)
+    assert [(row["status"], row["ended_by"]) for row in rows] == [(status, "complete")] * 3
+    assert numbers(rows) == [1, 2, 3]
+
+
+def test_an_answer_that_the_close_ends_is_whole(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        door.sendall(request("/close", 5))
+        read_until(door, b"the end")
+    (row,) = watch.rows(1)
+    assert (row["ended_by"], row["status"], row["chunks"]) == ("close", 200, 1)
+
+
+def test_a_large_body_is_one_request_of_its_length(watch: Watch, port: int) -> None:
+    text = request("/v1/models", 9, "POST", body="GET / HTTP/1.1\r\n" * 20_011)
+    with connect(port) as door:
+        door.sendall(text)
+        read_until(door, b"}")
+    (row,) = watch.rows(1)
+    assert row["request_bytes"] == len(text)
+    assert row["start_ns"] < row["request_end_ns"]
+
+
+def test_a_client_that_leaves_in_mid_stream_is_an_abort(watch: Watch, port: int) -> None:
+    for number in range(1, 4):
+        with connect(port) as door:
+            door.sendall(request("/slow", number))
+            door.recv(1000)
+    rows = watch.rows(3)
+    assert [(row["ended_by"], row["status"]) for row in rows] == [("abort", 200)] * 3
+
+
+def test_a_unix_socket_is_watched_like_any_other(watch: Watch, tmp_path: Path) -> None:
+    where = str(tmp_path / "door")
+    process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), where], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        watch.probe.targets.watch(process.pid)
+        for number in range(1, 20):
+            with socket.socket(socket.AF_UNIX) as door:
+                door.connect(where)
+                door.sendall(request("/chunks/2", number))
+                read_until(door, b"0\r\n\r\n")
+        rows = watch.rows(19)
+    finally:
+        process.kill()
+        process.communicate()
+    assert numbers(rows) == list(range(1, 20))
+    assert {row["local_address"] for row in rows} == {None}
+    assert len({row["connection_id"] for row in rows}) == 19
+
+
+def test_a_stream_that_was_open_at_start_is_marked(watch: Watch) -> None:
+    process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), "0"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        with connect(int(process.stdout.readline())) as door:
+            door.sendall(request("/slow", 1))
+            door.recv(1000)
+            watch.probe.targets.watch(process.pid)
+            read_until(door, b"0\r\n\r\n")
+            door.sendall(request("/v1/models", 2))
+            read_until(door, b"}")
+        rows = watch.rows(2)
+    finally:
+        process.kill()
+        process.communicate()
+    assert [row["open_at_start"] for row in rows] == [True, False]
+    assert (rows[0]["parse"], rows[0]["ended_by"], rows[0]["path"]) == ("none", "complete", None)
+    assert rows[0]["response_id"].startswith("chatcmpl-")
+    assert rows[1]["request_offset_bytes"] == len(request("/slow", 1))
+
+
+def test_an_exchange_that_has_not_ended_is_given_at_the_end(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        door.sendall(request("/slow", 11))
+        door.recv(1000)
+        time.sleep(0.1)
+        watch.probe.poll()
+        open_rows = [row for row in watch.probe.still_open().rows.to_pylist() if row["trace_id"] == uuid.UUID(int=11)]
+    watch.rows(1)
+    assert [(row["ended_by"], row["end_ns"], row["status"]) for row in open_rows] == [("open", None, 200)]
+    assert open_rows[0]["chunks"] >= 1
+
+
+def test_heads_that_are_no_http_are_no_rows(watch: Watch, port: int) -> None:
+    with connect(port) as door:
+        door.sendall(b"GETTING somewhere\r\n\r\n")
+        time.sleep(0.05)
+    assert watch.rows(0) == []
+
+
+CLIENT = """
+import sys, httpx
+from openai import OpenAI
+base = sys.argv[1]
+model = OpenAI(base_url=base + "/v1", api_key="none")
+ask = dict(model="m", messages=[{"role": "user", "content": "SECRET-" * 20}])
+for number in range(7):
+    for _ in model.chat.completions.create(stream=True, extra_headers={"x-demo-chunks": "5"}, **ask):
+        pass
+    model.chat.completions.create(**ask)
+with httpx.Client(base_url=base) as plain:
+    for number in range(9):
+        plain.post("/v1/chat/completions", json=ask, headers={"traceparent": f"00-{number + 1:032x}-{1:016x}-01"})
+"""
+
+
+def test_23_requests_of_real_clients_are_23_rows_on_each_side(watch: Watch) -> None:
+    port = _free_port()
+    watch.probe.targets.watch_ports([port])
+    server = subprocess.Popen([sys.executable, "-m", "demo.server", "--port", str(port)], cwd=HERE.parent.parent)
+    try:
+        _wait_for(port)
+        subprocess.run([sys.executable, "-c", CLIENT, f"http://127.0.0.1:{port}"], check=True)
+        rows = watch.probe.poll().rows.to_pylist()
+        deadline = time.monotonic() + 3
+        while len(rows) < 46 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            rows += watch.probe.poll().rows.to_pylist()
+    finally:
+        server.terminate()
+        server.wait()
+    mine = [row for row in rows if port in (row["local_port"], row["peer_port"])]
+    sides = {side: [row for row in mine if row["side"] == side] for side in ("client", "server")}
+    assert {side: len(found) for side, found in sides.items()} == {"client": 23, "server": 23}
+    assert {row["path"] for row in mine} == {"/v1/chat/completions"}
+    ids = [{row["response_id"] for row in found} for found in sides.values()]
+    assert ids[0] == ids[1] and len(ids[0]) == 23
+    keys = [
+        {(row["local_port"], row["peer_port"], row["request_offset_bytes"]) for row in sides["client"]},
+        {(row["peer_port"], row["local_port"], row["request_offset_bytes"]) for row in sides["server"]},
+    ]
+    assert keys[0] == keys[1]
+    assert "SECRET" not in str(rows)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        return int(door.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+def test_workers_forked_later_are_watched(watch: Watch) -> None:
+    port = _free_port()
+    command = [sys.executable, "-m", "uvicorn", "demo.server:app", "--port", str(port), "--workers", "2"]
+    server = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE.parent.parent)
+    watch.probe.targets.watch(server.pid)
+    try:
+        _wait_for(port)
+        time.sleep(1.0)
+        for number in range(1, 18):
+            with connect(port) as door:
+                door.sendall(request("/v1/models", number))
+                read_until(door, b"}")
+        rows = watch.rows(17)
+    finally:
+        server.terminate()
+        server.wait()
+    assert numbers(rows) == list(range(1, 18))
+    assert {row["pid"] for row in rows}.isdisjoint({server.pid})
+
+
+def test_a_full_ring_loses_rows_and_counts_them(bpf: None, tmp_path: Path, port: int) -> None:
+    caught = Caught(tmp_path)
+    probe = Probe(caught.context, {"EXCHANGE_PAGES": 1, "PIECE_PAGES": 1})
+    try:
+        probe.targets.watch_ports([port])
+        began = caught.context.clock.now_ns()
+        with connect(port) as door:
+            for number in range(1, 102):
+                door.sendall(request("/v1/models", number))
+                read_until(door, b"}")
+        time.sleep(0.05)
+        rows = probe.poll().rows.to_pylist()
+    finally:
+        probe.close()
+    losses = caught.losses()
+    assert 0 < len(rows) < 101
+    assert len(rows) + losses["exchanges: ring full"] == 101
+    assert losses["request heads: ring full"] > 0
+    lost = [row for batch in caught.emitted for row in batch.rows.to_pylist()]
+    assert all(row["start_ns"] <= row["end_ns"] and row["end_ns"] > began for row in lost)
+
+
+def test_check_says_what_to_set() -> None:
+    assert "http_ports" in (http_exchange.check(Settings()) or "")
+
+
+def test_the_port_rule_finds_servers_that_listen_already(watch: Watch, rows_of: Callable[[int], list[Row]]) -> None:
+    assert len(rows_of(5)) == 5
+
+
+@pytest.fixture
+def rows_of(watch: Watch) -> Iterator[Callable[[int], list[Row]]]:
+    process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), "0"], stdout=subprocess.PIPE)
+    assert process.stdout
+    port = int(process.stdout.readline())
+    watch.probe.targets.watch_ports([port])
+
+    def ask(count: int) -> list[Row]:
+        with connect(port) as door:
+            for number in range(count):
+                door.sendall(request("/v1/models", number + 1))
+                read_until(door, b"}")
+        return watch.rows(count)
+
+    yield ask
+    process.kill()
+    process.communicate()
