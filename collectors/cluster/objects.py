@@ -107,6 +107,7 @@ class Pods:
             "pod_uid": metadata["uid"],
             "pod": metadata["name"],
             "namespace": metadata.get("namespace"),
+            "created_ns": time_of(metadata.get("creationTimestamp")),
             "pod_ip": status.get("podIP"),
             "phase": "Deleted" if deleted else status.get("phase"),
             "owner_kind": owner.get("kind"),

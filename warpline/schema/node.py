@@ -118,6 +118,7 @@ POD = Table(
         TIME,
         name("node", "Node that it is bound to.", "k8s.node.name"),
         *_POD[1:4],
+        integer("created_ns", "When the API server took it, in whole seconds of its clock."),
         name("pod_ip", "Pod's address.", "k8s.pod.ip"),
         name("phase", "Pending, Running, Succeeded, Failed, Unknown, Deleted."),
         name("owner_kind", "Kind of the object that owns it."),
