@@ -21,7 +21,7 @@ from correlator import segments
 from correlator.segments import Segment
 from warpline import schema
 from warpline.errors import SchemaError, StoreError
-from warpline.schema import Column, Table, Type
+from warpline.schema import Column, Table
 
 log = logging.getLogger(__name__)
 
@@ -102,17 +102,13 @@ class Day:
             )
 
     def _load_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
-        columns = connection.execute(
-            "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE database_name = ?"
-            " ORDER BY table_name, column_index",
-            [self.alias],
-        ).fetchall()
-        types: dict[str, dict[str, str]] = defaultdict(dict)
-        for table, column, kind in columns:
-            types[table][column] = kind
+        # Not duckdb_columns(): that binds every view of every database to tell us of a few tables.
+        lines = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [self.alias])
+        present = {line[0] for line in lines.fetchall()}
         for table in schema.TABLES:
-            if table.name in types:
-                self._add_columns(connection, table, types[table.name])
+            if table.name in present:
+                columns = connection.execute(f"DESCRIBE {self.alias}.{table.name}").fetchall()
+                self._add_columns(connection, table, {line[0]: line[1] for line in columns})
                 self.tables[table.name] = tuple(column.name for column in table.columns)
 
     def _add_columns(self, connection: duckdb.DuckDBPyConnection, table: Table, types: dict[str, str]) -> None:
@@ -135,7 +131,7 @@ class Day:
             for name, table, rows, size, low, high, columns, merged in lines
         }
         if self.directory.is_dir():
-            unlisted = [path for path in self.directory.iterdir() if path.name not in self.segments]
+            unlisted = [path for path in self.directory.glob("*.parquet") if path.name not in self.segments]
             segments.remove(unlisted)  # Their transaction did not commit: what they hold comes again from the spool.
 
     def _adopt(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -242,13 +238,11 @@ class Day:
             for statement in table.ddl(self.alias):
                 connection.execute(statement)
         columns = ", ".join(f'"{name}"' for name in rows.column_names)
-        connection.register("incoming", rows)
-        try:
-            connection.execute(
-                f"INSERT INTO {self.alias}.{table.name} ({columns}) SELECT {columns} FROM incoming"  # noqa: S608
-            )
-        finally:
-            connection.unregister("incoming")
+        connection.register("incoming", rows)  # Where the INSERT fails, the next registration takes the name over.
+        connection.execute(
+            f"INSERT INTO {self.alias}.{table.name} ({columns}) SELECT {columns} FROM incoming"  # noqa: S608
+        )
+        connection.unregister("incoming")
         return made
 
     def _list(self, connection: duckdb.DuckDBPyConnection, written: Iterable[Segment]) -> None:
@@ -282,6 +276,11 @@ class Day:
             raise
         self.segments = {name: each for name, each in self.segments.items() if name not in old} | {new.name: new}
 
+    def forget_segment(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        """List a segment no more."""
+        connection.execute(f"DELETE FROM {self.alias}.segment WHERE name = ?", [name])  # noqa: S608 (our alias)
+        self.segments = {each: found for each, found in self.segments.items() if each != name}
+
     # Reading
 
     def select(self, table: Table) -> list[str]:
@@ -314,7 +313,7 @@ def _columns(table: Table, present: Sequence[str]) -> str:
 
 def shown_type(column: Column) -> str:
     """Return a column's type in its view: JSON is shown as text, so that one malformed text spoils no query."""
-    return "VARCHAR" if column.type is Type.JSON else column.type.sql
+    return "VARCHAR" if column.type.sql == "JSON" else column.type.sql
 
 
 def conform(table: Table, rows: pa.RecordBatch) -> pa.Table:

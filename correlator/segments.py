@@ -56,7 +56,7 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
         row_group_size=_ROW_GROUP,
         compression="lz4",
         data_page_version="2.0",
-        use_dictionary=[c.name for c in kept if c.type is Type.NAME],
+        use_dictionary=[c.name for c in kept if pa.types.is_dictionary(c.type.arrow)],
         column_encoding={c.name: "DELTA_BINARY_PACKED" for c in kept if c.type is Type.INT},
         write_statistics=[c.name for c in kept if c.type is Type.INT],
         write_page_checksum=True,

@@ -41,6 +41,8 @@ DAMAGED_DAY = "day file damaged"
 
 _MOST_DAYS = 366
 _CHUNK_ROWS = 65536
+_DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "no files found", "invalid")
+"""Words of DuckDB's errors on damaged files; one too many costs a look through the files, no more."""
 _DEAD = (duckdb.FatalException, duckdb.InternalException)
 Result = TypeVar("Result")
 
@@ -62,6 +64,8 @@ class Store:
         self.days: dict[int, Day] = {}
         self.lock = threading.RLock()
         self.readers = Readers()
+        self.suspect = threading.Event()
+        """Set when a read met damaged bytes: upkeep then looks through all files."""
         self.changes = Changes()
         """Stretches of time that got rows, for the joins."""
         self._views = views.load()
@@ -85,9 +89,9 @@ class Store:
         self.days = {}
         for file in sorted(self.root.glob("????-??-??.duckdb")):
             number = int(np.datetime64(file.stem, "D").astype(int))
-            self._attach(number)
+            self.attach(number)
         for table in schema.TABLES:
-            self._publish(table)
+            self.publish(table)
         for view in self._views.values():
             self._create(view)
 
@@ -101,7 +105,8 @@ class Store:
             "autoinstall_known_extensions": False,
         }
 
-    def _attach(self, number: int) -> Day:
+    def attach(self, number: int) -> Day:
+        """Open or make a day's file; a damaged one is set aside, and its segments are taken over by a new one."""
         day = Day(self.root, number)
         try:
             day.attach(self.writer)
@@ -122,7 +127,7 @@ class Store:
             wal.rename(aside.with_name(aside.name + ".wal"))
         self.losses[f"{DAMAGED_DAY}: {day.file.name}"] += 1
 
-    def _publish(self, table: Table) -> None:
+    def publish(self, table: Table) -> None:
         """Make the view of `table` over all days anew."""
         parts = [query for number in sorted(self.days) for query in self.days[number].select(table)]
         parts += self.results.select(table)
@@ -179,7 +184,7 @@ class Store:
             self._check_reserve()
             changed = self._guarded(lambda: self._write_days(parts))
             for name in changed:
-                self._publish(schema.table(name))
+                self.publish(schema.table(name))
 
     def _write_days(self, parts: Mapping[int, Sequence[Part]]) -> set[str]:
         changed: set[str] = set()
@@ -189,7 +194,7 @@ class Store:
                 if len(self.days) >= _MOST_DAYS:
                     self.losses[TOO_MANY_DAYS] += sum(part.rows.num_rows for part in group)
                     continue
-                day = self._attach(number)
+                day = self.attach(number)
             changed |= day.write(self.writer, group)
             self.losses.update(day.refused)
             day.refused.clear()
@@ -233,20 +238,20 @@ class Store:
                 self._guarded(
                     lambda name=name, rows=rows: self.results.put(schema.table(name), since_ns, until_ns, rows)
                 )
-                self._publish(schema.table(name))
+                self.publish(schema.table(name))
 
     def forget_results(self) -> None:
         """Drop all that the joins found."""
         with self.lock:
             for name in self.results.clear():
-                self._publish(schema.table(name))
+                self.publish(schema.table(name))
 
     def compact_results(self) -> None:
         """Merge small files of results."""
         with self.lock:
             for table in schema.TABLES:
                 if self._guarded(lambda table=table: self.results.compact(table)):
-                    self._publish(table)
+                    self.publish(table)
 
     def checkpoint(self) -> None:
         """Move what the days' write-ahead logs hold into their files: what was written before is then safe.
@@ -287,7 +292,7 @@ class Store:
             lost = self.results.drop_before((number + 1) * NS_PER_DAY)
             for table in schema.TABLES:
                 if table.name in lost or day.select(table):
-                    self._publish(table)
+                    self.publish(table)
             self._guarded(lambda: day.detach(self.writer))
             day.file.unlink(missing_ok=True)
             day.file.with_name(day.file.name + ".wal").unlink(missing_ok=True)
@@ -298,7 +303,7 @@ class Store:
         """Put a merged segment in the place of those it was made of and, where `emptied`, of the day's own rows."""
         with self.lock:
             self._guarded(lambda: day.replace(self.writer, old, new, emptied))
-            self._publish(table)
+            self.publish(table)
             self.readers.remove([day.directory / name for name in old])
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
@@ -359,7 +364,7 @@ class Store:
         except BaseException as error:
             self.readers.leave(token)
             if isinstance(error, duckdb.Error) and not isinstance(error, (*_DEAD, duckdb.ConnectionException)):
-                raise StoreError(f"store: {str(error).strip()}") from None
+                raise self._failed(error) from None
             raise
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(token, cursor, reader))
 
@@ -367,10 +372,16 @@ class Store:
         try:
             yield from reader
         except (OSError, pa.ArrowException, duckdb.Error) as error:
-            raise StoreError(f"store: {str(error).strip()}") from None
+            raise self._failed(error) from None
         finally:
             cursor.close()
             self.readers.leave(token)
+
+    def _failed(self, error: Exception) -> StoreError:
+        sentence = str(error).strip()
+        if any(word in sentence.lower() for word in _DAMAGE):
+            self.suspect.set()
+        return StoreError(f"store: {sentence}")
 
     def query(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.Table:
         """Return all rows of a query of the correlator's own: what joins and alert rules run."""

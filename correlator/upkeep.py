@@ -12,6 +12,7 @@ import duckdb
 
 from correlator import segments
 from correlator.day import NS_PER_DAY, Day
+from correlator.salvage import heal
 from correlator.segments import Segment
 from correlator.store import Store
 from warpline import schema
@@ -48,12 +49,19 @@ class Upkeep:
     def stop(self) -> None:
         """Stop after what is under way."""
         self._stop.set()
+        self.store.suspect.set()
         if self._thread.is_alive():
             self._thread.join(30)
 
     def _loop(self) -> None:
-        while not self._stop.wait(_EVERY_S):
+        while not self._stop.is_set():
+            damaged = self.store.suspect.wait(_EVERY_S)
+            if self._stop.is_set():
+                return
             try:
+                if damaged:
+                    self.store.suspect.clear()
+                    heal(self.store)
                 self.run_once()
             except (StoreError, duckdb.Error, OSError) as error:
                 log.warning("upkeep: %s", str(error).splitlines()[0])

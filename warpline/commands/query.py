@@ -14,6 +14,7 @@ import pyarrow.csv
 from rich.console import Console
 from rich.table import Table
 
+from warpline import sample
 from warpline.client import Client
 from warpline.errors import SettingsError
 from warpline.settings import Settings
@@ -36,12 +37,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the view and return 0; raise SettingsError for arguments and StoreError for a view that do not fit."""
     client = Client(settings)
+    if args.record is not None:
+        return _record(client, args)
     if args.view is None:
         rows = pa.Table.from_pylist([_described(each) for each in client.views()])
     else:
         rows = client.view(args.view, **_parameters(args))
     shape = args.format or ("table" if sys.stdout.isatty() else "csv")
     _PRINTERS[shape](rows)
+    return 0
+
+
+def _record(client: Client, args: argparse.Namespace) -> int:
+    now = time.time_ns()
+    found = sample.record(client, args.record, now - _duration_ns(args.since or "10m"), now)
+    print(f"{args.record}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables")
     return 0
 
 
