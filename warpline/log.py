@@ -18,5 +18,5 @@ def start(level: str) -> None:
         level=_LEVELS[level], stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     # Libraries that speak of every request or retry; what they say that matters, Warpline says itself.
-    for noisy in ("urllib3", "opentelemetry", "httpx", "httpcore", "asyncio", "grpc"):
+    for noisy in ("urllib3", "opentelemetry", "httpx", "httpx2", "httpcore", "asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -97,3 +97,18 @@ def test_a_name_given_as_plain_text_is_dictionary_encoded() -> None:
 def test_an_unknown_table_is_refused_with_those_there_are() -> None:
     with pytest.raises(SchemaError, match="gpu_kernel"):
         schema.table("kernel")
+
+
+@EACH_TABLE
+def test_batches_with_and_without_a_column_can_be_merged(table: Table) -> None:
+    full = table.batch({c.name: [SAMPLE[c.type]] * 2 for c in table.columns})
+    bare = table.batch({c.name: SAMPLE[c.type] for c in table.columns if c.required}, rows=2)
+    merged = pa.Table.from_batches([bare, full, bare]).unify_dictionaries().combine_chunks()
+    assert merged.num_rows == 6
+
+
+def test_a_null_inside_of_a_dictionary_becomes_a_plain_null() -> None:
+    odd = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array([None, "a"]))
+    batch = schema.table("gpu_kernel").batch({"start_ns": np.arange(3), "node": "n", "kind": "kernel", "name": odd})
+    assert batch.column("name").to_pylist() == [None, "a", None]
+    assert batch.column("name").dictionary.null_count == 0

@@ -146,7 +146,7 @@ def _array(table: Table, column: Column, value: Any, rows: int) -> pa.Array:
     kind = column.type.arrow
     try:
         if value is None:
-            return pa.nulls(rows, kind)
+            return _nulls(rows, kind)
         if not _is_array(value):
             return _constant(value, kind, rows)
         if isinstance(value, pa.ChunkedArray):
@@ -154,12 +154,22 @@ def _array(table: Table, column: Column, value: Any, rows: int) -> pa.Array:
         if isinstance(kind, pa.BaseExtensionType):
             return _extension(value, kind)
         if isinstance(value, pa.Array):
-            return value if value.type == kind else _cast(value, kind)
+            return value if value.type == kind and not _null_in_dictionary(value) else _cast(value, kind)
         if pa.types.is_dictionary(kind):
             return pa.array(value, pa.string()).dictionary_encode()
         return pa.array(value, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise SchemaError(f"table {table.name}, column {column.name}: {error}") from None
+
+
+def _null_in_dictionary(value: pa.Array) -> bool:
+    return isinstance(value, pa.DictionaryArray) and value.dictionary.null_count > 0
+
+
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):  # Arrow's own puts a NULL into the dictionary, which then cannot be unified.
+        return pa.DictionaryArray.from_arrays(pa.nulls(rows, pa.int32()), pa.array([], pa.string()))
+    return pa.nulls(rows, kind)
 
 
 def _constant(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
