@@ -1,0 +1,223 @@
+"""OTLP spans per second of one core: parsed, decoded, acknowledged, stored; beside what bounds them and what is usual.
+
+CPU time of all threads of the process counts, CHECKPOINT included. `upb` is protobuf's own parse of the same bytes in the
+same run: it builds objects and stores nothing. `plain` is what a service would do first: a loop over upb's objects,
+attributes as JSON, and a DuckDB commit for each request.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from bench.payloads import PAYLOADS, requests
+from correlator.ingest import Ingest
+from correlator.receive import Receiver
+from correlator.store import Store
+from warpline import otlp
+from warpline.otlp import scanner
+from warpline.settings import Settings
+
+BATCHES = (8192, 512)
+STORED_SPANS = 262_144
+ROTEL, COLLECTOR = 462_000, 137_000  # Published by their makers, spans/s of a core.
+
+
+def figure(name: str, value: float, unit: str, **keys: Any) -> None:
+    print(f"FIGURE {name} {value:.6g} {unit}", *(f"{k}={v}" for k, v in keys.items()), flush=True)
+
+
+def per_core_s(work: Callable[[], object], rows: int, seconds: float = 1.0) -> float:
+    """Rows per second of CPU time, the best of repeats: the machine may be shared."""
+    best, until = 0.0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.process_time()
+        work()
+        best = max(best, rows / (time.process_time() - began))
+    return best
+
+
+def run() -> None:
+    """Print all figures of this group."""
+    figure("ingest.scanner.built", float(scanner.available()), "1")
+    memory = np.zeros(64 << 20, np.uint8)
+    copied = per_core_s(lambda: memory.copy(), memory.nbytes)
+    figure("ingest.memcpy.bytes_per_core_s", copied, "By/s")
+    upb = {}
+    for payload in PAYLOADS:
+        for batch in BATCHES:
+            body = next(requests(payload, batch, 1))
+            upb[payload, batch] = _decoding(payload, batch, body)
+    for payload in PAYLOADS:
+        for batch in BATCHES:
+            _storing(payload, batch, upb[payload, batch])
+    _plain(upb["mixed", 8192])
+    _raw_insert()
+    _door()
+
+
+def _decoding(payload: str, batch: int, body: bytes) -> float:
+    keys = {"payload": payload, "batch": batch, "bytes_per_span": len(body) // batch}
+    upb = per_core_s(lambda: ExportTraceServiceRequest.FromString(body), batch)
+    figure("ingest.upb_parse.spans_per_core_s", upb, "{span}/s", **keys)
+    fast = per_core_s(lambda: otlp.decode("traces", body), batch)
+    rate = {"bytes_per_core_s": f"{fast * len(body) / batch:.3g}"}
+    figure("ingest.decode.spans_per_core_s", fast, "{span}/s", vs_upb_ratio=f"{fast / upb:.3g}", **keys, **rate)
+    slow = per_core_s(lambda: otlp.decode("traces", body, fast=False), batch)
+    figure("ingest.decode_fallback.spans_per_core_s", slow, "{span}/s", vs_upb_ratio=f"{slow / upb:.3g}", **keys)
+    return upb
+
+
+@contextmanager
+def _opened(**more: Any) -> Iterator[tuple[Settings, Store, Ingest]]:
+    with tempfile.TemporaryDirectory(prefix="warpline-bench-") as folder:
+        asked = {"correlator_http_address": "127.0.0.1:0", "correlator_grpc_address": "127.0.0.1:0", "node": "bench"}
+        settings = Settings(state_dir=folder, correlator_retention_days=0, **(asked | more))
+        store = Store(settings)
+        ingest = Ingest(settings, store)
+        ingest.start()
+        try:
+            yield settings, store, ingest
+        finally:
+            ingest.close()
+            store.close()
+
+
+def _storing(payload: str, batch: int, upb: float) -> None:
+    """Bodies through decode, spool and store; the clock stops when all spans are queryable and the spool is released."""
+    bodies = list(requests(payload, batch, STORED_SPANS // batch))
+    with _opened() as (settings, store, ingest):
+        receiver = Receiver(settings, ingest)
+        began, cpu, delays = time.monotonic(), time.process_time(), []
+        for body in bodies:
+            sent = time.perf_counter()
+            with receiver.intake.room(len(body)):
+                receiver.intake.take("traces", body, otlp.PROTOBUF)
+            delays.append(time.perf_counter() - sent)
+        _until_stored(store, STORED_SPANS)
+        store.checkpoint()
+        cpu, wall = time.process_time() - cpu, time.monotonic() - began
+        size = store.bytes
+        receiver.start()
+        receiver.close()
+    rate = STORED_SPANS / cpu
+    keys = {"payload": payload, "batch": batch, "limit": 1_000_000 if batch > 512 else 500_000}
+    peers = {"vs_rotel_published": f"{rate / ROTEL:.3g}", "vs_collector_published": f"{rate / COLLECTOR:.3g}"}
+    figure("ingest.spans.per_core_s", rate, "{span}/s", **keys, wall_per_s=f"{STORED_SPANS / wall:.3g}", **peers)
+    figure("ingest.spans.vs_upb_ratio", rate / upb, "1", payload=payload, batch=batch, limit=0.35)
+    figure("ingest.spans.stored_bytes_per_row", size / STORED_SPANS, "By", payload=payload, batch=batch)
+    p99 = statistics.quantiles(delays, n=100)[98] if len(delays) > 1 else delays[0]
+    figure("ingest.spans.acknowledged_p99_ms", p99 * 1e3, "ms", payload=payload, batch=batch)
+
+
+def _until_stored(store: Store, rows: int, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while store.rows_written["span"] < rows:
+        if time.monotonic() > until:
+            raise RuntimeError(f"{store.rows_written['span']} of {rows} spans stored in {seconds} s")
+        time.sleep(0.02)
+
+
+def _plain(upb: float) -> None:
+    """The usual first way: a loop over protobuf's objects, attributes as JSON, a commit for each request."""
+    bodies = list(requests("mixed", 8192, 3))
+    with (
+        tempfile.TemporaryDirectory(prefix="warpline-bench-") as folder,
+        duckdb.connect(f"{folder}/plain.db") as database,
+    ):
+        database.execute(
+            "CREATE TABLE span (trace_id BLOB, span_id BLOB, name VARCHAR, start_ns UBIGINT, end_ns UBIGINT, "
+            "attributes JSON)"
+        )
+        cpu = time.process_time()
+        for body in bodies:
+            rows = _plain_rows(body)
+            database.execute("INSERT INTO span SELECT * FROM rows")
+            assert rows.num_rows == 8192
+        database.execute("CHECKPOINT")
+        rate = len(bodies) * 8192 / (time.process_time() - cpu)
+    figure("ingest.plain_python.spans_per_core_s", rate, "{span}/s", payload="mixed", vs_upb_ratio=f"{rate / upb:.3g}")
+
+
+def _plain_rows(body: bytes) -> pa.Table:
+    rows = []
+    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                attributes = {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
+                times = span.start_time_unix_nano, span.end_time_unix_nano
+                rows.append((span.trace_id, span.span_id, span.name, *times, json.dumps(attributes)))
+    names = ["trace_id", "span_id", "name", "start_ns", "end_ns", "attributes"]
+    return pa.table(list(map(list, zip(*rows, strict=True))), names=names)
+
+
+def _raw_insert() -> None:
+    """DuckDB's own insert of the decoded columns, nothing else: what the store cannot beat."""
+    batches = [otlp.decode("traces", body).batches[0] for body in requests("promoted", 8192, 16)]
+    rows = pa.Table.from_batches([batch.rows for batch in batches])
+    with (
+        tempfile.TemporaryDirectory(prefix="warpline-bench-") as folder,
+        duckdb.connect(f"{folder}/raw.db") as database,
+    ):
+        for statement in batches[0].table.ddl():
+            database.execute(statement)
+        cpu = time.process_time()
+        database.execute("INSERT INTO span SELECT * FROM rows")
+        database.execute("CHECKPOINT")
+        rate = 16 * 8192 / (time.process_time() - cpu)
+    figure("ingest.duckdb_insert.spans_per_core_s", rate, "{span}/s", payload="promoted", columns=len(rows.schema))
+
+
+def _door(batch: int = 8192, count: int = 24) -> None:
+    """The same through the HTTP door, sent by another process over four connections."""
+    bodies = list(requests("promoted", batch, count))
+    with _opened() as (settings, store, ingest):
+        receiver = Receiver(settings, ingest)
+        receiver.start()
+        context = multiprocessing.get_context("fork")
+        lanes = [context.Pipe() for _ in range(4)]
+        senders = [
+            context.Process(target=_send, args=(receiver.http_address, bodies[i::4], lanes[i][1])) for i in range(4)
+        ]
+        for sender in senders:
+            sender.start()
+        cpu = time.process_time()
+        for mine, _ in lanes:
+            mine.send("go")
+        delays = [delay for mine, _ in lanes for delay in mine.recv()]
+        _until_stored(store, batch * count)
+        store.checkpoint()
+        cpu = time.process_time() - cpu
+        for sender in senders:
+            sender.join()
+        receiver.close()
+    figure(
+        "ingest.door.spans_per_core_s", batch * count / cpu, "{span}/s", payload="promoted", batch=batch, door="http"
+    )
+    figure("ingest.door.acknowledged_p50_ms", statistics.median(delays) * 1e3, "ms", connections=4)
+    figure("ingest.door.acknowledged_p99_ms", statistics.quantiles(delays, n=100)[98] * 1e3, "ms", connections=4)
+
+
+def _send(address: str, bodies: list[bytes], lane: Any) -> None:
+    connection, delays = http.client.HTTPConnection(address, timeout=60), []
+    lane.recv()
+    for body in bodies:
+        began = time.perf_counter()
+        connection.request("POST", "/v1/traces", body, {"Content-Type": otlp.PROTOBUF})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
+        delays.append(time.perf_counter() - began)
+    lane.send(delays)
