@@ -103,9 +103,9 @@ def run(
 class Door:
     """The correlator's OTLP/HTTP door: batches are gathered into requests, and each is acknowledged before the next."""
 
-    def __init__(self, settings: Settings, node: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, settings: Settings, node: str, patience_s: float | None = None) -> None:
         """Prepare to send; raise SettingsError where a token or certificate cannot be read. Nothing is sent yet."""
-        self._sender, self._patience_s = Sender(settings), patience_s
+        self._sender, self._patience_s = Sender(settings), PATIENCE_S if patience_s is None else patience_s
         self._resource = {"service.name": "warpline-import", "k8s.node.name": node}
         self._waiting: list[Batch] = []
         self._bytes = 0
