@@ -168,6 +168,12 @@ class Settings:
         "", "Address of the Kubernetes API; empty takes the pod's service account, else a kubeconfig."
     )
 
+    container_sockets: str = _setting(
+        "/run/containerd/containerd.sock,/run/k3s/containerd/containerd.sock,"
+        "/var/snap/microk8s/common/run/containerd.sock,/run/crio/crio.sock",
+        "Sockets of container runtimes, comma-separated; those that are there are listened to.",
+    )
+
     ring_dir: str = _setting(
         "/run/warpline/rings",
         "Directory that engine pods share with the collector, for the rings of injected libraries.",
