@@ -55,7 +55,8 @@ const char *cupti_find(void) {
         *(void **)wanted[i].into = found;
     }
     uint32_t version = 0;
-    cupti.get_version(&version);
+    int result = cupti.get_version(&version);
+    if (result != CUPTI_OK) return cupti_text(result);
     ring.header->cupti_version = version;
     if (version >= CUPTI_OLDEST) return NULL;
     snprintf(text, sizeof text, "CUPTI is of API version %u, older than CUDA 12.0's (%d)", version, CUPTI_OLDEST);

@@ -67,8 +67,7 @@ def watching(source: ModuleType, directory: Path, **settings: object) -> Iterato
     watcher = Watcher(context, seen)
 
     def run() -> None:
-        for batch in source.run(context):
-            seen.append(batch)
+        seen.extend(source.run(context))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -1,7 +1,8 @@
 """The layouts that the injected library declares are those of NVIDIA's headers.
 
-Neither headers nor CUPTI are part of Warpline. The headers are looked for in the directories that WARPLINE_CUDA_INCLUDES names
-(colon-separated sets, each of comma-separated directories), as `pip download nvidia-cuda-cupti nvidia-cuda-runtime` unpacks them.
+Neither headers nor CUPTI are part of Warpline. The headers are looked for in the directories that WARPLINE_CUDA_INCLUDES
+names: colon-separated sets, one a CUDA version, each of comma-separated directories, as NVIDIA's PyPI wheels
+nvidia-cuda-cupti, nvidia-cuda-runtime and nvidia-cuda-nvcc hold them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The distribution `warpline-vllm`, for the engine's environment; `warpline_vllm` needs nothing of Warpline."""

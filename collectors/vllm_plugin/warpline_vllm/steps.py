@@ -1,0 +1,86 @@
+"""What a step computed, as bytes. Columns, not rows: at 256 requests each is one pass in C.
+
+SCHEDULED: ordinal, time, total tokens and eight counts; then int32 columns: tokens scheduled (members), tokens computed
+before (members), prompt length (new members), tokens put out so far (the other members), draft tokens (members with
+drafts); then the ids, NUL-separated: members (new ones first), with drafts, resumed, preempted, finished.
+UPDATED: ordinal, time, count; then tokens sampled (int32) and the ids.
+EXECUTED: ordinal, start, end, total tokens, hash of the members, thread, rank, flags (1: dummy).
+Times are CLOCK_MONOTONIC in ns.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+from zlib import crc32
+
+SCHEDULED = struct.Struct("<qqq8I")
+UPDATED = struct.Struct("<qqII")
+EXECUTED = struct.Struct("<qqqqqiiI4x")
+DUMMY = 1
+
+
+class Mismatch(Exception):
+    """The scheduler's output does not add up: its layout is not the one known here."""
+
+
+def scheduled(ordinal: int, time_ns: int, output: Any) -> tuple[bytes, ...]:
+    """Return a SCHEDULED record of vLLM's SchedulerOutput; raise Mismatch where members and total disagree."""
+    new, cached = output.scheduled_new_reqs, output.scheduled_cached_reqs
+    drafts: dict[str, Any] = output.scheduled_spec_decode_tokens
+    ids, amounts = _members(output)
+    total, expected = output.total_num_scheduled_tokens, len(output.num_scheduled_tokens)
+    if len(ids) != expected or sum(amounts) != total:
+        raise Mismatch(f"{len(ids)} members with {sum(amounts)} tokens, and {expected} with {total} in the totals")
+    computed = array("i", [each.num_computed_tokens for each in new])
+    computed.extend(cached.num_computed_tokens)
+    prompts = array("i", [_prompt_length(each) for each in new])
+    preempted = output.preempted_req_ids or ()
+    texts = chain(ids, drafts, cached.resumed_req_ids, preempted, output.finished_req_ids)
+    head = SCHEDULED.pack(
+        ordinal, time_ns, total, len(new), len(ids), len(drafts), len(cached.resumed_req_ids), len(preempted),
+        len(output.finished_req_ids), 0, 0,
+    )  # fmt: skip
+    columns = (amounts, computed, prompts, array("i", cached.num_output_tokens), array("i", map(len, drafts.values())))
+    return (head, *(each.tobytes() for each in columns), _join(texts))
+
+
+def _members(output: Any) -> tuple[list[str], array[int]]:
+    """Return the members, new ones first, and how many tokens each got."""
+    ids = [each.req_id for each in output.scheduled_new_reqs]
+    ids += output.scheduled_cached_reqs.req_ids
+    return ids, array("i", map(output.num_scheduled_tokens.__getitem__, ids))
+
+
+def _prompt_length(request: Any) -> int:
+    """A request's prompt may be token ids, or embeddings of which only the shape is read."""
+    tokens = request.prompt_token_ids
+    return len(tokens) if tokens is not None else int(request.prompt_embeds.shape[0])
+
+
+def updated(ordinal: int, time_ns: int, output: Any) -> tuple[bytes, ...]:
+    """Return an UPDATED record of vLLM's ModelRunnerOutput: how many tokens each request got, never which."""
+    ids, sampled = output.req_ids, output.sampled_token_ids
+    if not sampled:
+        ids = ()
+    return (UPDATED.pack(ordinal, time_ns, len(ids), 0), array("i", map(len, sampled)).tobytes(), _join(ids))
+
+
+def executed(ordinal: int, times: tuple[int, int], output: Any, thread: int, rank: int) -> tuple[bytes, ...]:
+    """Return an EXECUTED record: the host's window around one rank's run of a step; no `output` is a dummy step."""
+    total = 0 if output is None else output.total_num_scheduled_tokens
+    mark = 0 if output is None else _member_hash(*_members(output))
+    flags = DUMMY if output is None else 0
+    return (EXECUTED.pack(ordinal, *times, total, mark, thread, rank, flags),)
+
+
+def _member_hash(ids: list[str], amounts: array[int]) -> int:
+    """Return the hash by which the ranks' rows are paired with the scheduler's: CRC-32 of ids and token counts."""
+    return crc32(amounts.tobytes(), crc32(_join(ids)))
+
+
+def _join(ids: Iterable[str]) -> bytes:
+    return "\0".join(ids).encode("utf-8", "replace")
