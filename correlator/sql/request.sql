@@ -82,7 +82,7 @@ SELECT
     method,
     path,
     status,
-    NULL::VARCHAR AS model,
+    engine.model,
     replace(trace_id::VARCHAR, '-', '') AS trace_id,
     request_id,
     response_id,
@@ -113,6 +113,15 @@ SELECT
     client_start_ns,
     client_end_ns,
     client_first_body_ns,
+    engine.attempt_uid,
+    engine.internal_id,
+    engine.prompt_tokens,
+    engine.cached_tokens,
+    engine.output_tokens,
+    engine.queue_ns,
+    engine.prefill_ns,
+    engine.decode_ns,
+    engine.preemptions,
     ended_by,
     CASE
         WHEN open_at_start OR parse IN ('partial', 'none') THEN 'derived'
@@ -129,3 +138,22 @@ LEFT JOIN (
     GROUP BY process_uid
 ) AS process
     ON process.process_uid = every.process_uid
+LEFT JOIN (
+    -- n samples or several prompts are one exchange: their tokens are added up, their phases are from first to last.
+    SELECT
+        exchange.value AS exchange_uid,
+        any_value(exchange.attempt_uid) AS attempt_uid,
+        any_value(model) AS model,
+        min(internal_id) AS internal_id,
+        sum(prompt_tokens)::BIGINT AS prompt_tokens,
+        sum(cached_tokens)::BIGINT AS cached_tokens,
+        sum(output_tokens)::BIGINT AS output_tokens,
+        max(queue_ns) AS queue_ns,
+        max(prefill_ns) AS prefill_ns,
+        max(decode_ns) AS decode_ns,
+        sum(preemptions)::BIGINT AS preemptions
+    FROM request_engine
+    JOIN alias AS exchange ON exchange.kind = 'exchange' AND exchange.attempt_uid = request_engine.attempt_uid
+    GROUP BY exchange.value
+) AS engine
+    ON engine.exchange_uid = concat_ws('/', every.node, every.connection_id, every.ordinal, every.side)

@@ -2,6 +2,21 @@
 -- what else is known (detail, JSON) and how (evidence).
 -- parameters: request_uid
 WITH asked AS (SELECT * FROM request WHERE request_uid = $request_uid),
+engine AS (
+    SELECT request_engine.*
+    FROM asked
+    JOIN request_engine ON request_engine.attempt_uid = asked.attempt_uid
+),
+own_step AS (
+    SELECT share.process_uid, share.step_ordinal, engine.internal_id, min(share.time_ns) AS start_ns,
+        sum(share.share_ns)::BIGINT AS share_ns, any_value(share.phase) AS phase,
+        max_by(share.evidence, list_position(['exact', 'derived', 'estimated', 'unknown'], share.evidence)) AS evidence
+    FROM engine
+    JOIN share ON share.owner = engine.internal_id AND share.time_ns BETWEEN engine.start_ns - 1_000_000_000
+        AND engine.end_ns + 1_000_000_000
+    WHERE share.step_ordinal IS NOT NULL
+    GROUP BY ALL
+),
 bars AS (
     SELECT
         'client' AS "group",
@@ -37,6 +52,34 @@ bars AS (
     WHERE phase.start_ns IS NOT NULL AND phase.end_ns >= phase.start_ns
     UNION ALL
     SELECT
+        'engine',
+        concat(engine.process_uid, ' ', engine.internal_id),
+        phase.name,
+        phase.start_ns,
+        phase.end_ns,
+        0,
+        json_object('prompt tokens', prompt_tokens, 'cached tokens', cached_tokens, 'output tokens', output_tokens),
+        engine.evidence
+    FROM engine, unnest([
+        {'name': 'queue', 'start_ns': start_ns, 'end_ns': scheduled_ns},
+        {'name': 'prefill', 'start_ns': scheduled_ns, 'end_ns': first_token_ns},
+        {'name': 'decode', 'start_ns': first_token_ns, 'end_ns': end_ns}
+    ]) AS phases (phase)
+    WHERE phase.start_ns IS NOT NULL AND phase.end_ns >= phase.start_ns
+    UNION ALL
+    -- A step's bar begins with its first execution; its length is the request's own share of it, not the step's.
+    SELECT
+        'GPU share',
+        concat(process_uid, ' ', internal_id),
+        concat('step ', step_ordinal),
+        start_ns,
+        start_ns + share_ns,
+        0,
+        json_object('phase', phase, 'share, ns', share_ns),
+        evidence
+    FROM own_step
+    UNION ALL
+    SELECT
         'network',
         concat(connection.node, ' ', connection.local_address, ':', connection.local_port, ' ', connection.role),
         concat('connection to ', connection.peer_address, ':', connection.peer_port),
@@ -56,4 +99,4 @@ bars AS (
 )
 SELECT "group", track, name, start_ns, end_ns, depth, detail, evidence
 FROM bars
-ORDER BY CASE "group" WHEN 'client' THEN 0 WHEN 'network' THEN 1 ELSE 2 END, track, depth, start_ns
+ORDER BY list_position(['client', 'network', 'server', 'engine', 'GPU share'], "group"), track, depth, start_ns

@@ -1,0 +1,24 @@
+-- What one request was given of the GPUs in one phase and class: share (sums to the measured time over all requests and
+-- buckets), busy time, energy. `request` is any id that it is known by.
+-- parameters: request, since_ns, until_ns
+SELECT
+    owner AS internal_id,
+    gpu_uuid,
+    phase,
+    kernel_class,
+    sum(share_ns)::BIGINT AS share_ns,
+    sum(busy_ns)::BIGINT AS busy_ns,
+    sum(share_j) AS share_j,
+    count(DISTINCT step_ordinal) AS steps,
+    max_by(evidence, list_position(['exact', 'derived', 'estimated', 'unknown'], evidence)) AS evidence
+FROM share
+WHERE time_ns >= $since_ns AND time_ns < $until_ns AND owner IN (
+    SELECT value FROM alias
+    WHERE kind = 'internal_id' AND request_uid IN (
+        SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
+    )
+    UNION
+    SELECT $request::VARCHAR
+)
+GROUP BY ALL
+ORDER BY share_ns DESC
