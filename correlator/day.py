@@ -7,17 +7,19 @@ at a time, and this is what makes a batch that comes twice be stored once.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from correlator import segments
+from correlator import segments, spans
 from correlator.segments import Segment
 from warpline import schema
 from warpline.errors import SchemaError, StoreError
@@ -25,6 +27,7 @@ from warpline.schema import Column, Table
 
 log = logging.getLogger(__name__)
 
+SPAN = schema.table("span")
 NS_PER_DAY = 86_400_000_000_000
 REFUSED = "rows that the store refuses"
 
@@ -65,6 +68,7 @@ class Day:
         self.segments: dict[str, Segment] = {}
         self.refused: Counter[str] = Counter()
         self._sequence = 0
+        self._seen: spans.SeenSpans | None = None
 
     # Opening
 
@@ -159,7 +163,7 @@ class Day:
         if not fresh:
             return set()
         try:
-            return self._commit(connection, fresh)
+            return self._commit(connection, self._without_known_spans(connection, fresh))
         except _BAD_ROWS as error:
             if len(fresh) > 1:
                 return set().union(*(self.write(connection, [part]) for part in fresh))
@@ -188,6 +192,44 @@ class Day:
                     seen.add(key)
         return fresh
 
+    def _without_known_spans(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> list[Part]:
+        """Return the parts, those of `span` without spans that are stored already, whatever batch brought them."""
+        kept = [part for part in parts if part.table is not SPAN]
+        mine = [part for part in parts if part.table is SPAN]
+        if mine:
+            rows = pa.concat_tables([part.rows for part in mine])
+            keys = spans.keys_of(rows["trace_id"], rows["span_id"])
+            seen = self._seen_spans(connection)
+            fresh = seen.fresh(keys, rows["start_ns"].to_numpy(), lambda *asked: self._find_spans(connection, *asked))
+            if not fresh.all():
+                bounds = np.cumsum([0, *(part.rows.num_rows for part in mine)])
+                masks = [pa.array(fresh[low:high]) for low, high in itertools.pairwise(bounds)]
+                mine = [replace(part, rows=part.rows.filter(mask)) for part, mask in zip(mine, masks, strict=True)]
+        return kept + mine
+
+    def _seen_spans(self, connection: duckdb.DuckDBPyConnection) -> spans.SeenSpans:
+        if self._seen is None:
+            self._seen = spans.SeenSpans()
+            for query in self.select(SPAN):
+                with connection.sql(f"SELECT trace_id::BLOB AS t, span_id FROM ({query})").to_arrow_reader() as found:  # noqa: S608
+                    for batch in found:
+                        self._seen.add(spans.keys_of(batch["t"], batch["span_id"]))
+        return self._seen
+
+    def _find_spans(self, connection: duckdb.DuckDBPyConnection, asked: spans.Keys, low: int, high: int) -> spans.Keys:
+        connection.register("asked_spans", pa.table({"span_id": np.unique(asked[:, 2])}))
+        found = [
+            connection.sql(
+                f"SELECT trace_id::BLOB AS t, span_id FROM ({query})"  # noqa: S608 (queries of our own)
+                " WHERE start_ns BETWEEN $low AND $high AND span_id IN (FROM asked_spans)",
+                params={"low": low, "high": high},
+            ).to_arrow_table()
+            for query in self.select(SPAN)
+        ]
+        connection.unregister("asked_spans")
+        keys = [spans.keys_of(each["t"], each["span_id"]) for each in found]
+        return np.concatenate(keys) if keys else np.empty((0, 3), np.uint64)
+
     def _commit(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> set[str]:
         by_table: dict[str, list[Part]] = defaultdict(list)
         for part in parts:
@@ -211,6 +253,9 @@ class Day:
             raise
         self.tables |= {name: tuple(column.name for column in schema.table(name).columns) for name in made}
         self.segments |= {each.name: each for each in written}
+        for part in by_table.get(SPAN.name, ()):
+            if self._seen is not None:
+                self._seen.add(spans.keys_of(part.rows["trace_id"], part.rows["span_id"]))
         return made | {each.table for each in written}
 
     def new_name(self, table: str, mark: str = "") -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -20,6 +21,8 @@ from tests.correlator.storing import DAY, KERNEL, NOON, SYSCALL, kernels, number
 from warpline import schema
 from warpline.batch import Batch
 from warpline.errors import SchemaError, StoreError
+
+SPAN = schema.table("span")
 
 
 def count(store: Store, table: str = "gpu_kernel") -> int:
@@ -218,6 +221,37 @@ def test_a_store_that_duckdb_gave_up_on_is_opened_again_by_the_next_read(
 
     monkeypatch.setattr(store, "_read", dies_once)
     assert numbers(store) == [1] and failures
+
+
+# Spans
+
+
+def spans_of(batch_id: str, numbers: range, start_ns: int = NOON) -> Batch:
+    ids = [number.to_bytes(16, "big") for number in numbers]
+    rows = SPAN.batch({"start_ns": [start_ns + n for n in numbers], "trace_id": ids, "span_id": list(numbers)})
+    return Batch(SPAN, rows, batch_id)
+
+
+@pytest.mark.parametrize("size", [100, ROWS])
+def test_foreign_spans_that_are_batched_anew_are_stored_once(tmp_path: Path, size: int) -> None:
+    store = Store(small(tmp_path))
+    store.write([spans_of("hash-1", range(size)), spans_of("hash-2", range(size // 2, 2 * size))])
+    store.write([spans_of("hash-3", range(2 * size)), spans_of("hash-4", range(2 * size, 2 * size + 7))])
+    assert count(store, "span") == 2 * size + 7
+    store.close()
+    store = Store(small(tmp_path))
+    store.write([spans_of("hash-5", range(size, 3 * size))])
+    assert count(store, "span") == count(store, "(SELECT DISTINCT trace_id, span_id FROM span)") == 3 * size
+
+
+def test_new_spans_that_only_look_like_known_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("correlator.spans._hashed", lambda keys: np.zeros(len(keys), np.uint64))
+    store = Store(small(tmp_path))
+    store.write([spans_of("hash-1", range(50))])
+    same_span_id = SPAN.batch({"start_ns": [NOON], "trace_id": [b"\xff" * 16], "span_id": [7]})
+    store.write([spans_of("hash-2", range(50, 100)), Batch(SPAN, same_span_id, "hash-3")])
+    store.write([spans_of("hash-4", range(25, 75))])
+    assert count(store, "span") == 101
 
 
 # Upkeep
