@@ -42,7 +42,7 @@ class Btf:
         self._strings = data[header + strings : header + strings + string_bytes]
         try:
             self._positions, self._named = self._index()
-        except (struct.error, KeyError, IndexError) as error:
+        except (struct.error, ValueError, IndexError) as error:
             raise SourceError(f"{where}: damaged BTF ({error!r}); give a whole file") from None
 
     def offset(self, of: str, path: str) -> int | None:

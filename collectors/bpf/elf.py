@@ -87,11 +87,11 @@ def _table(data: Array, at: int, count: int, kind: np.dtype[Any]) -> Array:
 
 def _value(table: Array, text: bytes, name: bytes) -> int | None:
     """Return the address of `name`: every place where the string table ends with it so is tried."""
-    at = text.find(b"\0" + name + b"\0")
+    at = text.find(name + b"\0")
     places = []
-    while at >= 0:
-        places.append(at + 1)
-        at = text.find(b"\0" + name + b"\0", at + 1)
+    while at >= 0:  # A linker lets names share their ends, so a name may begin in the middle of another.
+        places.append(at)
+        at = text.find(name + b"\0", at + 1)
     hits = table[np.isin(table["name"], places)]
     return int(hits["value"][0]) if len(hits) else None
 

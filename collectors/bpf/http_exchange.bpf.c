@@ -76,7 +76,7 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 {
 	int role = recognise(w, words, bytes);
 	u16 family = role < 0 ? 0 : socket_family(w->file, w->socket);
-	if (!family)
+	if (!family || !is_open(w->socket, family))
 		return 0;
 	struct connection *c = &w->fresh;
 	u64 task = bpf_get_current_task();

@@ -70,7 +70,8 @@ class Map:
     def delete(self, key: Any) -> bool:
         """Take the entry at `key` out; return whether there was one."""
         try:
-            self._entry(syscall.MAP_DELETE, np.array([key], self.key), np.zeros(1, self._stored))
+            keys = np.array([key], self.key)
+            syscall.bpf(syscall.MAP_DELETE, struct.pack("<I4xQ", self.descriptor, keys.ctypes.data))
         except FileNotFoundError:
             return False
         return True

@@ -76,6 +76,14 @@ static __always_inline void read_ends(struct ends *e, u64 socket, u16 family)
 	}
 }
 
+/* Whether the connection lives: an interrupt may have closed it while its system call still ran. */
+static __always_inline int is_open(u64 socket, u16 family)
+{
+	u8 state = 0;
+	READ(state, socket, OFFSET_sock_common__skc_state);
+	return family == FAMILY_UNIX || (state != 7 && state != 10); /* TCP_CLOSE, TCP_LISTEN */
+}
+
 struct progress {
 	u64 written, read; /* bytes that the application wrote and read since the connection began */
 };
@@ -86,7 +94,7 @@ static __always_inline void read_progress(struct ends *e, struct progress *p, u6
 {
 	u64 acked = 0, received = 0, sent = 0, resent = 0;
 	u32 unacked = 0, next = 0, write = 0, copied = 0, expected = 0;
-	u8 closed = 0;
+	u64 flags = 0;
 	READ(acked, socket, OFFSET_tcp_sock__bytes_acked);
 	READ(received, socket, OFFSET_tcp_sock__bytes_received);
 	READ(sent, socket, OFFSET_tcp_sock__bytes_sent);
@@ -96,13 +104,15 @@ static __always_inline void read_progress(struct ends *e, struct progress *p, u6
 	READ(write, socket, OFFSET_tcp_sock__write_seq);
 	READ(copied, socket, OFFSET_tcp_sock__copied_seq);
 	READ(expected, socket, OFFSET_tcp_sock__rcv_nxt);
-	READ(closed, socket, OFFSET_sock__sk_shutdown);
+	READ(flags, socket, OFFSET_sock_common__skc_flags);
 	u32 by_acks = unacked - (u32)acked, by_sends = next - 1 - (u32)(sent - resent);
-	u32 connected = by_acks == by_sends;
-	e->opener = connected ? 1 : by_acks - 1 == by_sends ? 2 : 0;
+	if (!e->opener) /* where the caller does not know better: a sent FIN would spoil the comparison */
+		e->opener = by_acks == by_sends ? 1 : by_acks - 1 == by_sends ? 2 : 0;
+	u32 connected = e->opener == 1;
 	e->sequence_sent = connected ? by_acks : by_acks - 1;
 	e->sequence_received = expected - (u32)received - 1;
 	p->written = acked - connected + (u32)(write - unacked);
-	/* A received FIN counts as one byte, and rcv_nxt lies behind it. */
 	p->read = received - (u32)(expected - copied);
+	if ((flags & (1ULL << ENUM_sock_flags__SOCK_DONE)) && copied == expected)
+		p->read--; /* the other end's FIN counts as one byte, and was read as the end of the stream */
 }

@@ -146,6 +146,17 @@ def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
             yield pid, min(ways)
 
 
+def listening(pids: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (inode of the network namespace, port, pid) of each TCP socket on which one of `pids` listens now."""
+    sockets_of = {pid: _sockets(pid) for pid in pids}
+    for first in _one_of_each_network(sockets_of):
+        network = _link(first, "ns/net")
+        doors = {inode: local for inode, state, local, _ in _tcp(first) if state == _LISTEN}
+        for pid, sockets in sockets_of.items():
+            if network and _link(pid, "ns/net") == network:
+                yield from ((int(network[5:-1]), doors[inode], pid) for inode in sockets & doors.keys())
+
+
 def _sockets(pid: int) -> set[str]:
     try:
         names = os.listdir(_PROC / str(pid) / "fd")

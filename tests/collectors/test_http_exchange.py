@@ -88,7 +88,7 @@ def read_until(door: socket.socket, ending: bytes) -> bytes:
 
 
 def numbers(rows: list[Row]) -> list[int]:
-    assert all(row["trace_id"] for row in rows), [row for row in rows if not row["trace_id"]][0]
+    assert all(row["trace_id"] for row in rows), next(row for row in rows if not row["trace_id"])
     return [int(row["trace_id"]) for row in rows]
 
 
