@@ -16,7 +16,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("engine", "Engine", ("engine_request", "phase", "member", "step")),
     ("transfer", "KV transfer", ("kv_transfer",)),
     ("ranges", "Host ranges", ("annotation",)),
-    ("launch", "CUDA launches (host time)", ("launch",)),
+    ("launch", "CUDA launches", ("launch",)),
 )
 """Group → title → lanes in it. GPUs follow, a group each."""
 
@@ -131,14 +131,14 @@ def _label(row: dict[str, Any], process: str) -> str:
         "span": unit or "service",
         "connection": f"connection to {unit}",
         "flow": unit or "flow",
-        "syscall": f"{process} · thread {number}",
+        "syscall": f"thread {number} · {process}",
         "off_cpu": f"thread {number} off CPU",
         "engine_request": "requests",
-        "phase": f"phases · {unit or 'model'}",
+        "phase": f"phases · {unit}" if unit else "phases",
         "member": "this request's steps",
         "step": "scheduler steps" if rank is None else f"rank {rank} steps",
         "kv_transfer": unit or "transfer",
-        "launch": f"{ranked}{process} · thread {number}",
+        "launch": f"{ranked}thread {number} · {process}",
         "kernel": f"CUDA stream {number}",
     }
     if row["lane"] == "annotation":

@@ -36,9 +36,15 @@ def welcome() -> None:
         "**correlator** stores and joins them; this **dashboard** shows them. The correlator answers, and holds no request."
     )
     steps = st.columns(3, border=True)
-    steps[0].markdown("**Watch a server**\n\n```\nwarpline check\nwarpline collect\n```\n`check` says what this machine can see.")
-    steps[1].markdown("**Or try the demo**\n\n```\nmake demo\n```\nA model server, a load and all of Warpline, on this machine.")
-    steps[2].markdown("**Or open a recording**\n\n```\nwarpline import kineto trace.json.gz\n```\nIt appears on the page Recordings.")
+    steps[0].markdown(
+        "**Watch a server**\n\n```\nwarpline check\nwarpline collect\n```\n`check` says what this machine can see."
+    )
+    steps[1].markdown(
+        "**Or try the demo**\n\n```\nmake demo\n```\nA model server, a load and all of Warpline, on this machine."
+    )
+    steps[2].markdown(
+        "**Or open a recording**\n\n```\nwarpline import kineto trace.json.gz\n```\nIt appears on the page Recordings."
+    )
 
 
 def evidence(kind: Any) -> str:
@@ -50,7 +56,18 @@ def evidence(kind: Any) -> str:
 def simulated_notice(simulated: bool) -> None:
     """Say on the page that what it shows was not measured, where that is so."""
     if simulated:
-        st.warning("**SIMULATED** Some of this was made by a double and measured on no real device.", icon=":material/science:")
+        st.warning(
+            "**SIMULATED** Some of this was made by a double and measured on no real device.", icon=":material/science:"
+        )
+
+
+def facts(*each: tuple[str, str, str]) -> None:
+    """Show figures in one line: label, value, and a text on hover."""
+    cells = "".join(
+        f'<div title="{html.escape(title)}"><dt>{html.escape(label)}</dt><dd>{html.escape(value)}</dd></div>'
+        for label, value, title in each
+    )
+    st.html(f'<dl class="wl-facts">{cells}</dl>')
 
 
 def strip(phases: Sequence[Phase], label: str) -> None:
@@ -66,7 +83,9 @@ def strip(phases: Sequence[Phase], label: str) -> None:
         said = f"{name} {words.duration(lasted)}"
         text = html.escape(said) if share > 0.004 * len(said) + 0.012 else ""
         title = html.escape(f"{said}, {100 * share:.1f} % of the request")
-        cells.append(f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>')
+        cells.append(
+            f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
+        )
     st.html(f'<div class="wl-strip" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</div>')
 
 
@@ -99,12 +118,17 @@ def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
 def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:
     """Offer a frame as a CSV file."""
     st.download_button(
-        label, frame.to_csv(index=False).encode(), f"warpline-{name}.csv", "text/csv", icon=":material/download:", on_click="ignore"
+        label,
+        frame.to_csv(index=False).encode(),
+        f"warpline-{name}.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
     )
 
 
 def request_link(uid: str) -> str:
     """Return the address of a request's page."""
-    from urllib.parse import quote  # noqa: PLC0415 (one use)
+    from urllib.parse import quote
 
     return f"/request?id={quote(uid, safe='')}"

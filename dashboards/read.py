@@ -64,6 +64,13 @@ def about(request: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@st.cache_data(ttl=FRESH_S, max_entries=64, show_spinner=False)
+def profile(request: str) -> list[dict[str, Any]]:
+    """Return what took the time while a request lasted, by name and lane. Raises StoreError."""
+    found: list[dict[str, Any]] = client().get("/api/timeline/profile", {"request": request}).json()["names"]
+    return found
+
+
 @st.cache_data(ttl=60, show_spinner=False)
 def has(name: str) -> bool:
     """Return whether the correlator has view `name`: an older one may lack it, and a page then says so."""

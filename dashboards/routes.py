@@ -12,6 +12,9 @@ from warpline.errors import WarplineError
 PARTS = ("chunk", "lines", "at", "find", "profile", "trace")
 """Parts of a timeline that are passed on; each is `/api/timeline/<part>` of the query API."""
 
+PATHS = {"trace": "/api/perfetto"}
+"""Parts that live elsewhere in the query API."""
+
 _OWN = ("sig", "until", "user")
 _PASSED = ("Cache-Control", "Server-Timing", "Content-Disposition")
 
@@ -34,7 +37,7 @@ def answer(request: Request) -> Response:
         return JSONResponse({"error": "the address was signed for another user; reload the page"}, 403)
     asked = {key: value for key, value in request.query_params.items() if key not in _OWN}
     try:
-        found = read.client().get(f"/api/timeline/{part}", asked)
+        found = read.client().get(PATHS.get(part, f"/api/timeline/{part}"), asked)
     except WarplineError as error:
         return JSONResponse({"error": str(error)}, 502)
     headers = {name: found.headers[name] for name in _PASSED if name in found.headers}

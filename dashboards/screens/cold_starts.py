@@ -1,1 +1,72 @@
-"""cold_starts."""
+"""Cold starts: from a pod's creation to its first token, stage by stage."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import parts, read, state, theme, words
+
+STAGES = (
+    ("waits for a node", "schedule_wait_ns"),
+    ("sandbox", "sandbox_ns"),
+    ("image: waits in the node's queue", "pull_queue_ns"),
+    ("image: pull", "pull_ns"),
+    ("container is made", "create_ns"),
+    ("container starts", "start_taken_ns"),
+    ("weights, compiling, graphs", "load_ns"),
+    ("ready, waits for a first request", "idle_ns"),
+)
+
+
+def show() -> None:
+    """Show the page."""
+    st.title("Cold starts")
+    state.zone_control()
+    found = read.frame("cold_start")
+    known = found[[key for _, key in STAGES]].notna().any(axis=1) if len(found) else pd.Series([], dtype=bool)
+    found = found[known].sort_values("total_ns", ascending=False, na_position="last").head(60)
+    if found.empty:
+        parts.nothing(
+            "No cold start is on record",
+            "Stages come from Kubernetes Events and pod states (source `cluster_state`, of the cluster's collector) "
+            "and from the container runtime (source `container_events`).",
+            "Pipeline health says whether they run.",
+            icon=":material/ac_unit:",
+        )
+        return
+    names = [f"{row['namespace'] or ''}/{row['pod']}" for _, row in found.iterrows()]
+    bars = [
+        go.Bar(
+            orientation="h",
+            name=title,
+            y=names,
+            x=found[key].astype("Float64").fillna(0).clip(lower=0) / 1e9,
+            marker_color=colour,
+            hovertemplate=title + " %{x:.2f} s<extra></extra>",
+        )
+        for (title, key), colour in zip(STAGES, theme.SERIES, strict=True)
+    ]
+    figure = theme.figure(
+        *bars,
+        height=140 + 30 * len(found),
+        barmode="stack",
+        xaxis={"title": "s"},
+        yaxis={"autorange": "reversed", "automargin": True},
+    )
+    st.plotly_chart(figure, config={"displayModeBar": False}, alt="Stages of each cold start")
+    table = pd.DataFrame(
+        {"pod": names, "node": found["node"], "model": found["model"], "in all": found["total_ns"].map(words.duration)}
+    )
+    for title, key in STAGES:
+        table[title] = found[key].map(words.duration).to_numpy()
+    table["image"] = found["image_bytes"].map(words.size).to_numpy()
+    table["image was there"] = found["image_present"].to_numpy()
+    table["why it waited"] = found["why_not_scheduled"].to_numpy()
+    st.dataframe(table, hide_index=True, alt="Stages of each cold start, as a table")
+    st.caption("Kubelet's times are whole seconds: a stage may seem to take 0 s, or one second more than it did.")
+    parts.download(found, "cold-starts")
+
+
+show()

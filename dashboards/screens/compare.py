@@ -1,1 +1,200 @@
-"""compare."""
+"""Compare: two requests, or one against its like: where their times differ, phase by phase and kernel by kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import parts, read, state, theme, words
+
+SIDES = ("a", "b")
+FACTS = (
+    ("duration", "duration_ns", words.duration),
+    ("first byte", "ttft_ns", words.duration),
+    ("longest gap", "longest_gap_ns", words.duration),
+    ("chunks", "chunks", words.count),
+    ("received", "request_bytes", words.size),
+    ("sent", "bytes", words.size),
+    ("retransmits", "retransmits", words.count),
+)
+
+
+def show() -> None:
+    """Show the page for the requests that the address names as `a` and `b`."""
+    st.title("Compare")
+    ids = {side: st.query_params.get(side, "") for side in SIDES}
+    for side, column in zip(SIDES, st.columns(2), strict=True):
+        typed = column.text_input(
+            f"Request {side.upper()}", ids[side], placeholder="any id of a request", key=f"in_{side}"
+        )
+        if typed != ids[side]:
+            st.query_params[side] = typed.strip()
+            st.rerun()
+    if not ids["a"]:
+        parts.nothing(
+            "Which two?",
+            "Select two rows on the page Requests, or paste two ids.",
+            "One id alone is compared with its like.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    first = _find(ids["a"])
+    if first is None:
+        return
+    if ids["b"]:
+        second = _find(ids["b"])
+        if second is not None:
+            _two(first, second)
+    else:
+        _cohort(first)
+
+
+def _find(wanted: str) -> pd.Series | None:
+    found = read.frame("request_found", id=wanted)
+    if found.empty:
+        st.warning(
+            f"No request is known by `{wanted}`: it may have aged out, or not have arrived yet.",
+            icon=":material/history:",
+        )
+        return None
+    return found.iloc[0]
+
+
+def _two(first: pd.Series, second: pd.Series) -> None:
+    phases = [parts.phases(row, read.about(str(row["request_uid"]))["phases"]) for row in (first, second)]
+    for side, row, column in zip("AB", (first, second), st.columns(2), strict=True):
+        said, colour = words.outcome(row["status"], row["ended_by"], row["open"])
+        column.markdown(
+            f"**{side}** [{row['method']} {row['path']}]({parts.request_link(row['request_uid'])}) :{colour}-badge[{said}] "
+            f"{words.duration(row['duration_ns'])} · {state.said(int(row['start_ns']))}"
+        )
+    _phases(phases)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Facts")
+        rows = [(name, say(first[key]), say(second[key]), _times(first[key], second[key])) for name, key, say in FACTS]
+        st.dataframe(
+            pd.DataFrame(rows, columns=["fact", "A", "B", "B is"]), hide_index=True, alt="Facts of both requests"
+        )
+    with right:
+        st.subheader("GPU time by class")
+        _shares(first, second)
+    st.subheader("Kernels and calls while each lasted")
+    _names(first, second)
+
+
+def _phases(phases: list[list[parts.Phase]]) -> None:
+    names = list(dict.fromkeys(name for each in phases for name, _, _ in each))
+    traces = [
+        go.Bar(
+            orientation="h",
+            name=name,
+            y=["A", "B"],
+            marker_color=theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"]),
+            x=[sum(end - start for each, start, end in side if each == name) / 1e6 for side in phases],
+            hovertemplate=name + " %{x:.2f} ms<extra></extra>",
+        )
+        for name in names
+    ]
+    figure = theme.figure(*traces, height=190, barmode="stack", xaxis={"title": "ms"}, yaxis={"autorange": "reversed"})
+    st.plotly_chart(figure, key="phases", config={"displayModeBar": False}, alt="Phases of both requests, end to end")
+
+
+def _times(first: Any, second: Any) -> str:
+    if words.missing(first) or words.missing(second) or not float(first) or first == second:
+        return "the same" if not words.missing(first) and first == second else "–"
+    ratio = float(second) / float(first)
+    return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:,.0f} times"
+
+
+def _shares(first: pd.Series, second: pd.Series) -> None:
+    found = [pd.DataFrame(read.about(str(row["request_uid"]))["shares"]) for row in (first, second)]
+    if all(each.empty for each in found):
+        st.caption("No GPU time is attributed to either of them.")
+        return
+    both = pd.concat([each.assign(side=side) for side, each in zip("AB", found, strict=True) if not each.empty])
+    table = both.pivot_table(index="kernel_class", columns="side", values="share_ns", aggfunc="sum", fill_value=0)
+    table = table.reindex(columns=["A", "B"], fill_value=0)
+    _deltas(table.reset_index().rename(columns={"kernel_class": "class"}), "class")
+
+
+def _names(first: pd.Series, second: pd.Series) -> None:
+    profiles = []
+    for side, row in zip("AB", (first, second), strict=True):
+        names = read.profile(str(row["request_uid"]))
+        profiles.append(
+            pd.DataFrame(names, columns=["lane", "name", "class", "bars", "total_ns", "longest_ns", "own_ns"]).assign(
+                side=side
+            )
+        )
+    both = pd.concat(profiles)
+    both = both[both["lane"].isin(["kernel", "launch", "syscall", "off_cpu"])]
+    if both.empty:
+        st.caption("Neither has GPU work or system calls on record.")
+        return
+    table = both.pivot_table(
+        index=["lane", "name"], columns="side", values=["total_ns", "bars"], aggfunc="sum", fill_value=0
+    )
+    flat = pd.DataFrame({side: table.get(("total_ns", side), 0) for side in "AB"})
+    flat["count A"], flat["count B"] = table.get(("bars", "A"), 0), table.get(("bars", "B"), 0)
+    _deltas(flat.reset_index().rename(columns={"lane": "what"}), "name")
+    st.caption(
+        "Kernels and calls of the engine while the request lasted: on a shared engine they belong to its neighbours too."
+    )
+
+
+def _deltas(table: pd.DataFrame, key: str) -> None:
+    """Show a table with a total for A and for B in ns, the greatest change first."""
+    table = table.assign(change=table["B"] - table["A"]).sort_values("change", key=abs, ascending=False)
+    shown = table.assign(**{side: table[side].map(words.duration) for side in "AB"})
+    shown["change"] = [("+" if value > 0 else "") + words.duration(value) for value in table["change"]]
+    st.dataframe(shown, hide_index=True, height=min(38 + 35 * len(shown), 420), alt=f"Totals of A and B by {key}")
+
+
+def _cohort(row: pd.Series) -> None:
+    """Compare one request with all others of its path within an hour of it."""
+    hour = 3600 * state.SECOND_NS
+    everything = {
+        "text": "*",
+        "path": str(row["path"]),
+        "pod": "*",
+        "outcome": "ok",
+        "least_ns": "0",
+        "most_ns": str(1 << 62),
+    }
+    found = read.frame(
+        "request_search",
+        **everything,
+        since_ns=int(row["start_ns"]) - hour,
+        until_ns=int(row["start_ns"]) + hour,
+        order="-start_ns",
+        limit=5000,
+    )
+    others = found[found["request_uid"] != row["request_uid"]]
+    if len(others) < 5:
+        parts.nothing(
+            "It has no like to compare with",
+            f"Only {len(others)} other requests of `{row['path']}` within an hour of it are known.",
+        )
+        return
+    st.markdown(f"Against **{len(others):,}** answered requests of `{row['path']}` within an hour of it.")
+    rows = []
+    for name, key, say in FACTS:
+        values = others[key].dropna().astype(float)
+        if words.missing(row[key]) or values.empty:
+            continue
+        percentile = 100 * ((values < float(row[key])).mean() + (values == float(row[key])).mean() / 2)
+        rows.append((name, say(row[key]), say(values.median()), say(values.quantile(0.95)), percentile))
+    bar = st.column_config.ProgressColumn("more than … of them", min_value=0, max_value=100, format="%.0f %%")
+    st.dataframe(
+        pd.DataFrame(rows, columns=["fact", "this one", "median", "p95", "at"]),
+        hide_index=True,
+        column_config={"at": bar},
+        alt="Where the request stands among its like",
+    )
+
+
+show()

@@ -1,1 +1,132 @@
-"""health."""
+"""Pipeline health: which sources run, what is known to be missing, how fresh the data is, how well clocks agree."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import parts, read, state, words
+
+
+def show() -> None:
+    """Show the page."""
+    st.title("Pipeline health")
+    chosen = state.controls("1h")
+    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+
+
+def _body(chosen: state.Range) -> None:
+    sources, losses = read.frame("source"), read.frame("loss_recent", **chosen.bounds)
+    tables, clocks = read.frame("table_recent", **chosen.bounds), read.frame("clock_now")
+    newest = tables["newest_ns"].dropna()
+    lag = max(time.time_ns() - int(newest.max()), 0) if len(newest) else None
+    parts.facts(
+        (
+            "Sources up",
+            f"{int(sources['up'].sum()) if len(sources) else 0} of {len(sources)}",
+            "Sources that run, of all that were tried",
+        ),
+        (
+            "Lost",
+            words.count(losses["lost"].sum() if len(losses) else 0),
+            "Records known to be missing, in the time range",
+        ),
+        ("Rows", words.count(tables["rows"].sum()), "Rows of the main tables, in the time range"),
+        ("Newest row", "–" if lag is None else f"{words.duration(lag)} ago", "How long ago the newest row happened"),
+        (
+            "Clocks agree within",
+            words.duration(clocks["half_width_ns"].max() if len(clocks) else None),
+            "Greatest half-width of the bounds between two nodes",
+        ),
+    )
+    st.subheader("Sources")
+    _sources(sources)
+    st.subheader("Losses")
+    _losses(losses, chosen)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Rows by table")
+        shown = tables.sort_values("rows", ascending=False).assign(newest=state.local(tables["newest_ns"]))
+        when = st.column_config.DatetimeColumn("newest", format="MMM D HH:mm:ss.SSS")
+        st.dataframe(
+            shown[["name", "rows", "newest"]], hide_index=True, column_config={"newest": when}, alt="Rows by table"
+        )
+    with right:
+        st.subheader("Clocks between nodes")
+        _clocks(clocks)
+
+
+def _sources(found: pd.DataFrame) -> None:
+    if found.empty:
+        parts.nothing(
+            "No source has reported yet",
+            "`warpline collect` runs them; `warpline check` says which can run on a machine.",
+            icon=":material/sensors_off:",
+        )
+        return
+    found = found.sort_values(["up", "node", "source"])
+    over = found["cost_ratio"].fillna(0).astype(float) > found["budget_ratio"].fillna(1).astype(float)
+    table = pd.DataFrame(
+        {
+            "State": ["up" if up else "down" for up in found["up"]],
+            "Source": found["source"],
+            "Node": found["node"],
+            "Why not": found["reason"].where(~found["up"].astype(bool)),
+            "Detail": found["detail"],
+            "Rows": found["rows"],
+            "Lost": found["lost"],
+            "Cost": found["cost_ratio"].astype(float),
+            "Over budget": over,
+            "Said": state.local(found["time_ns"]),
+        }
+    )
+    columns = {
+        "Cost": st.column_config.NumberColumn("Cost, of a core", format="percent"),
+        "Said": st.column_config.DatetimeColumn("Last word", format="MMM D HH:mm:ss"),
+        "Why not": st.column_config.TextColumn(width="large"),
+    }
+    st.dataframe(table, hide_index=True, column_config=columns, alt="Sources by state")
+
+
+def _losses(found: pd.DataFrame, chosen: state.Range) -> None:
+    if found.empty:
+        st.success(f"Nothing is known to be missing in the range *{chosen.name}*.", icon=":material/check_circle:")
+        return
+    lost = [
+        f"at least {each:,}" if bound else f"{each:,}"
+        for each, bound in zip(found["lost"], found["lower_bound"], strict=True)
+    ]
+    table = pd.DataFrame(
+        {
+            "Lost": lost,
+            "Reason": found["reason"],
+            "At": found["source"],
+            "Node": found["node"],
+            "From": state.local(found["start_ns"]),
+            "To": state.local(found["end_ns"]),
+        }
+    )
+    when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
+    st.dataframe(table, hide_index=True, column_config={"From": when, "To": when}, alt="Losses by reason")
+
+
+def _clocks(found: pd.DataFrame) -> None:
+    if found.empty:
+        st.caption("No two nodes exchanged enough messages to bound their clocks; on one node none is needed.")
+        return
+    table = pd.DataFrame(
+        {
+            "Nodes": found["node"] + " → " + found["other_node"],
+            "Ahead by at least": found["low_ns"].map(words.duration),
+            "at most": found["high_ns"].map(words.duration),
+            "Known by": found["method"],
+            "Status": found["status"],
+            "Messages": found["forward"].astype("Int64") + found["reverse"].astype("Int64"),
+        }
+    )
+    st.dataframe(table, hide_index=True, alt="Bounds between nodes' clocks")
+
+
+show()

@@ -1,1 +1,48 @@
-"""incidents."""
+"""Incidents: opened bundles, and how to make and open one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import parts, read, state, words
+
+
+def show() -> None:
+    """Show the page."""
+    st.title("Incidents")
+    state.zone_control()
+    found = read.frame("recording_list")
+    found = found[found["format"].isin(["incident", "sample_trace"])]
+    if found.empty:
+        parts.nothing(
+            "No incident bundle was opened here",
+            "`warpline export --help` says how to record a window as one portable directory.",
+            "`warpline replay DIRECTORY` sends a bundle, or a sample trace, through the same door as live rows: "
+            "all pages then show it as they showed the incident.",
+            icon=":material/work_history:",
+        )
+        return
+    table = pd.DataFrame(
+        {
+            "": [_link(*each) for each in zip(found["start_ns"], found["end_ns"], strict=True)],
+            "Name": found["name"],
+            "Format": found["format"],
+            "Began": state.local(found["start_ns"]),
+            "Lasted": [
+                words.duration(None if words.missing(end) else end - start)
+                for start, end in zip(found["start_ns"], found["end_ns"], strict=True)
+            ],
+            "Rows": found["rows"],
+        }
+    )
+    link = st.column_config.LinkColumn("", display_text="its requests", width="small")
+    st.dataframe(table, hide_index=True, column_config={"": link}, alt="Bundles that were opened")
+
+
+def _link(start: int, end: object) -> str:
+    last = int(start) + 3600 * state.SECOND_NS if words.missing(end) else int(end)  # type: ignore[call-overload]
+    return f"/requests?range={int(start)}-{last}"
+
+
+show()

@@ -1,1 +1,243 @@
-"""overview."""
+"""Overview: how many requests, how many failed, how long they took; drag a box over the slow ones to see what differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import differs, parts, read, state, theme, words
+
+TIMES = {"first byte": "ttft", "duration": "duration"}
+POINTS = 5000
+BARS = 90
+"""Intervals that a range is cut into, about."""
+
+
+def show() -> None:
+    """Show the page."""
+    st.title("Overview")
+    chosen = state.controls("1h")
+    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+
+
+def _body(chosen: state.Range) -> None:
+    summary = read.frame("request_summary", **chosen.bounds).iloc[0]
+    if not summary["requests"]:
+        return _empty(chosen)
+    _figures(summary)
+    time = st.segmented_control(
+        "Time shown", list(TIMES), default="first byte", key="time", bind="query-params", label_visibility="collapsed"
+    )
+    measure = TIMES[time or "first byte"]
+    left, right = st.columns([3, 2])
+    with left:
+        picked = _scatter(chosen, measure, summary)
+    with right:
+        _rates(chosen, measure, summary)
+    _exemplars(picked, measure)
+
+
+def _empty(chosen: state.Range) -> None:
+    if not read.frame("request_summary").iloc[0]["requests"]:
+        return parts.welcome()
+    parts.nothing(
+        f"No request began in the last {chosen.name}",
+        "Choose a longer time range above.",
+        "Pipeline health says whether rows still arrive.",
+    )
+
+
+def _figures(row: pd.Series) -> None:
+    seconds = max((int(row["last_ns"]) - int(row["first_ns"])) / 1e9, 1)
+    with st.container(horizontal=True):
+        st.metric(
+            "Requests",
+            words.count(row["requests"]),
+            f"{row['requests'] / seconds:.2g} a second",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+        )
+        st.metric(
+            "Failed",
+            words.share(row["failed"], row["requests"]),
+            f"{int(row['failed'])} requests",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+        )
+        for title, key in (("First byte", "ttft"), ("Duration", "duration")):
+            tail = f"p50 {words.duration(row[f'{key}_p50_ns'])} · p99 {words.duration(row[f'{key}_p99_ns'])}"
+            st.metric(
+                f"{title}, p95",
+                words.duration(row[f"{key}_p95_ns"]),
+                tail,
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+            )
+        st.metric(
+            "Per chunk, p95",
+            words.duration(row["chunk_p95_ns"]),
+            f"longest gap {words.duration(row['gap_p95_ns'])}",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help="Mean time between two pieces of a streamed response, at the 95th percentile of requests",
+        )
+        st.metric(
+            "Exact evidence",
+            words.share(row["exact"], row["requests"]),
+            f"{int(row['retransmits'])} retransmits",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+        )
+
+
+def _scatter(chosen: state.Range, measure: str, summary: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draw each request as a point; return the points picked and the others."""
+    everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
+    found = read.frame("request_search", **chosen.bounds, **everything, order="-start_ns", limit=POINTS)
+    found = found[found[f"{measure}_ns"].notna()].reset_index(drop=True)
+    failed = (found["status"].fillna(0) >= 400) | (found["ended_by"] == "abort")
+    traces: list[Any] = [
+        go.Scattergl(
+            x=state.local(found["start_ns"][mask]),
+            y=found[f"{measure}_ns"][mask].astype(float) / 1e6,
+            mode="markers",
+            name=name,
+            customdata=found.index[mask],
+            marker={"size": 5, "opacity": 0.55, "color": colour, "symbol": symbol},
+            hovertemplate="%{y:.1f} ms<br>%{x}<extra></extra>",
+        )
+        for name, mask, colour, symbol in (
+            ("answered", ~failed, theme.SERIES[0], "circle"),
+            ("failed", failed, theme.SERIES[1], "x"),
+        )
+        if mask.any()
+    ]
+    # A trace and no shape: a shape's line on a log axis throws the axis out.
+    ends = [state.local(found["start_ns"]).min(), state.local(found["start_ns"]).max()]
+    for name, dash in (("p50", "dot"), ("p95", "dash"), ("p99", "dashdot")):
+        level = float(summary[f"{measure}_{name}_ns"]) / 1e6
+        traces.append(
+            go.Scattergl(
+                x=ends,
+                y=[level] * 2,
+                mode="lines",
+                name=name,
+                line={"dash": dash, "width": 1.3, "color": "#8A8F98"},
+                hoverinfo="name+y",
+            )
+        )
+    figure = theme.figure(*traces, height=360, dragmode="select", yaxis={"type": "log", "title": "ms"})
+    event = st.plotly_chart(
+        figure,
+        on_select="rerun",
+        selection_mode=["box", "lasso", "points"],
+        key="scatter",
+        config={"displaylogo": False},
+        alt="Time of each request over when it began; drag a box to pick requests",
+    )
+    index = pd.Index([_index(point) for point in event.selection.points if "customdata" in point])
+    more = f" The newest {POINTS:,} are drawn." if len(found) >= POINTS - 1 else ""
+    st.caption(f"Drag a box over requests to list them and to see what sets them apart.{more}")
+    return found.loc[found.index.intersection(index)], found.loc[found.index.difference(index)]
+
+
+def _index(point: Any) -> int:
+    data = point["customdata"]
+    return int(data[0] if isinstance(data, list) else data)
+
+
+def _rates(chosen: state.Range, measure: str, summary: pd.Series) -> None:
+    since = chosen.since_ns or int(summary["first_ns"])
+    interval = max((int(summary["last_ns"]) - since) // BARS // state.SECOND_NS, 1) * state.SECOND_NS
+    found = read.frame("request_rate", **chosen.bounds, interval_ns=interval)
+    at = state.local(found["start_ns"])
+    seconds = interval / state.SECOND_NS
+    rate = theme.figure(
+        go.Bar(x=at, y=(found["requests"] - found["failed"]) / seconds, name="answered", marker_color=theme.SERIES[0]),
+        go.Bar(x=at, y=found["failed"] / seconds, name="failed", marker_color=theme.SERIES[1]),
+        height=170,
+        barmode="stack",
+        bargap=0.08,
+        yaxis={"title": "requests/s"},
+    )
+    st.plotly_chart(rate, key="rate", config={"displayModeBar": False}, alt="Requests a second over time")
+    lines = [
+        go.Scatter(
+            x=at,
+            y=found[f"{measure}_{name}_ns"].astype(float) / 1e6,
+            name=name,
+            mode="lines",
+            line={"width": width, "color": colour},
+        )
+        for name, width, colour in (
+            ("p50", 1.5, theme.SERIES[2]),
+            ("p95", 2, theme.SERIES[0]),
+            ("p99", 1.5, theme.SERIES[1]),
+        )
+    ]
+    figure = theme.figure(*lines, height=190, yaxis={"title": "ms", "rangemode": "tozero"})
+    st.plotly_chart(
+        figure, key="percentiles", config={"displayModeBar": False}, alt="Percentiles of the time over time"
+    )
+
+
+def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
+    chosen, others = picked
+    title = f"{len(chosen):,} picked requests" if len(chosen) else "Slowest requests"
+    shown = (chosen if len(chosen) else others).nlargest(100, f"{measure}_ns")
+    table, why = st.columns([3, 2])
+    with table:
+        st.subheader(title)
+        _list(shown)
+    with why:
+        st.subheader("What differs")
+        if not len(chosen):
+            st.caption("Pick requests in the chart: those properties that tell them from all the others appear here.")
+            return
+        ranked = differs.rank(chosen, others)
+        if ranked.empty:
+            st.caption("Nothing that is known of these requests tells them from the others.")
+            return
+        bar = st.column_config.ProgressColumn("Difference", min_value=0.0, max_value=1.0, format="percent")
+        st.dataframe(
+            ranked,
+            hide_index=True,
+            column_config={"difference": bar},
+            height=380,
+            alt="Properties that tell the picked requests from the others",
+        )
+
+
+def _list(shown: pd.DataFrame) -> None:
+    table = pd.DataFrame(
+        {
+            "": [parts.request_link(uid) for uid in shown["request_uid"]],
+            "Began": state.local(shown["start_ns"]),
+            "Outcome": [
+                words.outcome(*each)[0] for each in zip(shown["status"], shown["ended_by"], shown["open"], strict=True)
+            ],
+            "First byte": shown["ttft_ns"].map(words.duration),
+            "Duration": shown["duration_ns"].map(words.duration),
+            "Pod or node": shown["pod"].fillna(shown["node"]),
+            "Request": shown["path"],
+            "Evidence": shown["evidence"],
+        }
+    )
+    columns = {
+        "": st.column_config.LinkColumn("", display_text="timeline", width="small"),
+        "Began": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS"),
+    }
+    st.dataframe(
+        table, hide_index=True, height=380, column_config=columns, alt="The requests of the chart, the slowest first"
+    )
+
+
+show()

@@ -35,7 +35,10 @@ def _ask() -> None:
         st.query_params["id"] = wanted.strip()
         st.rerun()
     parts.nothing(
-        "Which request?", "Paste any id that it is known by.", "Or pick one on the page Requests.", icon=":material/view_timeline:"
+        "Which request?",
+        "Paste any id that it is known by.",
+        "Or pick one on the page Requests.",
+        icon=":material/view_timeline:",
     )
     st.page_link("screens/requests.py", label="Requests", icon=":material/list_alt:")
 
@@ -56,7 +59,11 @@ def _attempt(found: pd.DataFrame) -> pd.Series:
     if len(found) == 1:
         return found.iloc[0]
     number = st.segmented_control(
-        f"{len(found)} attempts are known by this id", list(range(1, len(found) + 1)), default=1, key="attempt", bind="query-params"
+        f"{len(found)} attempts are known by this id",
+        list(range(1, len(found) + 1)),
+        default=1,
+        key="attempt",
+        bind="query-params",
     )
     return found.iloc[(number or 1) - 1]
 
@@ -66,23 +73,42 @@ def _header(row: pd.Series) -> None:
     left, right = st.columns([5, 2], vertical_alignment="center")
     left.markdown(
         f"### {row['method'] or ''} {row['path'] or ''} :{colour}-badge[{said}] {parts.evidence(row['evidence'])}\n"
-        f"`{_identity(row)}` · {row['pod'] if not words.missing(row['pod']) else row['node']} · {state.said(int(row['start_ns']))}"
+        f"`{_identity(row)}` · {row['node'] if words.missing(row['pod']) else row['pod']} · "
+        f"{state.said(int(row['start_ns']))}"
     )
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         state.zone_control()
-        st.page_link("screens/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"a": row["request_uid"]})
-    with st.container(horizontal=True):
-        st.metric("Duration", words.duration(row["duration_ns"]), border=True)
-        st.metric("First byte", words.duration(row["ttft_ns"]), border=True, help="Time to the first byte of the body, at the server")
-        st.metric("First byte, client", words.duration(row["client_ttft_ns"]), border=True)
-        st.metric("Chunks", words.count(row["chunks"]), border=True)
-        st.metric("Longest gap", words.duration(row["longest_gap_ns"]), border=True, help="Longest time between two chunks")
-        st.metric("Sent", words.size(row["bytes"]), border=True)
-        st.metric("Retransmits", words.count(row["retransmits"]), border=True)
+        st.page_link(
+            "screens/compare.py",
+            label="Compare",
+            icon=":material/compare_arrows:",
+            query_params={"a": row["request_uid"]},
+        )
+    parts.facts(
+        (
+            "Duration",
+            words.duration(row["duration_ns"]),
+            "From the request's first byte to the response's last, at the node that saw it",
+        ),
+        ("First byte", words.duration(row["ttft_ns"]), "To the first byte of the response's body, at the server"),
+        (
+            "First byte, client",
+            words.duration(row["client_ttft_ns"]),
+            "The same at the client's socket; a dash where no client was watched",
+        ),
+        ("Chunks", words.count(row["chunks"]), "Pieces in which the response crossed the socket"),
+        ("Longest gap", words.duration(row["longest_gap_ns"]), "Longest time between two chunks"),
+        ("Received", words.size(row["request_bytes"]), "Length of the request, head and body"),
+        ("Sent", words.size(row["bytes"]), "Length of the response, head and body"),
+        ("Retransmits", words.count(row["retransmits"]), "Segments sent again, both sides"),
+    )
 
 
 def _identity(row: pd.Series) -> str:
-    return next((str(row[key]) for key in ("response_id", "request_id", "trace_id") if not words.missing(row[key])), row["request_uid"])
+    return next(
+        (str(row[key]) for key in ("response_id", "request_id", "trace_id") if not words.missing(row[key])),
+        row["request_uid"],
+    )
 
 
 def _timeline(row: pd.Series) -> None:
@@ -92,7 +118,8 @@ def _timeline(row: pd.Series) -> None:
     timeline.show(tracks, f"request/{uid}", query, state.zone())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
-            f"{tracks['bars']:,} bars on {len(tracks['nodes'])} nodes. Times of a launch are the host's; a GPU execution's are the GPU's."
+            f"{tracks['bars']:,} bars on {len(tracks['nodes'])} nodes. "
+            "Times of a launch are the host's; a GPU execution's are the GPU's."
         )
         st.link_button("Chrome / Perfetto trace", f"/wl/trace?{query}", icon=":material/download:")
         perfetto = read.settings().dashboard_perfetto_url
@@ -114,37 +141,60 @@ def _shares(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return parts.nothing(
             "No GPU time is attributed to this request",
-            "Its engine's steps must be known (the vLLM plugin, or the engine wire) and its GPUs watched (the CUPTI library).",
-            "Pipeline health says which sources run.", icon=":material/memory:",
-        )  # fmt: skip
+            "Its engine's steps must be known (the vLLM plugin, or the engine wire), "
+            "and its GPUs watched (the CUPTI library).",
+            "Pipeline health says which sources run.",
+            icon=":material/memory:",
+        )
     found = pd.DataFrame(rows)
     energy = found["share_j"].sum() if found["share_j"].notna().any() else None
-    with st.container(horizontal=True):
-        st.metric("GPU time, shared out", words.duration(found["share_ns"].sum()), border=True, help="Its part of every kernel: shares of all requests sum to what was measured")
-        st.metric("Busy time, shared out", words.duration(found["busy_ns"].sum()), border=True)
-        st.metric("Energy", "–" if energy is None else f"{energy:.3g} J", border=True)
-        st.metric("Steps", words.count(found["steps"].max()), border=True)
+    parts.facts(
+        (
+            "GPU time, shared out",
+            words.duration(found["share_ns"].sum()),
+            "Its part of every kernel: the shares of all requests sum to what was measured",
+        ),
+        (
+            "Busy time, shared out",
+            words.duration(found["busy_ns"].sum()),
+            "Its part of the time in which the GPUs ran anything",
+        ),
+        ("Energy", "–" if energy is None else f"{energy:.3g} J", "Its part of the energy that the GPUs drew meanwhile"),
+        ("Steps", words.count(found["steps"].max()), "Engine steps that it took part in"),
+    )
     table = pd.DataFrame(
         {
-            "Phase": found["phase"], "Class": found["kernel_class"], "GPU time": found["share_ns"].map(words.duration),
-            "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1), "Energy, J": found["share_j"],
-            "Steps": found["steps"], "GPUs": found["gpus"], "Evidence": found["evidence"],
+            "Phase": found["phase"],
+            "Class": found["kernel_class"],
+            "GPU time": found["share_ns"].map(words.duration),
+            "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
+            "Energy, J": found["share_j"],
+            "Steps": found["steps"],
+            "GPUs": found["gpus"],
+            "Evidence": found["evidence"],
         }
-    )  # fmt: skip
+    )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(table, hide_index=True, column_config={"Of its GPU time": bar}, alt="GPU time of this request by phase and class")
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={"Of its GPU time": bar},
+        alt="GPU time of this request by phase and class",
+    )
 
 
 def _blame(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return parts.nothing(
             "No delay between requests is known",
-            "Nothing in the step ledger held this request up, or its steps are not known.", icon=":material/hourglass_empty:",
-        )  # fmt: skip
+            "Nothing in the step ledger held this request up, or its steps are not known.",
+            icon=":material/hourglass_empty:",
+        )
     found = pd.DataFrame(rows)
     for role, column in zip(("delayed by", "delayed"), st.columns(2), strict=True):
         part = found[found["role"] == role]
-        column.markdown(f"**{'It was delayed by' if role == 'delayed by' else 'It delayed'}** {words.duration(part['delay_ns'].sum()) if len(part) else 'nobody'}")
+        said = "It was delayed by" if role == "delayed by" else "It delayed"
+        column.markdown(f"**{said}** {words.duration(part['delay_ns'].sum()) if len(part) else 'nobody'}")
         if len(part):
             table = part.assign(delay=part["delay_ns"].map(words.duration))[["other", "kind", "delay", "evidence"]]
             column.dataframe(table, hide_index=True, alt=f"Requests that this one {role}")
@@ -152,7 +202,9 @@ def _blame(rows: list[dict[str, Any]]) -> None:
 
 def _facts(row: pd.Series) -> None:
     known = [(key, str(value)) for key, value in row.items() if not words.missing(value)]
-    st.dataframe(pd.DataFrame(known, columns=["fact", "value"]), hide_index=True, height=420, alt="Every fact of the request")
+    st.dataframe(
+        pd.DataFrame(known, columns=["fact", "value"]), hide_index=True, height=420, alt="Every fact of the request"
+    )
     parts.download(pd.DataFrame([row]), "request")
 
 

@@ -41,12 +41,16 @@ def _filters(chosen: state.Range) -> tuple[dict[str, str], str]:
     facets = read.frame("request_facet", **chosen.bounds)
     values = {name: facets.loc[facets["facet"] == name, "value"].tolist() for name in ("path", "pod")}
     columns = st.columns([3, 2, 2, 1.4, 1.2, 1.2, 1.8])
-    text = columns[0].text_input("Search", placeholder="any id, pod, path, node, status", key="q", bind="query-params", type="search")
+    text = columns[0].text_input(
+        "Search", placeholder="any id, pod, path, node, status", key="q", bind="query-params", type="search"
+    )
     path = columns[1].selectbox("Path", ["any", *values["path"]], key="path", bind="query-params")
     pod = columns[2].selectbox("Pod or node", ["any", *values["pod"]], key="pod", bind="query-params")
     outcome = columns[3].selectbox("Outcome", ["any", "ok", "failed", "open"], key="outcome", bind="query-params")
     least = columns[4].number_input("At least, ms", min_value=0, value=0, step=50, key="least", bind="query-params")
-    most = columns[5].number_input("At most, ms", min_value=0, value=0, step=50, key="most", bind="query-params", help="0 sets no bound")
+    most = columns[5].number_input(
+        "At most, ms", min_value=0, value=0, step=50, key="most", bind="query-params", help="0 sets no bound"
+    )
     sort = columns[6].selectbox("Sort", list(SORTS), key="sort", bind="query-params")
     anything = {"any": "*"}
     return {
@@ -90,7 +94,9 @@ def _table(shown: pd.DataFrame) -> None:
         {
             "open": [parts.request_link(uid) for uid in shown["request_uid"]],
             "began": state.local(shown["start_ns"]),
-            "outcome": [words.outcome(*each)[0] for each in zip(shown["status"], shown["ended_by"], shown["open"], strict=True)],
+            "outcome": [
+                words.outcome(*each)[0] for each in zip(shown["status"], shown["ended_by"], shown["open"], strict=True)
+            ],
             "request": shown["method"].fillna("") + " " + shown["path"].fillna(""),
             "pod": shown["pod"].fillna(shown["node"]),
             "duration": shown["duration_ns"].astype("Float64") / MS,
@@ -100,7 +106,10 @@ def _table(shown: pd.DataFrame) -> None:
             "sent": shown["bytes"],
             "retransmits": shown["retransmits"],
             "evidence": shown["evidence"],
-            "sides": ["both" if not words.missing(each) else "one" for each in shown["client_start_ns"].where(shown["side"] == "server")],
+            "sides": [
+                "both" if not words.missing(each) else "one"
+                for each in shown["client_start_ns"].where(shown["side"] == "server")
+            ],
             "id": shown["response_id"].fillna(shown["request_id"]).fillna(shown["request_uid"]),
         }
     )
@@ -126,13 +135,21 @@ def _columns(longest: float) -> dict[str, object]:
         "request": st.column_config.TextColumn("Request", width="medium"),
         "pod": st.column_config.TextColumn("Pod or node"),
         "duration": st.column_config.ProgressColumn("Duration", format="%.1f ms", min_value=0.0, max_value=longest),
-        "first byte": milliseconds("First byte", format="%.1f ms", help="From the request's first byte to the first of the response's body"),
-        "longest gap": milliseconds("Longest gap", format="%.1f ms", help="Longest time between two pieces of the response"),
+        "first byte": milliseconds(
+            "First byte", format="%.1f ms", help="From the request's first byte to the first of the response's body"
+        ),
+        "longest gap": milliseconds(
+            "Longest gap", format="%.1f ms", help="Longest time between two pieces of the response"
+        ),
         "chunks": milliseconds("Chunks", width="small"),
         "sent": st.column_config.NumberColumn("Sent", format="bytes", width="small"),
         "retransmits": milliseconds("Retransmits", width="small"),
-        "evidence": st.column_config.TextColumn("Evidence", help="How its two sides were joined: exact, or derived", width="small"),
-        "sides": st.column_config.TextColumn("Sides seen", help="Whether client and server were both watched", width="small"),
+        "evidence": st.column_config.TextColumn(
+            "Evidence", help="How its two sides were joined: exact, or derived", width="small"
+        ),
+        "sides": st.column_config.TextColumn(
+            "Sides seen", help="Whether client and server were both watched", width="small"
+        ),
         "id": st.column_config.TextColumn("Id"),
     }
 
@@ -140,9 +157,19 @@ def _columns(longest: float) -> dict[str, object]:
 def _offer(shown: pd.DataFrame, picked: list[int]) -> None:
     ids = [str(shown["request_uid"].iloc[row]) for row in picked if row < len(shown)]
     if len(ids) == 1:
-        st.page_link("screens/request.py", label="Open its timeline", icon=":material/view_timeline:", query_params={"id": ids[0]})
+        st.page_link(
+            "screens/request.py",
+            label="Open its timeline",
+            icon=":material/view_timeline:",
+            query_params={"id": ids[0]},
+        )
     elif len(ids) == 2:
-        st.page_link("screens/compare.py", label="Compare the two", icon=":material/compare_arrows:", query_params={"a": ids[0], "b": ids[1]})
+        st.page_link(
+            "screens/compare.py",
+            label="Compare the two",
+            icon=":material/compare_arrows:",
+            query_params={"a": ids[0], "b": ids[1]},
+        )
     elif len(ids) > 2:
         st.caption("Two at most can be compared: select one or two rows.")
 

@@ -34,7 +34,9 @@ def source() -> str:
         if name == ORDER[-1]:
             parts.append(exported)
         else:
-            parts.append(f"const {{ {', '.join(names)} }} = (() => {{\n{exported}\nreturn {{ {', '.join(names)} }};\n}})();")
+            parts.append(
+                f"const {{ {', '.join(names)} }} = (() => {{\n{exported}\nreturn {{ {', '.join(names)} }};\n}})();"
+            )
     return "\n".join(parts)
 
 

@@ -149,7 +149,7 @@ export class RowPainter {
     if (!covered) return;
     const bar = item.closed ? item.h - 8 : 5, top = y + (item.closed ? 4 : item.h - 8);
     this.coverageBar(view, covered, top, bar, item.group.gpu);
-    if (item.group.gpu) this.idle(view, covered, y, item.h);
+    if (item.group.gpu) this.idle(view, covered, wanted.map((each) => each[1]), y, item.h);
   }
 
   /** How busy each pixel is over several rows, 0 to 1, at the finest level at hand; null before any chunk came. */
@@ -187,12 +187,10 @@ export class RowPainter {
   }
 
   /** Name the gaps in which none of the GPU's streams ran anything, between its first and its last execution. */
-  idle(view, covered, y, height) {
-    const { context } = this;
-    let first = covered.findIndex((each) => each > 0);
-    if (first < 0) return;
-    let last = covered.length - 1;
-    while (covered[last] === 0) last--;
+  idle(view, covered, rows, y, height) {
+    const { context } = this, pixel = (ns) => Math.round((ns - view.t0) * this.scale);
+    const first = Math.max(0, pixel(Math.min(...rows.map((row) => row.first_ns))));
+    const last = Math.min(covered.length, pixel(Math.max(...rows.map((row) => row.last_ns))));
     context.font = FONT;
     context.textBaseline = "middle";
     context.textAlign = "center";
