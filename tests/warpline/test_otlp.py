@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +328,25 @@ def test_real_files_of_other_projects_are_read_or_refused_by_name(shared_data: P
             assert decoded.rejected == 0
             for batch in decoded.batches:
                 batch.rows.validate(full=True)
+
+
+HUNGRY = """
+import resource, sys
+from warpline import otlp
+body = b"\\x0a\\x00" * (2 << 20)
+one = b"\\x0a\\x04\\x12\\x02\\x12\\x00" * 600_000
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for each in (body, one):
+    try:
+        otlp.decode("traces", each, fast=sys.argv[1] == "True")
+        print("decoded")
+    except otlp.Malformed:
+        pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@both
+def test_four_megabytes_of_empty_messages_cost_less_than_forty(fast: bool) -> None:
+    ran = subprocess.run([sys.executable, "-c", HUNGRY, str(fast)], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 40

@@ -28,7 +28,7 @@ from warpline.otlp import logs, metrics, traces
 from warpline.otlp.content import is_content
 from warpline.otlp.records import INVALID_ID, INVALID_NUMBER, ORIGIN, Request, origin
 from warpline.otlp.values import Redaction
-from warpline.schema import Column, Table, Type
+from warpline.schema import Table, Type
 
 _WIDE, _ID, _TEXT, _NAME, _FLAG = range(5)
 _KINDS = {
@@ -112,6 +112,8 @@ class _Signal:
         self.number, self.table, self.filled = number, table, filled
         self.fixed = {name: pa.array(values, pa.string()) for name, values in fixed.items()}
         kinds = [_KINDS[table.by_name[name].type] for name in filled]
+        self.types = [table.by_name[name].type.arrow for name in filled]
+        self.origin_types = {name: table.by_name[name].type.arrow for name in ORIGIN}
         self.kinds = (ctypes.c_int64 * len(filled))(*kinds)
         self.uses = {c.otlp: filled.index(c.name) for c in table.columns if c.otlp and c.name in filled}
         if table is logs.LOG_RECORD:
@@ -250,8 +252,11 @@ def _batches(signal: _Signal, found: _Scan, owner: _Owner, body: bytes, request:
         return []
     described = _COLUMN.iter_unpack(ctypes.string_at(found.columns, _COLUMN.size * len(signal.filled)))
     rows = found.rows
-    columns = {n: _array(signal, n, each, rows, owner) for n, each in zip(signal.filled, described, strict=True)}
-    columns |= _origin_columns(signal.table, origins, found, owner)
+    columns = {
+        name: _array(kind, signal.fixed.get(name), each, rows, owner)
+        for name, kind, each in zip(signal.filled, signal.types, described, strict=True)
+    }
+    columns |= _origin_columns(signal, origins, found, owner)
     arrays = [columns[c.name] for c in signal.table.columns]
     return [Batch(signal.table, pa.RecordBatch.from_arrays(arrays, schema=signal.table.arrow))]
 
@@ -266,10 +271,9 @@ def _count(found: _Scan, request: Request) -> None:
     outcome.reject(traces.INVALID_TIME, found.rejected_times, f"a record's time is {times} ns; give Unix nanoseconds")
 
 
-def _array(signal: _Signal, name: str, column: tuple[int, ...], rows: int, owner: _Owner) -> pa.Array:
-    """Return one column over the memory that C filled, which `owner` frees."""
+def _array(arrow: pa.DataType, fixed: pa.Array | None, column: tuple[int, ...], rows: int, owner: _Owner) -> pa.Array:
+    """Return one column over the memory that C filled, which `owner` frees; `fixed` are the values of an enum."""
     kind, filled, valid_at, data_at, text_at, text_length = column[:6]
-    arrow = signal.table.by_name[name].type.arrow
     if not filled:
         return _nulls(arrow, rows)
     valid = pa.foreign_buffer(valid_at, (rows + 7) // 8, owner) if filled < rows else None
@@ -284,7 +288,7 @@ def _array(signal: _Signal, name: str, column: tuple[int, ...], rows: int, owner
     if kind == _ID:
         return pa.uuid().wrap_array(pa.Array.from_buffers(pa.binary(16), rows, [valid, data]))
     numbers = pa.Array.from_buffers(pa.int32(), rows, [valid, data])
-    values = signal.fixed.get(name)
+    values = fixed
     if values is None:
         pool_at, pool_length, offsets_at, count = column[7], column[8], column[10], column[13]
         pool = [None, pa.foreign_buffer(offsets_at, 4 * count + 4, owner), _view(pool_at, pool_length, owner)]
@@ -343,23 +347,29 @@ def _numbers(address: int | None, count: int) -> np.ndarray[Any, np.dtype[np.int
     return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).copy()
 
 
-def _origin_columns(table: Table, origins: list[dict[str, str]], found: _Scan, owner: _Owner) -> dict[str, pa.Array]:
+def _origin_columns(signal: _Signal, origins: list[dict[str, str]], found: _Scan, owner: _Owner) -> dict[str, pa.Array]:
     rows = found.rows
     block_of = pa.Array.from_buffers(pa.int32(), rows, [None, pa.foreign_buffer(found.block_of, 4 * rows, owner)])
     columns = {}
-    for name in ORIGIN:
-        values = [each.get(name) for each in origins]
-        columns[name] = _by_block(table.by_name[name], values, block_of, rows)
+    for name, arrow in signal.origin_types.items():
+        values = tuple(each.get(name) for each in origins)
+        if any(value is not None for value in values):
+            columns[name] = _by_block(values, block_of)
+        else:
+            columns[name] = _nulls(arrow, rows)
     return columns
 
 
-def _by_block(column: Column, values: list[str | None], block_of: pa.Array, rows: int) -> pa.Array:
-    if not any(value is not None for value in values):
-        return _nulls(column.type.arrow, rows)
+def _by_block(values: tuple[str | None, ...], block_of: pa.Array) -> pa.Array:
     if len(values) == 1:
-        return pa.DictionaryArray.from_arrays(block_of, pa.array(values, pa.string()), safe=False)
+        return pa.DictionaryArray.from_arrays(block_of, _single(values[0]), safe=False)
     distinct = pa.array(values, pa.string()).dictionary_encode()
     return pa.DictionaryArray.from_arrays(distinct.indices.take(block_of), distinct.dictionary, safe=False)
+
+
+@lru_cache(maxsize=256)
+def _single(value: str | None) -> pa.Array:
+    return pa.array([value], pa.string())
 
 
 __all__ = ["available", "digest", "scan"]

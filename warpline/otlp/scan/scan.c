@@ -94,6 +94,7 @@ EXPORT Scan *warpline_scan(
     if (s->columns) {
         s->column_count = count;
         for (int64_t i = 0; i < count; i++) s->columns[i].kind = kinds[i];
+        s->first_room = length / 350 / 64 * 64 + 64; /* a span with eight attributes takes some 400 bytes */
         s->body = body, s->now = now, s->writer.keys = keys;
         s->trap.most_empty = length / 8 > MOST_EMPTY ? length / 8 : MOST_EMPTY;
         *code = run(s, (Piece){body, body + length}, records[signal]);

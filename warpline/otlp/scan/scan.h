@@ -24,7 +24,7 @@ typedef struct {
     Block *blocks;
     int32_t *block_of; /* each row's block */
 
-    int64_t column_count, room, resource_room, block_room, now;
+    int64_t column_count, room, first_room, resource_room, block_room, now;
     Trap trap;
     Writer writer;
     Buffer scratch;
@@ -53,7 +53,7 @@ static Piece literal(const char *text) { return (Piece){(const uint8_t *)text, (
 static inline bool in_range(uint64_t time) { return time >= EARLIEST && time < LATEST; }
 
 static void scan_grow(Scan *s) {
-    int64_t room = s->room ? s->room * 2 : 64;
+    int64_t room = s->room ? s->room * 2 : s->first_room;
     for (int64_t i = 0; i < s->column_count; i++) column_grow(&s->trap, &s->columns[i], s->room, room);
     s->block_of = sized(&s->trap, s->block_of, (size_t)room * sizeof *s->block_of);
     s->room = room;
