@@ -2,8 +2,9 @@
 
 Results are functions of the rows around a fixed stretch of time. What comes marks the stretches that it can change, and
 those are computed anew from all of their rows; so the result is the same whatever the order in which rows came, however
-they were batched and however often. Three stages: `wire` makes the step ledger where only the engine's messages were
-seen, `identity` names attempts, `gpu` shares GPU time. A stage reads what the one before it wrote.
+they were batched and however often. Four stages: `wire` makes the step ledger where only the engine's messages were
+seen, `identity` names attempts, `clock` bounds the nodes' clocks, `gpu` shares GPU time. A stage reads what the ones
+before it wrote.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correlator import blame, gpu_time
+from correlator.clock_edge import clock_edges
+from correlator.clock_offset import WINDOW_NS
 from correlator.gpu_time import STRETCH_NS, load
 from correlator.identity import identify
 from correlator.membership import from_wire
@@ -63,6 +66,7 @@ STAGES = (
         1,
         {"http_exchange": (60 * _S, 60 * _S), "engine_request": (60 * _S, 60 * _S), "connection": (0, 60 * _S)},
     ),
+    Stage("clock", 60 * _S, 1, {"http_exchange": (90 * _S, 30 * _S), "connection": (0, 60 * _S)}),
     Stage(
         "gpu",
         STRETCH_NS,
@@ -188,7 +192,9 @@ class Joins:
     # The stages
 
     def _run(self, stage: Stage, since_ns: int, until_ns: int) -> None:
-        made = {"wire": self._wire, "identity": self._identity, "gpu": self._gpu}[stage.name](since_ns, until_ns)
+        made = {"wire": self._wire, "identity": self._identity, "clock": self._clock, "gpu": self._gpu}[stage.name](
+            since_ns, until_ns
+        )
         self.store.put(since_ns, until_ns, made)
         if stage.name == "wire":
             self._mark_changed(since_ns, until_ns, made["step_member"])
@@ -247,6 +253,10 @@ class Joins:
             inside = pc.and_(pc.greater_equal(rows["time_ns"], since_ns), pc.less(rows["time_ns"], until_ns))
             made[name] = pa.Table.from_batches([rows.filter(inside)])
         return made
+
+    def _clock(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
+        matched = self.store.query(load("clock"), {"since_ns": since_ns - WINDOW_NS, "until_ns": until_ns + WINDOW_NS})
+        return {"clock_edge": clock_edges(matched, range(since_ns + 5 * _S, until_ns, 10 * _S))}
 
     def _gpu(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         found = gpu_time.find(self.store.query, since_ns, until_ns)

@@ -153,3 +153,54 @@ def test_a_rebuild_tells_how_far_it_is(store: Store, tmp_path: Path) -> None:
     Joins(store.settings, store).rebuild(lambda *each: told.append(each))
     assert [t for t in told if t[1] == t[2]][-1][0] == "gpu"
     assert {t[0] for t in told} == {"wire", "identity", "gpu"}
+
+
+def test_exchanges_between_two_nodes_bound_their_clocks(store: Store) -> None:
+    second = 1_000_000_000
+    base = 1_700_000_040 * second
+    sent = base + np.arange(200) * second // 4
+    ahead = 1_234_567
+    ends = {
+        "client": {"node": "a", "start_ns": sent, "response_start_ns": sent + 10_060_000, "isn": (1, 2)},
+        "server": {
+            "node": "b",
+            "start_ns": sent + 30_000 + ahead,
+            "response_start_ns": sent + 10_030_000 + ahead,
+            "isn": (2, 1),
+        },
+    }
+    sent_batches = []
+    for side, end in ends.items():
+        exchange = schema.table("http_exchange").batch(
+            {
+                "side": side,
+                "node": end["node"],
+                "process_uid": side,
+                "start_ns": end["start_ns"],
+                "response_start_ns": end["response_start_ns"],
+                "end_ns": end["response_start_ns"],
+                "connection_id": 1,
+                "ordinal": np.arange(200),
+                "request_offset_bytes": np.arange(200) * 100,
+            },
+            200,
+        )
+        connection = schema.table("connection").batch(
+            {
+                "start_ns": base,
+                "node": end["node"],
+                "connection_id": 1,
+                "isn_sent": end["isn"][0],
+                "isn_received": end["isn"][1],
+            },
+            1,
+        )
+        sent_batches += [
+            Batch(schema.table("http_exchange"), exchange, side),
+            Batch(schema.table("connection"), connection, f"{side}/connection"),
+        ]
+    joined(store, sent_batches)
+    rows = store.query("SELECT * FROM clock_edge ORDER BY time_ns").to_pylist()
+    assert {(r["node"], r["other_node"], r["status"]) for r in rows} == {("a", "b", "ok")}
+    assert all(r["low_ns"] <= ahead <= r["high_ns"] for r in rows)
+    assert any(r["high_ns"] - r["low_ns"] <= 62_000 for r in rows if base < r["time_ns"] < base + 50 * second)
