@@ -28,7 +28,11 @@ check: ## format, lint, types, import rules and the quick tests
 bench: setup ## measure what we promise (ONLY=ingest runs one group)
 	@$(SUDO) $(BIN)/python -m bench $(ONLY)
 
+lock: ## choose versions anew: writes requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --upgrade -q -o requirements.lock
+
 golden: ## write the golden rows and generated pages anew; read the diff
 	$(BIN)/python -m tests.golden
 
-.PHONY: help setup demo test check bench golden
+.PHONY: help setup demo test check bench lock golden
