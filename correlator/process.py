@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from correlator.alert_watch import AlertWatch
 from correlator.ingest import Ingest
@@ -28,12 +29,16 @@ class Correlator:
     def __init__(self, settings: Settings) -> None:
         """Open store and spool, and bind every address; raise SettingsError or StoreError with what to do."""
         self.settings = settings
-        self.store = Store(settings)
-        self.ingest = Ingest(settings, self.store)
-        self.receiver = Receiver(settings, self.ingest)
-        self.query = QueryServer(
-            settings, self.store, self.readings, [*timeline_routes(self.store), *perfetto_routes(self.store)]
-        )
+        with ExitStack() as opened:  # Where a later part cannot be opened, the earlier ones are closed.
+            self.store = Store(settings)
+            opened.callback(self.store.close)
+            self.ingest = Ingest(settings, self.store)
+            opened.callback(self.ingest.close)
+            routes = [*timeline_routes(self.store), *perfetto_routes(self.store)]
+            self.query = QueryServer(settings, self.store, self.readings, routes)
+            opened.callback(self.query.close)
+            self.receiver = Receiver(settings, self.ingest)
+            opened.pop_all()
         self.upkeep = Upkeep(settings, self.store)
         self.joins = Joins(settings, self.store)
         self.alerts = AlertWatch(settings, self.store, self.ingest.accept)

@@ -154,13 +154,14 @@ def replay(
     found = load(directory)
     shift_ns = 0 if now_ns is None else now_ns - found.end_ns
     total, sent = sum(found.rows.values()), 0
-    with Door(settings, settings.node or "replay") as door:
-        door.name_for(f"{found.uid}+{shift_ns}" if shift_ns else found.uid)
-        for batch in batches(directory, found, shift_ns):
-            door.send(batch)
-            sent += batch.rows.num_rows
-            if progress is not None:
-                progress(sent / total)
+    door = Door(settings, settings.node or "replay")
+    door.name_for(f"{found.uid}+{shift_ns}" if shift_ns else found.uid)
+    for batch in batches(directory, found, shift_ns):
+        door.send(batch)
+        sent += batch.rows.num_rows
+        if progress is not None:
+            progress(sent / total)
+    door.flush()
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", help="how long ago to begin: 90s, 10m, 2h, 1d")
     parser.add_argument("--limit", type=int, help="rows, at most")
     parser.add_argument("--order", help="column to order by, with - before it for descending")
+    parser.add_argument("--record", type=Path, metavar="DIR", help="write all tables as a sample trace instead")
     parser.add_argument(
         "--format", choices=("table", "csv", "json", "arrow"), help="default: table on a terminal, else csv"
     )

@@ -1,0 +1,209 @@
+"""The whole correlator on free ports: batches go in by the OTLP door and come out of the query API."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from correlator.process import Correlator
+from tests.correlator.storing import NOON, kernels, small, syscalls
+from warpline import otlp, sample, schema
+from warpline.batch import Batch
+from warpline.cli import main
+from warpline.client import Client
+from warpline.errors import SettingsError, StoreError
+from warpline.settings import Settings
+
+ANY = "127.0.0.1:0"
+
+
+def free(tmp_path: Path, **more: Any) -> Settings:
+    addresses = {f"correlator_{door}_address": ANY for door in ("grpc", "http", "query")}
+    return small(tmp_path, **addresses, **more)
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[tuple[Correlator, Client, Settings]]:
+    correlator = Correlator(settings)
+    correlator.start()
+    mine = replace(
+        settings,
+        query_url=f"http://{correlator.query.address}",
+        collector_endpoint=f"http://{correlator.receiver.http_address}",
+    )
+    try:
+        yield correlator, Client(mine), mine
+    finally:
+        assert correlator.stop()
+
+
+def send(settings: Settings, *batches: Batch, **headers: str) -> int:
+    body = otlp.encode(batches, {})
+    url = f"{settings.collector_endpoint}/v1/logs"
+    return urllib3.request("POST", url, body=body, headers={"content-type": otlp.PROTOBUF, **headers}).status
+
+
+def eventually(read: Any, wanted: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (found := read()) != wanted:
+        assert time.monotonic() < deadline, f"{found} is not {wanted}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line logs to a stream that a test may have captured and closed while the correlator still runs."""
+    monkeypatch.setattr("warpline.log.start", lambda level: None)
+
+
+@pytest.fixture(scope="module")
+def correlator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Correlator, Client, Settings]]:
+    with running(free(tmp_path_factory.mktemp("state"))) as found:
+        assert send(found[2], kernels("k/1/1", 70_000), syscalls("s/1/1", range(50))) == 200
+        eventually(lambda: found[1].view("syscall").num_rows, 50)
+        yield found
+
+
+Running = tuple[Correlator, Client, Settings]
+
+
+def test_a_batch_that_was_acknowledged_is_soon_in_its_view(correlator: Running) -> None:
+    rows = correlator[1].view("gpu_kernel", order="start_ns")
+    assert rows["correlation_id"].to_pylist() == list(range(70_000))
+
+
+def test_views_are_listed_with_columns_and_parameters(correlator: Running) -> None:
+    found = {each["name"]: each for each in correlator[1].views()}
+    assert found["request_timeline"]["parameters"] == ["request_uid"]
+    assert found["request"]["columns"]["start_ns"] == "BIGINT" and found["request"]["doc"].startswith(
+        "One HTTP request"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/api/view/nothing", 404, "there is none; views are"),
+        ("/api/view/request_timeline", 400, "missing parameters ['request_uid']"),
+        ("/api/view/syscall?limit=x", 400, "give a whole number"),
+        ("/api/view/syscall?colour=red", 400, "unknown parameters ['colour']"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_a_sentence(
+    correlator: Running, path: str, status: int, sentence: str
+) -> None:
+    answer = urllib3.request("GET", f"http://{correlator[0].query.address}{path}")
+    assert answer.status == status and sentence in answer.json()["error"]
+    with pytest.raises(StoreError) as raised:
+        correlator[1].get(path)
+    assert sentence in str(raised.value)
+
+
+def test_metrics_and_the_loss_table_agree(correlator: Running) -> None:
+    process, client, _settings = correlator
+    bad = schema.table("log_record").batch({"time_ns": [NOON], "attributes": ["{no json"]})
+    process.store.write([Batch(schema.table("log_record"), bad, "bad/1/1")])
+    eventually(lambda: client.view("loss_total").filter(_is("source", "store"))["lost"].to_pylist(), [1])
+    text = urllib3.request("GET", f"http://{process.query.address}/metrics").data.decode()
+    assert 'warpline_lost_total{reason="rows that the store refuses",source="store"} 1.0' in text
+    assert 'warpline_ingest_rows_total{table="gpu_kernel"} 70000.0' in text
+
+
+def _is(column: str, value: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.field(column) == value
+
+
+def test_what_somebody_wishes_for_is_told_to_collectors_until_it_ends(correlator: Running) -> None:
+    url = f"http://{correlator[0].query.address}/api/detail"
+    wish = {"detail": {"*": 3}, "windows": [[1, 2]], "seconds": 30}
+    assert urllib3.request("GET", url).json() == {"detail": {}, "windows": []}
+    assert urllib3.request("POST", url, json={**wish, "seconds": 0}).status == 202
+    assert urllib3.request("POST", url, json={**wish, "node": "other"}).status == 202
+    assert urllib3.request("GET", f"{url}?node=mine").json() == {"detail": {}, "windows": []}
+    assert urllib3.request("POST", url, json=wish).status == 202
+    assert urllib3.request("GET", f"{url}?node=mine").json() == {"detail": {"*": 3}, "windows": [[1, 2]]}
+    assert urllib3.request("POST", url, json={"detail": {"*": 9}}).status == 400
+
+
+@pytest.mark.parametrize("shape", ["table", "csv", "json", "arrow"])
+def test_the_command_line_prints_a_view(
+    correlator: Running, shape: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARPLINE_QUERY_URL", f"http://{correlator[0].query.address}")
+    assert main(["query", "syscall", "--limit", "2", "--order", "start_ns", "--format", shape]) == 0
+    out = capfdbinary.readouterr().out
+    assert b"read" in out and (b"result" in out or shape == "table")
+
+
+def test_the_command_line_says_what_is_wrong(
+    correlator: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARPLINE_QUERY_URL", f"http://{correlator[0].query.address}")
+    assert main(["query", "nothing"]) == 1 and "there is none" in capsys.readouterr().err
+    assert main(["query", "syscall", "--since", "soon"]) == 2 and "such as 10m" in capsys.readouterr().err
+    monkeypatch.setenv("WARPLINE_QUERY_URL", "http://127.0.0.1:9")
+    assert main(["query", "syscall"]) == 1 and "is `warpline correlate` running?" in capsys.readouterr().err
+
+
+def test_a_recording_of_the_store_replays_to_the_same_rows(
+    correlator: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = sample.record(correlator[1], tmp_path / "case", NOON, NOON + 10_000_000_000, "a test")
+    assert recorded.rows["gpu_kernel"] == 70_000 and recorded.rows["syscall"] == 50
+    with running(free(tmp_path / "state")) as (_process, client, settings):
+        monkeypatch.setenv("WARPLINE_COLLECTOR_ENDPOINT", settings.collector_endpoint)
+        for _ in range(2):
+            assert main(["replay", str(tmp_path / "case")]) == 0
+        assert main(["replay", str(tmp_path / "case"), "--now"]) == 0
+        eventually(lambda: client.view("syscall").num_rows, 100)
+        rows = client.view("syscall", until_ns=NOON * 2 - NOON + 86_400_000_000_000, order="start_ns")
+        assert rows["result"].to_pylist() == list(range(50))
+        assert client.view("syscall", since_ns=time.time_ns() - 60_000_000_000).num_rows == 50
+
+
+def test_only_who_shows_the_token_is_answered(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with running(free(tmp_path, correlator_token_file=str(token))) as (process, client, settings):
+        assert urllib3.request("GET", f"http://{process.query.address}/healthz").status == 200
+        with pytest.raises(StoreError, match="no valid bearer token"):
+            client.views()
+        assert Client(replace(settings, query_token_file=str(token))).views()
+    with pytest.raises(SettingsError, match="query_token_file"):
+        Client(Settings(query_token_file=str(tmp_path / "none")))
+
+
+def test_a_taken_address_is_told(tmp_path: Path, correlator: Running) -> None:
+    taken = correlator[0].query.address
+    with pytest.raises(SettingsError, match=r"query api.*free it"):
+        Correlator(replace(free(tmp_path), correlator_query_address=taken))
+
+
+def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
+    flags = {f"WARPLINE_CORRELATOR_{door}_ADDRESS": ANY for door in ("GRPC", "HTTP", "QUERY")}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "warpline.cli", "correlate"],
+        env={"WARPLINE_STATE_DIR": str(tmp_path), "WARPLINE_CORRELATOR_STORE_DELAY_S": "5", **flags},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    door = next(line.split()[-1] for line in child.stderr if line.startswith("OTLP HTTP"))
+    assert send(Settings(collector_endpoint=f"http://{door}"), syscalls("s/1/1", range(7))) == 200
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+    child.stderr.close()
+    with running(free(tmp_path)) as (_, client, _):
+        assert client.view("syscall").num_rows == 7, "stored before it ended"
