@@ -11,6 +11,7 @@ import pytest
 from collectors import cluster_state
 from collectors.cluster.watch import Change
 from correlator.store import Store
+from tests.correlator import one_view
 from tests.correlator.storing import NOON, small
 from warpline import schema
 from warpline.batch import Batch
@@ -97,18 +98,16 @@ def test_each_stage_of_a_cold_start_has_its_time(tmp_path: Path) -> None:
         ('Container image "v" already present on machine', None, None),
     ],
 )
-def test_every_wording_of_a_pull_is_read(
-    tmp_path: Path, message: str, pull_ns: int | None, queue_ns: int | None
-) -> None:
-    row = store_with(tmp_path, *life(message)).view("cold_start").read_all().to_pylist()[0]
+def test_every_wording_of_a_pull_is_read(message: str, pull_ns: int | None, queue_ns: int | None) -> None:
+    row = one_view.read("cold_start", life(message), "pod_uid")[0]
     assert (row["pull_ns"], row["pull_queue_ns"]) == (pull_ns, queue_ns)
     assert row["image_present"] is ("already" in message)
 
 
-def test_real_events_give_the_pull_as_read_by_hand(tmp_path: Path, shared_data: Path) -> None:
+def test_real_events_give_the_pull_as_read_by_hand(shared_data: Path) -> None:
     file = shared_data / "k8s/troubleshoot/message-container-creating-failed-mount.json"
     changes = [Change("/api/v1/events", "ADDED", each) for each in json.loads(file.read_text())["items"]]
-    rows = store_with(tmp_path, *cluster_state.State().batches(changes, NOON)).view("cold_start").read_all().to_pylist()
+    rows = one_view.read("cold_start", cluster_state.State().batches(changes, NOON), "pod_uid")
     crashpod = next(row for row in rows if row["pod_uid"] == "8ffb51a6-6a35-456a-a566-cafb05f7d36a")
     assert crashpod["pull_ns"] == 4_783_086_211
     assert crashpod["scheduled_ns"] == 1688967099_694297000
