@@ -61,6 +61,7 @@ LOSSES = (
 )
 """What counter i of the program counts (the enum in http_state.bpf.h)."""
 CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
+_NOTHING = Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
 _POLL_S = 0.05
 _MOST_WAITING = 65536
 """Pieces of heads whose exchanges have not ended: 18 MB at most."""
@@ -129,7 +130,7 @@ class Probe:
 
     def _batch(self, ended: Records) -> Batch:
         if not len(ended):
-            return Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
+            return _NOTHING
         return Batch(HTTP_EXCHANGE, HTTP_EXCHANGE.batch(self.assembler.rows(ended)))
 
 

@@ -1,8 +1,8 @@
-"""TCP connections of watched processes: who opened them, their states, bytes, segments sent again, initial sequence numbers.
+"""TCP connections of watched processes: who opened them, states, bytes, segments sent again, initial sequence numbers.
 
-Raw tracepoints `inet_sock_set_state` (the opening, each change, the close) and `tcp_retransmit_skb` (at most one row a second
-and connection); addresses and counters are read from the socket. A row is the connection so far: the last one holds. The
-connection's number is a hash of its addresses, ports, network namespace and initial sequence numbers, so that
+Raw tracepoints `inet_sock_set_state` (the opening, each change, the close) and `tcp_retransmit_skb` (at most one row a
+second and connection); addresses and counters are read from the socket. A row is the connection so far: the last one holds.
+The connection's number is a hash of its addresses, ports, network namespace and initial sequence numbers, so that
 `http_exchange` gives it the same number, and the two ends of it on two nodes pair by addresses and sequence numbers without
 a clock. Which processes are watched: see `http_exchange`, whose settings hold here as well.
 
@@ -48,22 +48,9 @@ CHANGE = np.dtype(
 )
 DOOR = np.dtype([("network", "<u4"), ("port", "<u2"), ("unused", "<u2")])
 OWNER = np.dtype([("cgroup", "<u8"), ("process_start_ns", "<u8"), ("process", "<u4"), ("unused", "<u4")])
-STATES = np.array(
-    [
-        "UNKNOWN",
-        "ESTABLISHED",
-        "SYN_SENT",
-        "SYN_RECV",
-        "FIN_WAIT1",
-        "FIN_WAIT2",
-        "TIME_WAIT",
-        "CLOSE",
-        "CLOSE_WAIT",
-        "LAST_ACK",
-        "LISTEN",
-        "CLOSING",
-    ]
-)
+_OPENING = ("UNKNOWN", "ESTABLISHED", "SYN_SENT", "SYN_RECV")
+_ENDING = ("FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING")
+STATES = np.array([*_OPENING, *_ENDING])
 """Names of include/net/tcp_states.h, by number."""
 ROLES = np.array([None, "client", "server"], object)
 LOSSES = ("watched processes: map full", "changes: ring full", "connections: map full")

@@ -4,7 +4,11 @@
 enum { WATCH_ALL = 1, WATCH_PORTS = 2 };
 BPF_HASH(targets, u32, u32, 16384);
 BPF_HASH(ports, u16, u32, 1024);
-BPF_ARRAY(executions, u64, 1);
+struct execution {
+	u32 process, unused;
+};
+BPF_RINGBUF_OUTPUT(executions, 8);
+BPF_ARRAY(missed_executions, u64, 1);
 
 int raw_fork(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -26,9 +30,12 @@ int raw_fork(struct bpf_raw_tracepoint_args *ctx)
 int raw_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 zero = 0;
-	u64 *seen = executions.lookup(&zero);
-	if (seen)
-		__sync_fetch_and_add(seen, 1);
+	struct execution e = {bpf_get_current_pid_tgid() >> 32, 0};
+	if (executions.ringbuf_output(&e, sizeof(e), NO_WAKEUP) >= 0)
+		return 0;
+	u64 *missed = missed_executions.lookup(&zero);
+	if (missed)
+		__sync_fetch_and_add(missed, 1);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 """Which processes are watched: by port, by a part of the command line, by a part of the cgroup's path.
 
 The map `targets` of `targets.bpf.h` holds them. The Linux kernel follows forks, and processes that begin to listen on, or
-connect to, a watched port; here /proc is read at start and again when a process was executed, since a command line shows
-only then. A process that was found is watched until it exits.
+connect to, a watched port, and tells of each execution, since a command line shows only then. A process that was found is
+watched until it exits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ FOLLOW = {"raw_fork": "sched_process_fork", "raw_exec": "sched_process_exec", "r
 
 _PROC = Path("/proc")
 _LISTEN, _ESTABLISHED = "0A", "01"
-_RESCAN_S = 5.0
-_AFTER_EXEC_S = 0.1
+_SWEEP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class Targets:
         """Attach what follows forks, executions and exits, and look at all processes once."""
         self.rules = rules
         self._targets = loaded.map("targets", "<u4", "<u4")
-        self._executions = loaded.map("executions", "<u4", "<u8")
-        self._known: set[tuple[int, str]] = set()
-        self._seen = -1
-        self._looked_s = -_RESCAN_S
+        self._executions = loaded.ring("executions", [("process", "<u4"), ("unused", "<u4")])
+        self._missed = loaded.map("missed_executions", "<u4", "<u8")
+        self._missed_before = 0
+        self._swept_s = time.monotonic()
         self._ports = loaded.map("ports", "<u2", "<u4")
         loaded.attach_raw(FOLLOW)
-        self.refresh()
+        self._look(_processes())
         self.watch_ports(rules.ports)
 
     def watch_ports(self, ports: Sequence[int]) -> None:
@@ -77,21 +76,25 @@ class Targets:
         return sorted(self._targets.items()[0].tolist())
 
     def refresh(self) -> None:
-        """Look for new processes where one was executed since the last look, at most ten times a second."""
+        """Look at the processes that were executed since the last look; every 5 s, let go of those that are gone."""
+        self._look(set(self._executions.take()["process"].tolist()))
         now = time.monotonic()
-        executions = int(self._executions.get(0) or 0)
-        wait = _AFTER_EXEC_S if executions != self._seen else _RESCAN_S
-        if now < self._looked_s + wait:
+        if now < self._swept_s + _SWEEP_S:
             return
-        self._seen, self._looked_s = executions, now
-        found = set(_processes())
-        for pid, _ in found - self._known:
-            if self._matches(pid):
-                self.watch(pid)
-        self._known = found
-        for pid in set(self.watched()) - {pid for pid, _ in found}:
+        self._swept_s = now
+        for pid in self.watched():
             if not (_PROC / str(pid)).exists():
                 self._targets.delete(pid)
+        missed = int(self._missed.get(0) or 0)
+        if missed != self._missed_before:  # The ring was full: some executions were not told.
+            self._missed_before = missed
+            self._look(_processes())
+
+    def _look(self, pids: Iterable[int]) -> None:
+        if self.rules.executables or self.rules.cgroups:
+            for pid in pids:
+                if self._matches(pid):
+                    self.watch(pid)
 
     def _matches(self, pid: int) -> bool:
         if self.rules.executables and any(part in _command(pid) for part in self.rules.executables):
@@ -121,11 +124,8 @@ def _command(pid: int) -> str:
     return _text(pid, "cmdline").replace("\0", " ")
 
 
-def _processes() -> Iterator[tuple[int, str]]:
-    """Yield each process as (pid, what it runs): an execution changes the second."""
-    for name in os.listdir(_PROC):
-        if name.isdigit():
-            yield int(name), _command(int(name))
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
 
 
 def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
@@ -133,7 +133,7 @@ def _by_port(ports: set[int]) -> Iterator[tuple[int, int]]:
     if not ports:
         return
     how: dict[str, int] = {}
-    sockets_of = {pid: _sockets(pid) for pid, _ in _processes()}
+    sockets_of = {pid: _sockets(pid) for pid in _processes()}
     for pid in _one_of_each_network(sockets_of):
         for inode, state, local, remote in _tcp(pid):
             if state == _LISTEN and local in ports:
