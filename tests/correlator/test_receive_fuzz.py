@@ -23,7 +23,7 @@ from tests.warpline.test_otlp_json import otlp_json
 
 GOOD = trace_request(1, seed=77).SerializeToString()
 SIGNALS = ("traces", "metrics", "logs")
-PER_CASE = 150
+PER_CASE = 400
 GROWTH_MB = 200
 
 
