@@ -1,7 +1,8 @@
 """Recordings in and out: MB/s, rows/s and peak memory of import and export, beside parsing or scanning alone.
 
 The files are synthetic (a loop of realistic events, about 400 bytes each, as Kineto writes them): what is measured is the
-readers, not a GPU. Each measurement runs in a process of its own, so that its peak memory is its own.
+readers, not a GPU. `cpu_ratio` is their CPU time over that of parsing or scanning alone: a busy machine changes it less.
+Each measurement runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _NAMES = [f"void cutlass::Kernel2<cutlass_80_tensorop_bf16_gemm_relu_{n}x64_64x6
 _PROBE = """
 import json, resource, sys, time
 from pathlib import Path
-began = time.perf_counter()
+began, cpu = time.perf_counter(), time.process_time()
 rows = {call}
-seconds = time.perf_counter() - began
-print(json.dumps([seconds, rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+print(json.dumps([seconds, cpu, rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 _READ = "__import__('bench.recordings', fromlist=['x']).read_all({module!r}, Path({path!r}))"
-_PARSE = "len(__import__('orjson').loads(Path({path!r}).read_bytes())['traceEvents'])"
+_PARSE = "__import__('gc').disable() or len(__import__('orjson').loads(Path({path!r}).read_bytes())['traceEvents'])"
 _SCAN = "__import__('bench.recordings', fromlist=['x']).scan(Path({path!r}))"
 
 
@@ -40,18 +41,20 @@ def run() -> None:
         kineto, nsys = Path(directory) / "kineto.json", Path(directory) / "nsys.sqlite"
         write_kineto(kineto, MEGABYTES << 20)
         size = kineto.stat().st_size / 1e6
-        alone, events, alone_mb = probe(_PARSE.format(path=str(kineto)))
-        seconds, rows, peak = probe(_READ.format(module="kineto", path=str(kineto)))
-        note = f"synthetic=true file_mb={size:.0f} events={events}"
-        print(f"FIGURE recordings.kineto.mb_per_s {size / seconds:.1f} MB/s orjson_alone={size / alone:.1f} {note}")
+        alone, alone_cpu, events, alone_mb = probe(_PARSE.format(path=str(kineto)))
+        seconds, cpu, rows, peak = probe(_READ.format(module="kineto", path=str(kineto)))
+        note, ratio = f"synthetic=true file_mb={size:.0f} events={events}", f"cpu_ratio={cpu / alone_cpu:.2f}"
+        print(
+            f"FIGURE recordings.kineto.mb_per_s {size / seconds:.1f} MB/s orjson_alone={size / alone:.1f} {ratio} {note}"
+        )
         print(f"FIGURE recordings.kineto.rows_per_s {rows / seconds:.0f} rows/s {note}")
         print(f"FIGURE recordings.kineto.peak_mb {peak:.0f} MB limit={LIMIT_MB} orjson_alone={alone_mb:.0f} {note}")
         write_nsys(nsys, NSYS_KERNELS)
         size = nsys.stat().st_size / 1e6
-        alone, _, alone_mb = probe(_SCAN.format(path=str(nsys)))
-        seconds, rows, peak = probe(_READ.format(module="nsys", path=str(nsys)))
-        note = f"synthetic=true file_mb={size:.0f} kernels={NSYS_KERNELS}"
-        print(f"FIGURE recordings.nsys.mb_per_s {size / seconds:.1f} MB/s scan_alone={size / alone:.1f} {note}")
+        alone, alone_cpu, _, alone_mb = probe(_SCAN.format(path=str(nsys)))
+        seconds, cpu, rows, peak = probe(_READ.format(module="nsys", path=str(nsys)))
+        note, ratio = f"synthetic=true file_mb={size:.0f} kernels={NSYS_KERNELS}", f"cpu_ratio={cpu / alone_cpu:.2f}"
+        print(f"FIGURE recordings.nsys.mb_per_s {size / seconds:.1f} MB/s scan_alone={size / alone:.1f} {ratio} {note}")
         print(f"FIGURE recordings.nsys.rows_per_s {rows / seconds:.0f} rows/s {note}")
         print(f"FIGURE recordings.nsys.peak_mb {peak:.0f} MB limit={LIMIT_MB} scan_alone={alone_mb:.0f} {note}")
         small = Path(directory) / "small.json"
@@ -62,11 +65,11 @@ def run() -> None:
         print(f"FIGURE recordings.export.events_per_s {events_out / seconds:.0f} events/s {note}")
 
 
-def probe(call: str) -> tuple[float, int, float]:
-    """Run an expression in a process of its own; return its seconds, what it counted, and its peak memory in MiB."""
+def probe(call: str) -> tuple[float, float, int, float]:
+    """Run an expression in a process of its own; return its seconds, of CPU too, its count, and its peak memory in MiB."""
     done = subprocess.run([sys.executable, "-c", _PROBE.format(call=call)], capture_output=True, text=True, check=True)
-    seconds, rows, peak = json.loads(done.stdout.splitlines()[-1])
-    return seconds, rows, peak
+    seconds, cpu, rows, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, cpu, rows, peak
 
 
 def read_all(module: str, path: Path) -> int:

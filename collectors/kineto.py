@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from collectors.recordings import files, secrets
+from collectors.recordings import files, garbage, secrets
 from collectors.recordings.assemble import TABLES as ASSEMBLED
 from collectors.recordings.assemble import Assembly
 from collectors.recordings.files import Part
@@ -64,7 +64,7 @@ def read(path: Path, context: Context) -> Iterator[Batch]:
     summary = Summary(files.uid_of(path), path.name, "kineto")
     found: list[_Trace] = []
     try:
-        with files.parts(path) as parts:
+        with files.parts(path) as parts, garbage.paused():
             for part in parts:
                 if _may_be_trace(part.name):
                     found.append(_Trace(part, summary.recording_uid))

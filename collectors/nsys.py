@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from collectors.recordings import files, raw
+from collectors.recordings import files, garbage, raw
 from collectors.recordings.assemble import TABLES as ASSEMBLED
 from collectors.recordings.assemble import Assembly
 from collectors.recordings.sqlite import MAGIC, Database, opened
@@ -85,7 +85,7 @@ def read(path: Path, context: Context) -> Iterator[Batch]:
     summary = Summary(files.uid_of(path), path.name, "nsys")
     into = Assembly(summary.recording_uid, f"recording:{summary.recording_uid}", "nsys")
     try:
-        with opened(path) as database:
+        with opened(path) as database, garbage.paused():
             if len(database.tables.intersection(_KNOWS)) < 2:
                 raise SourceError(f"{path.name}: is a SQLite file of another program; give an export of Nsight Systems")
             report = _Report(database, into, context)
@@ -111,6 +111,7 @@ class _Report:
         self.database, self.into, self.context = database, into, context
         self.lost: Counter[str] = Counter()
         self._strings = database.mapping("StringIds", "id", "value")
+        self._apis: dict[Any, str] = {}
         self._devices = self._device_names()
         self._total = max(
             1, sum(database.count(_ACTIVITY + each) for each in ("RUNTIME", "KERNEL", "MEMCPY", "MEMSET"))
@@ -226,10 +227,16 @@ class _Report:
             "pid": _pid(columns["globalTid"]),
             "thread": _thread(columns["globalTid"]),
             "correlation": columns["correlationId"],
-            "api": [_VERSION_OF_API.sub("", each) for each in self._texts(columns["nameId"])],
+            "api": [self._api(each) for each in columns["nameId"]],
             "result": columns["returnValue"],
         }
         self.into.calls.append(raw.batch(raw.CALL, len(columns["start"]), found))
+
+    def _api(self, identifier: Any) -> str:
+        found = self._apis.get(identifier)
+        if found is None:
+            found = self._apis[identifier] = _VERSION_OF_API.sub("", str(self._strings.get(identifier, "?")))
+        return found
 
     def _range(self, columns: Columns, kind: str, names: list[str], **more: Any) -> None:
         found = {"start": columns["start"], "end": columns["end"], "kind": kind, "name": names}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from collectors import kineto, nsys
+from correlator import timeline_scope
 from correlator.store import Store
 from tests.correlator.recordings import put, rows, store_in
 
@@ -83,8 +84,11 @@ def test_an_import_that_did_not_end_is_not_shown(store: Store, root: Path, tmp_p
     recording = put(store, kineto, path, tmp_path, whole=False).recording
     names = ("busy", "overlap", "step", "launch", "kernel_top", "rank")
     assert [of(store, f"recording_{name}", recording) for name in names] == [[]] * 6
+    with pytest.raises(timeline_scope.Absent):
+        timeline_scope.find(store, {"recording": recording["recording_uid"]})
     put(store, kineto, path, tmp_path)
     assert len(of(store, "recording_launch", recording)) == 3
+    assert timeline_scope.find(store, {"recording": recording["recording_uid"]}).from_ns < recording["start_ns"]
 
 
 def test_the_same_recording_written_twice_is_there_once(store: Store, root: Path, tmp_path: Path) -> None:
