@@ -1,0 +1,72 @@
+"""The page that a DCGM exporter would serve for the double: everything on it follows from the double's own state."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+UUID = "GPU-77617270-6c69-6e65-2d64-6f75626c6521"
+NAME = "Warpline CUDA double (simulated)"
+_FULL_CLOCK_MHZ, _MEMORY_CLOCK_MHZ = 1980, 2619
+_IDLE_W, _BUSY_W = 70.0, 560.0
+_MEMORY_MIB, _WEIGHTS_MIB = 81559, 15000
+_THERMAL_SLOWDOWN = 0x40
+
+
+class GpuPage:
+    """Remembers the last reading: utilisation, power and energy are of the time since then."""
+
+    def __init__(self) -> None:
+        """Begin now."""
+        self._at_ns, self._busy_ns = time.monotonic_ns(), 0
+        self._energy_mj = 0.0
+        self._busy_ratio = 0.0
+
+    def render(self, state: dict[str, Any]) -> str:
+        """Return the page in Prometheus' text format."""
+        now = time.monotonic_ns()
+        elapsed = max(now - self._at_ns, 1)
+        self._busy_ratio = min(1.0, (state["busy_ns"] - self._busy_ns) / elapsed)
+        clock = float(state["clock_ratio"])
+        # Dynamic power grows with the clock and the square of its voltage, which follows the clock.
+        power_w = _IDLE_W + _BUSY_W * self._busy_ratio * clock**3
+        self._energy_mj += power_w * elapsed / 1e6
+        self._at_ns, self._busy_ns = now, state["busy_ns"]
+        used = _WEIGHTS_MIB + state["kv_used_ratio"] * (_MEMORY_MIB - _WEIGHTS_MIB) * 0.9
+        readings = {
+            "DCGM_FI_DEV_SM_CLOCK": ("gauge", clock * _FULL_CLOCK_MHZ),
+            "DCGM_FI_DEV_MEM_CLOCK": ("gauge", _MEMORY_CLOCK_MHZ),
+            "DCGM_FI_DEV_GPU_TEMP": ("gauge", 35 + 45 * self._busy_ratio + (12 if clock < 1 else 0)),
+            "DCGM_FI_DEV_POWER_USAGE": ("gauge", power_w),
+            "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("counter", self._energy_mj),
+            "DCGM_FI_DEV_GPU_UTIL": ("gauge", 100 * self._busy_ratio),
+            "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("gauge", self._busy_ratio),
+            "DCGM_FI_DEV_FB_USED": ("gauge", used),
+            "DCGM_FI_DEV_FB_FREE": ("gauge", _MEMORY_MIB - used),
+            "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": ("gauge", _THERMAL_SLOWDOWN if clock < 1 else 0),
+        }
+        labels = f'gpu="0",UUID="{UUID}",device="nvidia0",modelName="{NAME}",Hostname="{socket.gethostname()}"'
+        lines = []
+        for name, (kind, value) in readings.items():
+            lines += [
+                f"# HELP {name} Of the simulated GPU.",
+                f"# TYPE {name} {kind}",
+                f"{name}{{{labels}}} {value:.6f}",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def engine_page(state: dict[str, Any]) -> str:
+    """Return the engine's own metrics under vLLM's names."""
+    readings = {
+        "vllm:num_requests_running": state["running"],
+        "vllm:num_requests_waiting": state["waiting"],
+        "vllm:kv_cache_usage_perc": state["kv_used_ratio"],
+        "vllm:num_preemptions_total": state["preemptions"],
+    }
+    lines = []
+    for name, value in readings.items():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# TYPE {name} {kind}", f'{name}{{model_name="warpline-double (simulated)",engine="0"}} {value}']
+    return "\n".join(lines) + "\n"
