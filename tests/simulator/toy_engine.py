@@ -287,8 +287,58 @@ def seen(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
             [(r.arrive, r.name, r.name[:-9], r.prompt, r.out) for r in everyone],
             engine,
         ),
+        "http_exchange": _exchanges(toy, everyone),
         **_gpu(toy),
     }
+
+
+def _exchanges(toy: Toy, everyone: list[Request]) -> pa.RecordBatch:
+    """Return both ends of each request's exchange, the client on another port of the same node."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for at, _, name, *_ in toy.emissions:
+        first.setdefault(name, at)
+        last[name] = at
+    rows = []
+    for i, request in enumerate(everyone):
+        for side, apart in (("client", 200_000), ("server", 0)):
+            begin = request.arrive - 2 * MS - apart
+            end = last[request.name] + MS + apart
+            ends = ("10.0.0.1", 20_000 + i, "10.0.0.2", 8000)
+            rows.append(
+                (
+                    begin,
+                    end,
+                    side,
+                    i * 2 + (side == "server"),
+                    0,
+                    0,
+                    *(ends if side == "client" else ends[2:] + ends[:2]),
+                )
+                + (
+                    "POST",
+                    "/v1/chat/completions",
+                    200,
+                    request.name[:-9],
+                    request.arrive - MS,
+                    first[request.name],
+                    end,
+                )
+                + ("complete", "n1:1:7" if side == "client" else "n1:1:50")
+            )
+    names = (
+        "start_ns",
+        "end_ns",
+        "side",
+        "connection_id",
+        "ordinal",
+        "request_offset_bytes",
+        "local_address",
+        "local_port",
+    )
+    names += ("peer_address", "peer_port", "method", "path", "status", "response_id", "request_end_ns", "first_body_ns")
+    names += ("last_chunk_ns", "ended_by", "process_uid")
+    return _batch("http_exchange", names, rows, {"node": "n1"})
 
 
 def _gpu(toy: Toy) -> dict[str, pa.RecordBatch]:
@@ -358,7 +408,7 @@ def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> pa.Table:
 
 
 def _batch(table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]], more: dict[str, Any]) -> pa.RecordBatch:
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * len(names)
     whole = {n: [None if v == -1 else v for v in c] for n, c in zip(names, columns, strict=True)}
     return schema.table(table).batch({**whole, **more}, rows=len(rows))
 

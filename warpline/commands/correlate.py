@@ -9,17 +9,23 @@ import signal
 import sys
 import threading
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+
 from warpline.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags: all is in the settings."""
+    """Declare the flags; all else is in the settings."""
+    parser.add_argument("--rebuild", action="store_true", help="forget what the joins found, join all again, and stop")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, then drain; 0 when all that was acknowledged is stored, else 1 (it is in the spool)."""
+    if args.rebuild:
+        return _rebuild(settings)
     asked_to_stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: asked_to_stop.set())
@@ -32,3 +38,23 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     asked_to_stop.wait()
     log.info("stopping: no new batches, storing what was accepted")
     return 0 if correlator.stop() else 1
+
+
+def _rebuild(settings: Settings) -> int:
+    """Join everything that is stored anew; the correlator must not run meanwhile, for it owns the files."""
+    store = importlib.import_module("correlator.store").Store(settings)
+    joins = importlib.import_module("correlator.joins").Joins(settings, store)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def told(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total)
+                bar.update(tasks[stage], completed=done)
+
+            joins.rebuild(told)
+    finally:
+        store.close()
+    return 0

@@ -1,0 +1,260 @@
+"""Why a request took as long as it did: where its wall time went, and what stands out, in sentences.
+
+The way of a request is cut at the moments that its edges give: sent, received, handed to the engine, scheduled, first and
+last token, answered. What lies between two of them has a name; what lies between none is unexplained and said to be.
+Findings are causes with a weight in nanoseconds of the request's own wall time, heaviest first; an edge that is missing
+is a finding too, for then less can be explained.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from warpline.errors import StoreError
+
+View = Callable[..., pa.Table]
+"""Asks for a view by name, parameters by keyword: `Client.view`."""
+
+_SECOND = 1_000_000_000
+_NOTABLE = 0.05
+"""Share of the wall time from which on a cause is worth a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the wall time of a request."""
+
+    name: str
+    ns: int
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One finding: what happened, what it cost in ns of wall time (0 where it explains none), and how it is known."""
+
+    sentence: str
+    ns: int
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of one request: its row of the view `request`, its parts in order, causes by weight."""
+
+    request: dict[str, Any]
+    parts: list[Part]
+    causes: list[Cause]
+    missing: list[str]
+
+    @property
+    def wall_ns(self) -> int:
+        """From the first byte seen to the last, in ns."""
+        return sum(part.ns for part in self.parts)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the wall time that has a name."""
+        named = sum(part.ns for part in self.parts if part.name != "unexplained")
+        return named / self.wall_ns if self.wall_ns else 0.0
+
+
+def explain(view: View, request: str) -> Explanation:
+    """Return the explanation of the request that `request`, any of its ids, names. Raises StoreError if there is none."""
+    rows = view("request_found", id=request).to_pylist()
+    if not rows:
+        raise StoreError(
+            f"request {request!r}: none is known by this id; `warpline query request --order=-start_ns` lists them"
+        )
+    found = rows[-1]
+    window = {"since_ns": found["start_ns"] - _SECOND, "until_ns": found["end_ns"] + _SECOND}
+    key = found["internal_id"] or found["response_id"] or found["request_uid"]
+    engine = [r for r in view("request_engine", **window).to_pylist() if r["attempt_uid"] == found["attempt_uid"]]
+    steps = view("request_step", request=key, **window).to_pylist()
+    parts = _parts(found, engine, steps)
+    wall = max(sum(p.ns for p in parts), 1)
+    causes = [
+        *_blamed(view("request_blame", request=key, **window).to_pylist()),
+        *_around(view("request_around", request=key, **window).to_pylist()),
+        *_own(found, engine, steps),
+        *_beside_peers(view("request_peer", request_uid=found["request_uid"]).to_pylist()),
+    ]
+    notable = [c for c in causes if c.ns == 0 or c.ns >= _NOTABLE * wall]
+    return Explanation(found, parts, sorted(notable, key=lambda c: -c.ns), _missing(found, engine, steps))
+
+
+def _parts(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Part]:
+    """Cut the wall time at the moments that are known, in order; a moment that is not leaves its neighbours joined."""
+    known = engine[0] if len(engine) == 1 else {}
+    here = found["client_node"] == found["node"]
+    served = str(known.get("evidence") or "unknown")
+    cuts: list[tuple[int | None, str, str]] = [
+        (found["client_start_ns"] if here else None, "", ""),
+        (found["start_ns"], "network to the server", str(found["evidence"])),
+        (found["request_end_ns"], "receiving the request", str(found["evidence"])),
+        (known.get("start_ns"), "API server before the engine", served),
+        (known.get("scheduled_ns"), "queue", served),
+        (known.get("first_token_ns"), "prefill", served),
+        (known.get("end_ns"), "decode", served),
+        (found["end_ns"], "API server after the last token" if known else "unexplained", str(found["evidence"])),
+        (found["client_end_ns"] if here else None, "network to the client", str(found["evidence"])),
+    ]
+    parts: list[Part] = []
+    last: int | None = None
+    for moment, name, evidence in cuts:
+        if moment is None:
+            continue
+        if last is not None and moment > last:
+            parts += (
+                _decode(moment - last, steps, evidence) if name == "decode" else [Part(name, moment - last, evidence)]
+            )
+        last = moment if last is None else max(last, moment)
+    return parts
+
+
+def _decode(length: int, steps: list[dict[str, Any]], evidence: str) -> list[Part]:
+    """Cut the decode: the request's own GPU time, that of others in its steps, and the time without its steps on a GPU."""
+    mine = [s for s in steps if s["phase"] != "prefill" and s["busy_ns"] is not None]
+    own = min(sum(s["busy_ns"] for s in mine), length)
+    others = min(sum(s["occupancy_ns"] - s["busy_ns"] for s in mine), length - own)
+    parts = [
+        Part("decode: own GPU time", own, evidence),
+        Part("decode: others' GPU time in its steps", others, evidence),
+        Part("decode: no step of it on a GPU" if mine else "decode", length - own - others, evidence),
+    ]
+    return [p for p in parts if p.ns > 0]
+
+
+_KINDS = {
+    "queue": "it waited in the queue while the GPU worked for others",
+    "prefill": "its tokens waited for the prompts of others in the same steps",
+    "preemption": "it was preempted and waited while the GPU worked for others",
+}
+
+
+def _blamed(rows: list[dict[str, Any]]) -> list[Cause]:
+    causes = []
+    for kind, text in _KINDS.items():
+        mine = sorted(
+            (r for r in rows if r["role"] == "delayed by" and r["kind"] == kind), key=lambda r: -r["delay_ns"]
+        )
+        total = sum(r["delay_ns"] for r in mine)
+        if total:
+            most = f"{mine[0]['other']} ({milliseconds(mine[0]['delay_ns'])})"
+            sentence = f"{text}: {milliseconds(total)}, by {len(mine)} requests, most by {most}"
+            causes.append(Cause(sentence, total, str(mine[0]["evidence"])))
+    return causes
+
+
+def _around(rows: list[dict[str, Any]]) -> list[Cause]:
+    causes = []
+    for row in rows:
+        kind, what, amount = row["kind"], row["what"], row["amount"]
+        if kind == "neighbour":
+            text = f"another process worked on its GPU meanwhile ({what}): {milliseconds(amount)} of busy time"
+            causes.append(Cause(text, int(amount), "derived"))
+        elif kind == "throttled":
+            causes.append(Cause(f"its GPU was throttled ({what}): {milliseconds(amount)}", int(amount), "estimated"))
+        elif kind == "dropped_flows":
+            causes.append(Cause(f"{amount:.0f} flows were dropped meanwhile: {what}", 0, "estimated"))
+        elif kind == "lost_rows":
+            causes.append(Cause(f"{amount:.0f} rows of that time are known to be lost: {what}", 0, "exact"))
+    return causes
+
+
+def _own(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Cause]:
+    causes = []
+    if found["retransmits"]:
+        causes.append(Cause(f"{found['retransmits']} segments of its connection were sent again", 0, "exact"))
+    again = sum(s["busy_ns"] or 0 for s in steps if s["phase"] == "recompute")
+    if again:
+        times = sum(e["preemptions"] for e in engine)
+        causes.append(
+            Cause(f"after {times} preemptions its context was computed again: {milliseconds(again)}", again, "derived")
+        )
+    stalls = _stalls(steps)
+    if stalls:
+        text = f"no GPU worked between its steps for {milliseconds(stalls)}: the host did not launch in time"
+        causes.append(Cause(text, stalls, "derived"))
+    return causes
+
+
+def _stalls(steps: list[dict[str, Any]]) -> int:
+    """Return the time between steps of one engine that follow one another, in ns."""
+    total = 0
+    placed = [s for s in steps if s["occupancy_ns"] is not None]
+    for before, after in itertools.pairwise(placed):
+        if before["process_uid"] == after["process_uid"] and after["step_ordinal"] == before["step_ordinal"] + 1:
+            total += max(after["start_ns"] - before["end_ns"], 0)
+    return total
+
+
+_MEASURES = {
+    "queue_ns": "queue",
+    "prefill_ns": "prefill",
+    "decode_ns": "decode",
+    "ttft_ns": "time to first token",
+    "prompt_tokens": "prompt",
+    "output_tokens": "output",
+}
+
+
+def _beside_peers(rows: list[dict[str, Any]]) -> list[Cause]:
+    """Say what is beyond 95 of 100 peers and half as much again as their middle."""
+    causes = []
+    for row in rows:
+        name = _MEASURES.get(row["measure"])
+        own, middle, high = row["own"], row["peers_p50"], row["peers_p95"]
+        if name is None or own is None or middle is None or row["peers"] < 10 or own <= high or own < 1.5 * middle:
+            continue
+        time = row["measure"].endswith("_ns")
+        said = [milliseconds(x) if time else f"{x:.0f} tokens" for x in (own, middle, high)]
+        text = (
+            f"its {name} is {said[0]}; half of {row['peers']} peers have {said[1]} or less, 95 of 100 {said[2]} or less"
+        )
+        causes.append(Cause(text, int(own - middle) if time and row["measure"] != "ttft_ns" else 0, "exact"))
+    return causes
+
+
+def _missing(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[str]:
+    """Name the edges on the way from the client's socket to the GPU that were not recorded, and what would record them."""
+    missing = []
+    if found["client_start_ns"] is None:
+        missing.append("the client's end of the connection: run a collector on the client's node")
+    if found["side"] != "server":
+        missing.append("the server's end of the connection: run a collector on the server's node")
+    if not engine:
+        missing.append("the engine's request: watch its wire (source engine_wire) or install warpline-vllm")
+    if not any(s["level"] or s["share_ns"] for s in steps):
+        missing.append("the engine steps that it was in: install warpline-vllm, or watch the engine's wire")
+    if not any(s["share_ns"] for s in steps):
+        missing.append("its GPU executions: inject the CUPTI library (source cuda_kernel)")
+    return missing
+
+
+def milliseconds(ns: float) -> str:
+    """Return a time in words: ms with three digits that count."""
+    return f"{ns / 1e6:.3g} ms" if ns < 1e9 else f"{ns / 1e9:.3g} s"
+
+
+def lines(found: Explanation) -> list[str]:
+    """Return the explanation as lines of text."""
+    row, wall = found.request, max(found.wall_ns, 1)
+    name = row["response_id"] or row["request_id"] or row["request_uid"]
+    text = [
+        f"{row['method']} {row['path']} → {row['status']}  {name}",
+        f"{milliseconds(found.wall_ns)} of wall time, {found.coverage:.1%} of it explained",
+        "",
+        "Where it went",
+    ]
+    text += [f"  {milliseconds(p.ns):>9}  {p.ns / wall:6.1%}  {p.name}  [{p.evidence}]" for p in found.parts]
+    text += ["", "What stands out"]
+    text += [f"  {i}. {c.sentence}  [{c.evidence}]" for i, c in enumerate(found.causes, 1)] or ["  nothing"]
+    if found.missing:
+        text += ["", "What was not recorded", *(f"  - {m}" for m in found.missing)]
+    return text

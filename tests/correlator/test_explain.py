@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from correlator.explain import explain, lines, milliseconds
+from correlator.joins import Joins
+from correlator.store import Store
+from tests.simulator.score import toy
+from warpline import schema
+from warpline.batch import Batch
+from warpline.errors import StoreError
+from warpline.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    directory: Path = tmp_path_factory.mktemp("explain")
+    made = Store(Settings(state_dir=str(directory / "state"), correlator_disk_reserve_mb=0))
+    seen, _ = toy(directory, seconds=6, rate=10, most_requests=8)
+    for name, rows in seen.items():
+        made.write([Batch(schema.table(name), rows.combine_chunks().to_batches()[0], name)])
+    Joins(made.settings, made).catch_up()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def view(store: Store) -> Callable[..., pa.Table]:
+    return lambda name, **parameters: store.view(name, parameters).read_all()
+
+
+def waited_most(store: Store) -> dict[str, Any]:
+    row: dict[str, Any] = store.query("SELECT * FROM request ORDER BY queue_ns DESC LIMIT 1").to_pylist()[0]
+    return row
+
+
+def test_the_parts_of_a_request_fill_its_wall_time(store: Store, view: Callable[..., pa.Table]) -> None:
+    for row in store.query("SELECT * FROM request WHERE side = 'server' ORDER BY start_ns LIMIT 20").to_pylist():
+        found = explain(view, row["response_id"])
+        assert found.wall_ns == row["client_end_ns"] - row["client_start_ns"]
+        assert found.coverage == 1.0
+        assert next(p.name for p in found.parts) == "network to the server"
+
+
+def test_a_wait_in_the_queue_is_the_first_finding_and_names_who_was_served(store: Store, view: Any) -> None:
+    row = waited_most(store)
+    found = explain(view, row["response_id"])
+    queue = next(p for p in found.parts if p.name == "queue")
+    assert queue.ns == row["queue_ns"] > 50_000_000
+    said = next(c for c in found.causes if "waited in the queue" in c.sentence)
+    assert 0.5 * queue.ns < said.ns <= queue.ns + 20_000_000
+    assert "chatcmpl-" in said.sentence
+    assert found.causes == sorted(found.causes, key=lambda c: -c.ns)
+
+
+def test_every_request_is_followed_from_the_clients_socket_to_its_gpu_executions(store: Store, view: Any) -> None:
+    requests = store.query("SELECT response_id, internal_id FROM request WHERE side = 'server'").to_pylist()
+    assert len(requests) > 30
+    for row in requests[:25]:
+        ways = {(r["from_kind"], r["to_kind"]) for r in view("request_edge", request=row["internal_id"]).to_pylist()}
+        assert {
+            ("http_exchange", "http_exchange"),
+            ("attempt", "http_exchange"),
+            ("attempt", "engine_request"),
+            ("engine_request", "engine_step"),
+            ("engine_step", "gpu_kernel"),
+        } <= ways
+        assert explain(view, row["internal_id"]).missing == []
+
+
+def test_any_id_of_a_request_finds_it(store: Store, view: Any) -> None:
+    row = waited_most(store)
+    for key in ("request_uid", "response_id", "internal_id"):
+        assert explain(view, row[key]).request["request_uid"] == row["request_uid"]
+
+
+def test_an_unknown_id_is_told_with_what_to_do(view: Any) -> None:
+    with pytest.raises(StoreError, match="request 'nobody': none is known by this id; `warpline query request"):
+        explain(view, "nobody")
+
+
+def test_what_was_not_recorded_is_named(tmp_path: Path) -> None:
+    store = Store(Settings(state_dir=str(tmp_path), correlator_disk_reserve_mb=0))
+    exchange = {
+        "start_ns": 10**18,
+        "end_ns": 10**18 + 5_000_000,
+        "node": "n",
+        "side": "server",
+        "connection_id": 1,
+        "ordinal": 0,
+    }
+    row = schema.table("http_exchange").batch({**exchange, "response_id": "cmpl-1", "status": 200}, 1)
+    store.write([Batch(schema.table("http_exchange"), row, "one")])
+    Joins(store.settings, store).catch_up()
+    found = explain(lambda name, **p: store.view(name, p).read_all(), "cmpl-1")
+    store.close()
+    assert [m.split(":")[0] for m in found.missing] == [
+        "the client's end of the connection",
+        "the engine's request",
+        "the engine steps that it was in",
+        "its GPU executions",
+    ]
+    assert found.coverage < 1.0
+    text = "\n".join(lines(found))
+    assert "5 ms of wall time" in text
+    assert "What was not recorded" in text
+
+
+def test_times_are_told_with_the_digits_that_count() -> None:
+    assert [milliseconds(x) for x in (1_234, 56_789_000, 2_500_000_000)] == ["0.00123 ms", "56.8 ms", "2.5 s"]
