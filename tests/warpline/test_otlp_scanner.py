@@ -228,7 +228,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scanner with a driver that mutates requests, built with the address and undefined-behaviour sanitizers."""
     binary = tmp_path_factory.mktemp("scan") / "fuzz_scan"
     sources = [str(ROOT / "tests/warpline/fuzz_scan.c"), "-I", str(ROOT / "warpline/otlp/scan")]
-    flags = ["-g", "-O1", "-std=gnu11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-g", "-O0", "-std=gnu11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(["gcc", *flags, *sources, "-o", str(binary), "-lm"], capture_output=True, text=True)
     if built.returncode and "cannot find" in built.stderr:
         pytest.skip(f"no sanitizers here: {built.stderr.strip().splitlines()[-1]}")
