@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collectors.inject.build import build as build_library
-from warpline.children import free_port
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
+from warpline.children import free_port
 from warpline.errors import WarplineError
 
 _UP_WITHIN_S = 30

@@ -1,9 +1,9 @@
 """The model, as far as a GPU sees it: which kernels a step launches and how long each lasts.
 
-The model is a transformer in 4 groups of layers on one GPU; durations follow a roofline. Weights are read once per step, so
-a small batch costs what a batch of 64 costs; beyond, time grows with the tokens. Attention of a decode reads the
-context's KV cache, that of a prompt multiplies every pair. A step of decodes only is one CUDA graph, made for batch sizes of powers of
-two; the rows beyond the batch are computed too. Any other step launches its kernels one by one.
+The model is a transformer in 4 groups of layers on one GPU; durations follow a roofline. Weights are read once per step,
+so a small batch costs what a batch of 64 costs; beyond, time grows with the tokens. Attention of a decode reads the
+context's KV cache, that of a prompt multiplies every pair. A step of decodes only is one CUDA graph, made for batch sizes
+of powers of two; the rows beyond the batch are computed too. Any other step launches its kernels one by one.
 """
 
 from __future__ import annotations
