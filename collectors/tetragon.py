@@ -8,7 +8,7 @@ Times are CLOCK_BOOTTIME inside Tetragon (the exec id holds them) and wall clock
 both become node time. An exec id names one execution: for a process of this node that still lives, `process_uid` is
 made of its start in /proc, as all other sources make it; else of the execution's time, which is a little later.
 Arguments of hooks are kept only where they are numbers, paths or addresses: buffers and texts may hold content. Rate-limit
-lines become `loss`. GetEvents cannot resume: a disconnection is a loss of unknown size. About 40,000 events/s per core.
+lines become `loss`. GetEvents cannot resume: a disconnection is a loss of unknown size. About 30,000 events/s per core.
 """
 
 from __future__ import annotations

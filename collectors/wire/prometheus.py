@@ -1,12 +1,13 @@
 """Prometheus text pages: one line at a time, so that one bad or truncated line costs itself alone.
 
 A series' text (`name{labels}`) hardly changes between scrapes, so it is parsed once by prometheus-client and remembered;
-only its number is read again. A page of 320 series takes about 1 ms when known and 25 ms when new.
+only its number is read again; labels that many series share (all fields of one GPU) are parsed once for all.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from warpline.source import Context
 
 log = logging.getLogger(__name__)
 
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _PAGE_BYTES = 64 << 20
 _ACCEPT = "text/plain;version=0.0.4"
 _BACK_OFF_S = (0.0, 5.0, 15.0, 60.0)
@@ -64,11 +66,20 @@ def _sample(page: Page, line: str) -> None:
 @lru_cache(maxsize=1 << 16)
 def labels(series: str) -> tuple[str, Mapping[str, str]] | None:
     """Return name and labels of a series as written, or None where it is malformed."""
+    name, brace, rest = series.partition("{")
+    if not _NAME.fullmatch(name):
+        return None
+    found = _labels(brace + rest) if brace else {}
+    return None if found is None else (name, found)
+
+
+@lru_cache(maxsize=1 << 14)
+def _labels(braces: str) -> Mapping[str, str] | None:
+    """Return the labels between braces; all fields of one GPU share them, so they are parsed once for all."""
     try:
-        sample = next(iter(text_string_to_metric_families(series + " 0\n"))).samples[0]
+        return next(iter(text_string_to_metric_families(f"x{braces} 0\n"))).samples[0].labels
     except (ValueError, IndexError, KeyError, StopIteration):
         return None
-    return sample.name, sample.labels
 
 
 def fetch(url: str) -> str:

@@ -5,6 +5,7 @@ Only what a minimal `.proto` declares comes through. Python's own json_format do
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -12,6 +13,9 @@ from google.protobuf.message import Message
 
 _WELL_KNOWN = "google.protobuf."
 _TIMESTAMP = "google.protobuf.Timestamp"
+
+_plans: dict[Any, tuple[str, bool, Callable[[Any], Any] | None]] = {}
+"""Field's descriptor → its name, whether it is repeated, how a value becomes JSON (None: as it is)."""
 
 
 def line(message: Message) -> bytes:
@@ -21,23 +25,31 @@ def line(message: Message) -> bytes:
 
 def as_dict(message: Message) -> dict[str, Any]:
     """Return the fields that are set, as JSON has them."""
-    return {
-        field.name: [_value(field, each) for each in value] if field.is_repeated else _value(field, value)
-        for field, value in message.ListFields()
-    }
+    told = {}
+    for field, value in message.ListFields():
+        name, repeated, convert = _plans.get(field) or _plan(field)
+        if convert is None:
+            told[name] = list(value) if repeated else value
+        else:
+            told[name] = [convert(each) for each in value] if repeated else convert(value)
+    return told
 
 
-def _value(field: Any, value: Any) -> Any:
+def _plan(field: Any) -> tuple[str, bool, Callable[[Any], Any] | None]:
+    """Return what to do with a field, found once: asking a descriptor costs more than the conversion."""
+    _plans[field] = field.name, field.is_repeated, _converter(field)
+    return _plans[field]
+
+
+def _converter(field: Any) -> Callable[[Any], Any] | None:
     if field.message_type is not None:
         name = field.message_type.full_name
         if name == _TIMESTAMP:
-            return value.ToJsonString()
-        if name.startswith(_WELL_KNOWN) and hasattr(value, "value"):  # BoolValue, UInt32Value and the like.
-            return value.value
-        return as_dict(value)
+            return lambda value: value.ToJsonString()
+        if name.startswith(_WELL_KNOWN) and "value" in field.message_type.fields_by_name:
+            return lambda value: value.value  # BoolValue, UInt32Value and the like.
+        return as_dict
     if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known is not None else str(value)
-    if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64):
-        return str(value)
-    return value
+        names = {number: each.name for number, each in field.enum_type.values_by_number.items()}
+        return lambda value: names.get(value, str(value))
+    return str if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) else None

@@ -1,0 +1,174 @@
+"""The telemetry sources on real recordings, repeated: rows per second of one core, and the time of one GPU scrape.
+
+The recordings are looked for beside the checkout; a source whose recording is not there is left out, with a line that
+says so.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from collectors import cluster_state, dcgm, engine_metrics, envoy_log, hubble, tetragon
+from collectors.cluster.watch import Change
+from collectors.wire import prometheus, protojson
+from collectors.wire.hubble_pb2 import GetFlowsResponse
+from collectors.wire.prometheus import Target
+from warpline.clock import NodeClock
+from warpline.settings import Settings
+from warpline.source import Context
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+_SECONDS = 1.0
+_SCRAPE_LIMIT_MS = 25
+_FIELDS = 40
+_GPUS = 8
+
+
+def run() -> None:
+    """Print the figures."""
+    for name, measure in (
+        ("hubble.file", _hubble_file),
+        ("hubble.grpc", _hubble_grpc),
+        ("tetragon", _tetragon),
+        ("envoy_log", _envoy),
+        ("dcgm", _dcgm),
+        ("engine_metrics", _engine),
+        ("cluster_state", _cluster),
+    ):
+        try:
+            rows, seconds = measure()
+        except FileNotFoundError as error:
+            print(f"# {name}: no recording at {error.filename}")
+            continue
+        print(f"FIGURE sources.{name}.rows_per_core_s {rows / seconds:.0f} {{row}}/s", flush=True)
+    _scrape()
+
+
+def _repeat(once: Callable[[], int]) -> tuple[int, float]:
+    """Run `once` for about a second of CPU; return rows and CPU seconds."""
+    once()
+    rows, start = 0, time.process_time()
+    while time.process_time() - start < _SECONDS:
+        rows += once()
+    return rows, time.process_time() - start
+
+
+def _hubble_file() -> tuple[int, float]:
+    block = (DATA / "hubble/hubble-otel/basic-sample-348-http-flows.json").read_bytes() * 8
+    return _repeat(lambda: int(hubble.decode(block).flows.num_rows))
+
+
+def _hubble_grpc() -> tuple[int, float]:
+    from google.protobuf import json_format
+
+    lines = (DATA / "hubble/hubble-otel/basic-sample-348-http-flows.json").read_text().splitlines()
+    parsed = [json_format.Parse(line, GetFlowsResponse(), ignore_unknown_fields=True) for line in lines]
+    messages = [each.SerializeToString() for each in parsed] * 8
+
+    def once() -> int:
+        told = b"".join(protojson.line(GetFlowsResponse.FromString(message)) for message in messages)
+        return int(hubble.decode(told).flows.num_rows)
+
+    return _repeat(once)
+
+
+def _tetragon() -> tuple[int, float]:
+    block = (DATA / "tetragon/events/book-events.jsonl").read_bytes() * 64
+    decoder = tetragon.Decoder("bench")
+    return _repeat(lambda: sum(batch.rows.num_rows for batch in decoder.decode(block)[0]))
+
+
+def _envoy() -> tuple[int, float]:
+    block = (DATA / "envoy/access-logs/istio-1.7-json-all-strings-2020.jsonl").read_bytes() * 512
+    return _repeat(lambda: envoy_log.decode(block, "n", "p")[0].num_rows)
+
+
+def _dcgm() -> tuple[int, float]:
+    text, node = _page(), dcgm.Node("bench")
+    return _repeat(lambda: node.samples(0, prometheus.parse(text))[0].rows.num_rows)
+
+
+def _engine() -> tuple[int, float]:
+    text = (DATA / "vllm/metrics/vllm-qwen2.5-0.5b-l4-idle-2026-03.prom").read_text()
+    server = engine_metrics.Server("bench")
+    return _repeat(lambda: server.samples(0, prometheus.parse(text))[0].rows.num_rows)
+
+
+def _cluster() -> tuple[int, float]:
+    file = DATA / "k8s/troubleshoot/message-container-creating-failed-mount.json"
+    changes = [Change("/api/v1/events", "ADDED", each) for each in json.loads(file.read_text())["items"]] * 8
+    return _repeat(lambda: sum(batch.rows.num_rows for batch in cluster_state.State().batches(changes, 0)))
+
+
+def _page() -> str:
+    """A page of 8 GPUs with 40 fields each, with the labels of a real one."""
+    labels = (
+        'gpu="{gpu}",UUID="GPU-c4529c8d-69c4-b61d-e0bc-7b246009600{gpu}",pci_bus_id="00000000:5{gpu}:00.0",'
+        'device="nvidia{gpu}",modelName="NVIDIA H100 80GB HBM3",Hostname="gpu-node-1",'
+        'DCGM_FI_DRIVER_VERSION="580.105.08",container="main",namespace="llm",pod="vllm-{gpu}",pod_uid=""'
+    )
+    from collectors.wire.gpu_fields import DCGM
+
+    lines = []
+    for field in list(DCGM)[:_FIELDS]:
+        lines += [f"# HELP DCGM_FI_{field} As the exporter says.", f"# TYPE DCGM_FI_{field} gauge"]
+        lines += [f"DCGM_FI_{field}{{{labels.format(gpu=gpu)}}} {17 + gpu}" for gpu in range(_GPUS)]
+    return "\n".join(lines) + "\n"
+
+
+def _scrape() -> None:
+    """Print the time from the request of a page to the rows of a batch, over HTTP on loopback."""
+    prometheus.labels.cache_clear()
+    prometheus._labels.cache_clear()
+    dcgm.series.cache_clear()
+    first, times = 0.0, []
+    with _serving(_page()) as address, tempfile.TemporaryDirectory() as directory:
+        context = Context("dcgm", "bench", Settings(), NodeClock(Path(directory)), lambda batch: None)
+        target, node = Target(f"http://{address}/metrics", context), dcgm.Node("bench")
+        for number in range(101):
+            start = time.perf_counter()
+            scraped = target.scrape()
+            assert scraped is not None
+            rows = node.samples(*scraped)[0].rows.num_rows
+            elapsed = (time.perf_counter() - start) * 1e3
+            assert rows == _GPUS * _FIELDS
+            if number:
+                times.append(elapsed)
+            else:
+                first = elapsed
+    p95 = statistics.quantiles(times, n=20)[-1]
+    size = f"gpus={_GPUS} fields={_FIELDS} limit={_SCRAPE_LIMIT_MS}"
+    print(f"FIGURE sources.dcgm.scrape_ms {statistics.median(times):.2f} ms p95={p95:.2f} first={first:.1f} {size}")
+
+
+@contextmanager
+def _serving(page: str) -> Iterator[str]:
+    body = page.encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
