@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from correlator.alert_routes import routes as alert_routes
 from correlator.alert_watch import AlertWatch
 from correlator.ingest import Ingest
 from correlator.joins import Joins
@@ -34,7 +35,11 @@ class Correlator:
             opened.callback(self.store.close)
             self.ingest = Ingest(settings, self.store)
             opened.callback(self.ingest.close)
-            routes = [*timeline_routes(self.store), *perfetto_routes(self.store)]
+            routes = [
+                *timeline_routes(self.store),
+                *perfetto_routes(self.store),
+                *alert_routes(self.store, self.ingest.accept),
+            ]
             self.query = QueryServer(settings, self.store, self.readings, routes)
             opened.callback(self.query.close)
             self.receiver = Receiver(settings, self.ingest)

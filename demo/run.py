@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from collectors.bpf import loader
 from demo import load
-from demo.children import Children, answers, free_port
+from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError
 from warpline.settings import Settings

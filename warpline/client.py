@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,24 @@ class Client:
         """Return what views there are: name, doc, parameters, and columns with their types. Raises StoreError."""
         return list(self.get("/api/views").json())
 
-    def get(self, path: str, parameters: dict[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
-        """Return the answer to a GET of any path of the API; raises StoreError where it is not a 200."""
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the alert rules in force: name, summary, severity, thresholds, SQL. Raises StoreError."""
+        return list(self.get("/api/rules").json())
+
+    def evaluate_rules(self, since_ns: int, until_ns: int) -> int:
+        """Evaluate the alert rules on the time of a window that was replayed; return how often one fired.
+
+        Raises StoreError as `view` does.
+        """
+        fields = {"since_ns": since_ns, "until_ns": until_ns}
+        return int(self.get("/api/rules/evaluate", fields, method="POST").json()["firings"])
+
+    def get(self, path: str, parameters: dict[str, Any] | None = None, method: str = "GET") -> urllib3.BaseHTTPResponse:
+        """Return the answer to a request of any path of the API; raises StoreError where it is not a 200."""
         fields = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
+        url = f"{self.url}{path}?{urllib.parse.urlencode(fields)}"
         try:
-            answer = self._pool.request("GET", self.url + path, fields=fields, headers=self._headers)
+            answer = self._pool.request(method, url, headers=self._headers)
         except urllib3.exceptions.HTTPError as error:
             raise StoreError(f"query api {self.url}: {_reason(error)}; is `warpline correlate` running?") from None
         if answer.status != 200:

@@ -17,7 +17,7 @@ from correlator import alert_rule
 from correlator.alert_watch import AlertWatch
 from correlator.alerts import Alerts
 from correlator.store import Store
-from demo.children import free_port
+from warpline.children import free_port
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings

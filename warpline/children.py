@@ -30,7 +30,7 @@ def free_port(preferred: int = 0) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise WarplineError("demo: no free port on 127.0.0.1; end what holds them")
+    raise WarplineError("no free port on 127.0.0.1; end what holds them")
 
 
 class Children:
@@ -65,7 +65,7 @@ class Children:
             if child.poll() is not None or time.monotonic() > deadline:
                 what = f"ended with code {child.returncode}" if child.returncode is not None else "did not become ready"
                 log = (self._log_dir / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-                raise WarplineError(f"demo: {name} {what}; its log ends:\n{log[-2000:]}")
+                raise WarplineError(f"{name} {what}; its log ends:\n{log[-2000:]}")
             time.sleep(0.1)
 
     def stop(self, seconds: float = 10.0) -> None:

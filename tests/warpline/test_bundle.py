@@ -1,0 +1,131 @@
+import json
+import random
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from warpline import bundle, sample, schema
+from warpline.commands.incident import window
+from warpline.errors import SettingsError, SourceError
+
+START = 1_790_000_000_000_000_000
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    kernel, loss = schema.table("gpu_kernel"), schema.table("loss")
+    times = list(range(START, START + 997))
+    rows = {
+        "gpu_kernel": kernel.batch({"start_ns": times, "node": "n1", "kind": "kernel", "process_uid": "n1:5:7"}),
+        "loss": loss.batch(
+            {"start_ns": times[:23], "node": "n1", "source": "tcp", "reason": "ring overrun", "lost": 1}
+        ),
+    }
+    sample.write(
+        tmp_path / "long_prefill", {name: pa.Table.from_batches([each]) for name, each in rows.items()}, "about"
+    )
+    return tmp_path / "long_prefill"
+
+
+@pytest.fixture
+def file(trace: Path, tmp_path: Path) -> Path:
+    bundle.pack(trace, tmp_path / "a.warpline", '[{"name": "gpu_xid"}]')
+    return tmp_path / "a.warpline"
+
+
+def test_a_bundle_opens_with_what_was_packed(file: Path, trace: Path, tmp_path: Path) -> None:
+    report = bundle.unpack(file, tmp_path / "out")
+    assert report.damaged == {}
+    assert report.manifest.rows == {"gpu_kernel": 997, "loss": 23}
+    for name in report.manifest.rows:
+        assert (tmp_path / f"out/{name}.parquet").read_bytes() == (trace / f"{name}.parquet").read_bytes()
+
+
+def test_the_same_trace_makes_the_same_content(trace: Path, tmp_path: Path) -> None:
+    shares: list[float] = []
+    bundle.pack(trace, tmp_path / "b.warpline")
+    bundle.unpack(tmp_path / "b.warpline", tmp_path / "one", shares.append)
+    bundle.unpack(tmp_path / "b.warpline", tmp_path / "two")
+    assert shares == sorted(shares)
+    assert [p.read_bytes() for p in sorted((tmp_path / "one").iterdir())] == [
+        p.read_bytes() for p in sorted((tmp_path / "two").iterdir())
+    ]
+
+
+def test_a_damaged_table_is_named_with_its_rows_and_the_rest_opens(file: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        at = archive.getinfo("loss.parquet").header_offset + 200
+    data = bytearray(file.read_bytes())
+    data[at] ^= 0xFF
+    file.write_bytes(data)
+    report = bundle.unpack(file, tmp_path / "out")
+    assert list(report.damaged) == ["loss"]
+    assert report.lost_rows == 23
+    assert sample.load(tmp_path / "out").rows == {"gpu_kernel": 997}
+
+
+@pytest.mark.parametrize("kept", [0, 2, 100, 0.5, 0.99])
+def test_a_bundle_that_is_cut_short_is_refused(file: Path, tmp_path: Path, kept: float) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept if kept > 1 or not kept else kept * len(data))])
+    with pytest.raises(SourceError, match=r"a\.warpline"):
+        bundle.unpack(file, tmp_path / "out")
+
+
+def test_a_foreign_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(SourceError, match="no incident bundle"):
+        bundle.unpack(tmp_path / "b.zip", tmp_path / "out")
+
+
+def test_a_bundle_of_a_later_version_is_refused(trace: Path, tmp_path: Path) -> None:
+    manifest = json.loads((trace / "manifest.json").read_text())
+    (trace / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(SourceError, match="version 99"):
+        bundle.pack(trace, tmp_path / "c.warpline")
+
+
+def test_random_damage_never_raises_anything_but_a_sentence(file: Path, tmp_path: Path) -> None:
+    chance = random.Random(23)
+    whole = file.read_bytes()
+    for number in range(150):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 20)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        file.write_bytes(data)
+        try:
+            report = bundle.unpack(file, tmp_path / str(number))
+        except SourceError:
+            continue
+        assert set(report.damaged) <= set(report.manifest.rows)
+
+
+def test_pseudonyms_hide_names_and_keep_what_joins() -> None:
+    kernel = schema.table("gpu_kernel")
+    rows = kernel.batch(
+        {"start_ns": [1, 2], "node": ["n1", "n2"], "kind": "kernel", "process_uid": ["n1:5:7", "n2:6:8"]}
+    )
+    rename = bundle._pseudonym()
+    found = bundle._renamed(kernel, pa.Table.from_batches([rows]), rename).to_pylist()
+    assert {row["node"] for row in found}.isdisjoint({"n1", "n2"})
+    assert [row["process_uid"] for row in found] == [
+        f"{row['node']}:{rest}" for row, rest in zip(found, ("5:7", "6:8"), strict=True)
+    ]
+    assert [row["kind"] for row in found] == ["kernel", "kernel"]
+
+
+def test_a_window_is_read_as_a_person_writes_it() -> None:
+    now = 1_795_550_400_000_000_000  # 2026-11-24T20:00:00Z
+    minute = 60_000_000_000
+    assert window("now", "10m", now) == (now - 10 * minute, now)
+    assert window("19:30", "10m", now) == (now - 35 * minute, now - 25 * minute)
+    assert window("2026-11-24T19:30:00", "60s", now) == (
+        now - 30 * minute - minute // 2,
+        now - 30 * minute + minute // 2,
+    )
+    for wrong in (("noon", "10m"), ("now", "ten")):
+        with pytest.raises(SettingsError, match="incident: --"):
+            window(*wrong, now)

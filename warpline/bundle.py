@@ -1,0 +1,204 @@
+"""Incident bundles: a sample trace in one portable file, checksummed, that opens anywhere.
+
+A bundle is a zip archive whose members are stored as they are (Parquet is compressed already): the manifest first, a
+checksum list, one Parquet file per table, and the alert rules that were in force. Pod, namespace, container and node names
+can be replaced by pseudonyms, the same one for the same name throughout the bundle, with a key that is thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from warpline import sample
+from warpline.client import Client
+from warpline.errors import SourceError
+from warpline.sample import Manifest, as_declared
+from warpline.schema import TABLES, Table
+
+SUFFIX = ".warpline"
+CHECKSUMS = "checksums.json"
+IDENTITY = ("node", "process", "pod", "gpu")
+"""Tables whose rows may be older than the incident and still say who took part in it."""
+_IDENTITY_NS = 86_400_000_000_000
+_NAMES = frozenset(
+    {
+        *("node", "other_node", "pod", "namespace", "container", "service", "process_uid", "parent_uid", "proxy"),
+        *("source_pod", "source_namespace", "destination_pod", "destination_namespace", "destination_service"),
+        *("object", "owner_name", "upstream_cluster", "host", "authority", "target"),
+    }
+)
+"""Columns that name things of the cluster."""
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises at bytes that were changed: a flag that says "encrypted" is a RuntimeError."""
+_PIECE = 1 << 20
+
+
+@dataclass
+class Report:
+    """What a bundle holds, and what of it is damaged: each lost table with the reason."""
+
+    manifest: Manifest
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lost_rows(self) -> int:
+        """Rows of the damaged tables."""
+        return sum(self.manifest.rows[name] for name in self.damaged)
+
+
+def record(client: Client, directory: Path, window: tuple[int, int], about: str, pseudonyms: bool) -> Manifest:
+    """Write what the correlator stored in `window` (node time, ns), with the identities it needs, as a sample trace.
+
+    Raises StoreError where the correlator does not answer, SourceError where the window is empty.
+    """
+    since_ns, until_ns = window
+    rename = _pseudonym() if pseudonyms else None
+    tables: dict[str, pa.Table] = {}
+    for table in TABLES:
+        since = since_ns - _IDENTITY_NS if table.name in IDENTITY else since_ns
+        rows = as_declared(table, client.table(table.name, since_ns=since, until_ns=until_ns))
+        tables[table.name] = _renamed(table, rows, rename) if rename else rows
+    if not any(rows.num_rows for name, rows in tables.items() if name not in IDENTITY):
+        raise SourceError(
+            "incident: nothing was stored in that window; look at the Overview page for when something was"
+        )
+    return sample.write(directory, tables, about)
+
+
+def pack(directory: Path, file: Path, rules: str = "") -> None:
+    """Write the sample trace in `directory` as one file; `rules` is the JSON text of the alert rules in force."""
+    found = sample.load(directory)
+    members = ["manifest.json", *(f"{name}.parquet" for name in found.rows)]
+    sums = {name: _checksum(directory / name) for name in members}
+    part = file.with_name(file.name + ".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        archive.write(directory / "manifest.json", "manifest.json")
+        archive.writestr(CHECKSUMS, json.dumps(sums, indent=1))
+        if rules:
+            archive.writestr("rules.json", rules)
+        for name in members[1:]:
+            archive.write(directory / name, name)
+    part.rename(file)
+
+
+def unpack(file: Path, directory: Path, progress: Callable[[float], None] = lambda share: None) -> Report:
+    """Write a bundle's sample trace to `directory` and say what it holds.
+
+    A table that is damaged is left out and named. Raises SourceError where the file is no bundle, is cut short, or is of a
+    newer form than this Warpline reads.
+    """
+    with _opened(file) as archive:
+        sums = _checksums(file, archive)
+        directory.mkdir(parents=True, exist_ok=True)
+        manifest = _member(archive, "manifest.json", directory, sums)
+        if manifest:
+            raise SourceError(f"{file}: its manifest is damaged ({manifest}); record the incident again")
+        report = Report(sample.load(directory))
+        total, done = sum(i.file_size for i in archive.infolist()) or 1, 0
+        for name in report.manifest.rows:
+            fault = _member(archive, f"{name}.parquet", directory, sums)
+            if fault:
+                report.damaged[name] = fault
+                (directory / f"{name}.parquet").unlink(missing_ok=True)
+            else:
+                done += archive.getinfo(f"{name}.parquet").file_size
+                progress(done / total)
+    _leave_out(directory, report)
+    return report
+
+
+def _leave_out(directory: Path, report: Report) -> None:
+    """Make the manifest on disk name only what is whole, so that the rest can be replayed."""
+    if report.damaged:
+        path = directory / "manifest.json"
+        said = json.loads(path.read_bytes())
+        said["rows"] = {name: rows for name, rows in said["rows"].items() if name not in report.damaged}
+        path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _opened(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except _DAMAGE as error:
+        raise SourceError(f"{file}: {error}; give a whole file that `warpline incident record` wrote") from None
+
+
+def _checksums(file: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    try:
+        found = json.loads(archive.read(CHECKSUMS))
+        return {str(name): str(value) for name, value in found.items()}
+    except (*_DAMAGE, AttributeError) as error:
+        raise SourceError(f"{file}: {error}; it is a zip archive, but no incident bundle") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str, directory: Path, sums: dict[str, str]) -> str:
+    """Write one member to `directory`; return what is wrong with it, or an empty text."""
+    digest = hashlib.sha256()
+    try:
+        with archive.open(name) as source, (directory / name).open("wb") as target:
+            for piece in _pieces(source):
+                digest.update(piece)
+                target.write(piece)
+    except _DAMAGE as error:
+        return str(error) or type(error).__name__
+    return "" if digest.hexdigest() == sums.get(name) else "its checksum differs"
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in _pieces(file):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.read(_PIECE), b"")
+
+
+Rename = Callable[[str], str]
+
+
+def _pseudonym() -> Rename:
+    key = secrets.token_bytes(16)
+
+    def rename(name: str) -> str:
+        return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:10]
+
+    return rename
+
+
+def _renamed(table: Table, rows: pa.Table, rename: Rename) -> pa.Table:
+    """Return rows whose names of things in the cluster are pseudonyms; parts of a process_uid keep their place."""
+    columns = {}
+    for column in table.columns:
+        values = rows[column.name]
+        if column.name in _NAMES and pa.types.is_dictionary(values.type):
+            values = _renamed_values(column.name, pa.concat_arrays(values.chunks) if values.chunks else values, rename)
+        columns[column.name] = values
+    return pa.Table.from_batches([table.batch(columns, rows.num_rows)])
+
+
+def _renamed_values(column: str, values: pa.Array, rename: Rename) -> pa.Array:
+    if not len(values):
+        return pa.array([], pa.string())
+    words = [None if word is None else _renamed_word(column, word, rename) for word in values.dictionary.to_pylist()]
+    return pa.DictionaryArray.from_arrays(values.indices, pa.array(words, pa.string()))
+
+
+def _renamed_word(column: str, word: str, rename: Rename) -> str:
+    if column in ("process_uid", "parent_uid"):
+        node, colon, rest = word.partition(":")
+        return rename(node) + colon + rest
+    return rename(word)

@@ -1,0 +1,170 @@
+"""`warpline incident`: record a window as one portable file, verify one, open one as if it happened here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.progress import Progress
+
+from warpline import bundle, sample
+from warpline.children import Children, answers, free_port
+from warpline.client import Client
+from warpline.errors import SettingsError, StoreError
+from warpline.settings import Settings
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="record|verify|open")
+    record = actions.add_parser("record", help="write a window of what is stored as a bundle")
+    record.add_argument("--around", default="now", help="its middle: now, 14:05, 2026-11-24T14:05:30 (UTC)")
+    record.add_argument("--for", dest="length", default="10m", help="its length: 90s, 10m, 2h")
+    record.add_argument("--about", default="", help="what happened, in a sentence")
+    record.add_argument("--pseudonyms", action="store_true", help="replace names of pods, namespaces and nodes")
+    record.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    verify = actions.add_parser("verify", help="say whether a bundle is whole")
+    verify.add_argument("file", type=Path)
+    opened = actions.add_parser("open", help="open a bundle in a correlator and dashboard of its own")
+    opened.add_argument("file", type=Path)
+    opened.add_argument("--seconds", type=float, default=0, help="end after so many seconds (default: at Ctrl-C)")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Do it; raise SourceError for a file that is no bundle. `verify` returns 1 where a table is damaged."""
+    return {"record": _record, "verify": _verify, "open": _open}[args.action](args, settings)
+
+
+def window(around: str, length: str, now_ns: int) -> tuple[int, int]:
+    """Return the window of node time (ns) of `length` around a moment given as a person writes it, in UTC.
+
+    Raises SettingsError where it is not one.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", length)
+    if found is None:
+        raise SettingsError(f"incident: --for is {length!r}; give a number and s, m or h, such as 10m")
+    half_ns = int(float(found[1]) * _UNITS[found[2]] * 5e8)
+    if around == "now":
+        return now_ns - 2 * half_ns, now_ns
+    today = datetime.fromtimestamp(now_ns / 1e9, UTC).date()
+    try:
+        moment = datetime.fromisoformat(around if "T" in around or len(around) > 8 else f"{today}T{around}")
+    except ValueError:
+        raise SettingsError(f"incident: --around is {around!r}; give now, 14:05 or 2026-11-24T14:05:30") from None
+    middle_ns = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1e9)
+    return middle_ns - half_ns, middle_ns + half_ns
+
+
+def _record(args: argparse.Namespace, settings: Settings) -> int:
+    client = Client(settings)
+    asked = window(args.around, args.length, time.time_ns())
+    with tempfile.TemporaryDirectory(prefix="warpline-incident-") as folder:
+        directory = Path(folder) / args.output.stem
+        found = bundle.record(client, directory, asked, args.about, args.pseudonyms)
+        bundle.pack(directory, args.output, json.dumps(client.rules()))
+    size = args.output.stat().st_size / 1e6
+    print(f"{args.output}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {size:.1f} MB")
+    return 0
+
+
+def _unpacked(file: Path, directory: Path) -> bundle.Report:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(file.name, total=1.0)
+        report = bundle.unpack(file, directory, lambda share: bar.update(task, completed=share))
+    for name, reason in report.damaged.items():
+        print(f"{file}: table {name} is lost, {report.manifest.rows[name]:,} rows: {reason}", file=sys.stderr)
+    return report
+
+
+def _verify(args: argparse.Namespace, settings: Settings) -> int:
+    with tempfile.TemporaryDirectory(prefix="warpline-incident-") as folder:
+        report = _unpacked(args.file, Path(folder) / args.file.stem)
+    rows, tables = sum(report.manifest.rows.values()), len(report.manifest.rows)
+    state = f"{report.lost_rows:,} of its rows are lost" if report.damaged else "whole"
+    print(f"{args.file}: {state}; {rows:,} rows of {tables} tables; {report.manifest.about or 'nothing said about it'}")
+    return 1 if report.damaged else 0
+
+
+def _open(args: argparse.Namespace, settings: Settings) -> int:
+    state_dir = Path(tempfile.mkdtemp(prefix="warpline-incident-"))
+    children = Children(state_dir / "logs")
+    try:
+        report = _unpacked(args.file, state_dir / args.file.stem)
+        own = _start(children, settings, state_dir)
+        sample.replay(own, state_dir / args.file.stem)
+        client = Client(own)
+        wanted = sum(report.manifest.rows.values()) - report.lost_rows
+        _wait_for_rows(client, report.manifest, wanted)
+        client.evaluate_rules(report.manifest.start_ns, report.manifest.end_ns)
+        start, end = report.manifest.start_ns, report.manifest.end_ns
+        print(f"{args.file}: look at it: http://{own.dashboard_address}/?from={start}&to={end}", flush=True)
+        time.sleep(args.seconds) if args.seconds else _sleep_until_interrupted()
+    finally:
+        children.stop()
+        shutil.rmtree(state_dir, ignore_errors=True)
+    return 0
+
+
+def _start(children: Children, settings: Settings, state_dir: Path) -> Settings:
+    http, grpc, query, page = (f"127.0.0.1:{free_port()}" for _ in range(4))
+    own = dataclasses.replace(
+        settings,
+        state_dir=str(state_dir),
+        collector_endpoint=f"http://{http}",
+        query_url=f"http://{query}",
+        dashboard_address=page,
+    )
+    environment = {
+        "WARPLINE_STATE_DIR": str(state_dir),
+        "WARPLINE_CORRELATOR_HTTP_ADDRESS": http,
+        "WARPLINE_CORRELATOR_GRPC_ADDRESS": grpc,
+        "WARPLINE_CORRELATOR_QUERY_ADDRESS": query,
+        "WARPLINE_CORRELATOR_RETENTION_DAYS": "0",
+        "WARPLINE_ALERTS_EVERY_S": "0",  # The rules run on the incident's time, once it is stored.
+        "WARPLINE_QUERY_URL": own.query_url,
+        "WARPLINE_DASHBOARD_ADDRESS": page,
+    }
+    children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
+    children.wait_until("correlator", lambda: answers(f"{own.query_url}/healthz"), 30)
+    children.start("dashboard", ["-m", "warpline.cli", "dashboard"], environment)
+    children.wait_until("dashboard", lambda: answers(f"http://{page}/_stcore/health"), 60)
+    return own
+
+
+def _wait_for_rows(client: Client, manifest: sample.Manifest, wanted: int) -> None:
+    """Wait until every row that was acknowledged can be queried."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        if _stored(client, manifest) >= wanted:
+            return
+        time.sleep(0.2)
+    raise StoreError(
+        f"incident: {_stored(client, manifest):,} of {wanted:,} rows are stored after ten minutes; try again"
+    )
+
+
+def _stored(client: Client, manifest: sample.Manifest) -> int:
+    """Return how many rows of the bundle's tables the correlator has stored since it started."""
+    page = client.get("/metrics").data.decode()
+    families = (f for f in text_string_to_metric_families(page) if f.name == "warpline_store_rows")
+    return int(sum(s.value for f in families for s in f.samples if s.labels["table"] in manifest.rows))
+
+
+def _sleep_until_interrupted() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("closing", file=sys.stderr)
