@@ -24,7 +24,6 @@ from warpline.telemetry import Reading
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 30.0
 _MANY = 16
 """Segments of one table and day of the same size class beyond which they are merged: a read opens each of them."""
 _MERGE_ROWS = 8_000_000
@@ -55,7 +54,7 @@ class Upkeep:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            damaged = self.store.suspect.wait(_EVERY_S)
+            damaged = self.store.suspect.wait(self.settings.correlator_upkeep_s)
             if self._stop.is_set():
                 return
             try:

@@ -81,6 +81,9 @@ class Settings:
     correlator_token_budget: int = _setting(
         0, "Tokens that one engine step may schedule (vLLM's max_num_batched_tokens); 0 finds it from the engine wire."
     )
+    correlator_upkeep_s: float = _setting(
+        30.0, "Time between two rounds of upkeep: old days dropped, small segments merged, finished days sorted."
+    )
     correlator_retention_days: int = _setting(7, "Days that are kept; 0 keeps all.")
     correlator_retention_gb: float = _setting(
         0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound."

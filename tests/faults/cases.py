@@ -1,0 +1,192 @@
+"""The faults, each as a function that breaks a correlator under load and returns what became of the rows."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults.rig import SMALL, Load, Outcome, Rig, numbered, wait_until
+
+HOUR = 3_600_000_000_000
+NEVER = {"correlator_store_delay_s": 3600}
+"""A correlator that acknowledges and does not store: what it took is in its spool alone."""
+
+
+def sigkills(state_dir: Path, kills: int, seed: int = 1) -> Outcome:
+    """SIGKILL at random points: under load, while merging, while days change, while starting."""
+    chance = random.Random(seed)
+    rig = Rig(state_dir).start()
+    load = Load(rig).start()
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.05, 1.5))
+        rig.kill()
+        rig.start()
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+def sigterm_under_load(state_dir: Path) -> tuple[Outcome, int]:
+    """SIGTERM under load: what was acknowledged is stored, and the exit code says so."""
+    rig = Rig(state_dir).start()
+    load = Load(rig).start()
+    wait_until(lambda: len(load.acknowledged) > 3 * SMALL)
+    code = rig.terminate()
+    rig.start()
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome, code
+
+
+def duplicates(state_dir: Path) -> Outcome:
+    """Each batch sent four times, two at once, before and after a restart."""
+    rig = Rig(state_dir).start()
+    load = Load(rig)
+    batches = [numbered(f"twice/1/{n}", n * SMALL, SMALL) for n in range(20)]
+    for _ in range(2):
+        senders = [threading.Thread(target=lambda: [rig.send(batch) for batch in batches]) for _ in range(2)]
+        for each in senders:
+            each.start()
+        for each in senders:
+            each.join()
+        rig.terminate()
+        rig.start()
+    load.sent = len(batches) * SMALL
+    load.acknowledged = set(range(load.sent))
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+def damaged_log(state_dir: Path, damage: Callable[[Path], None]) -> Outcome:
+    """DuckDB's write-ahead log damaged after a SIGKILL: DuckDB opens it without a word and drops its tail."""
+    rig = Rig(state_dir).start()
+    load = Load(rig).start()
+    logs = state_dir / "store"
+    wait_until(lambda: len(load.acknowledged) > 20 * SMALL and any(logs.glob("*.wal")))
+    load.stop()
+    wait_until(lambda: any(path.stat().st_size > 20_000 for path in logs.glob("*.wal")) or rig.rows() >= load.sent, 5)
+    rig.kill()
+    for path in logs.glob("*.wal"):
+        damage(path)
+    rig.start()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+def damaged_spool(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcome, dict[tuple[str, str], int]]:
+    """The spool's segment damaged after a SIGKILL, before anything of it was stored; returns also what `loss` says."""
+    rig = Rig(state_dir).start(**NEVER)
+    load = Load(rig)
+    time.sleep(0.3)  # Its first look at the empty spool is over: the next comes in an hour.
+    load.sent = 20 * SMALL
+    for number in range(20):
+        assert rig.send(numbered(f"spool/1/{number}", number * SMALL, SMALL)) == 200
+    load.acknowledged = set(range(load.sent))
+    rig.kill()
+    damage(max((state_dir / "spool").glob("*.spool"), key=lambda path: path.stat().st_size))
+    rig.start()
+    outcome = load.outcome()
+    wait_until(lambda: any(source == "spool" for source, _ in rig.losses()) or not outcome.lost)
+    losses = rig.losses()
+    rig.terminate()
+    return outcome, losses
+
+
+def disk_full(mount: Path) -> tuple[Outcome, int]:
+    """A file system of its own fills up and gets room again; returns also how often the doors said 'retry later'."""
+    ballast = mount / "ballast"
+    rig = Rig(mount / "state").start()
+    load = Load(rig, large_every=3).start()
+    wait_until(lambda: len(load.acknowledged) > 5 * SMALL)
+    with ballast.open("wb") as file:
+        try:
+            while True:
+                file.write(b"\0" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    wait_until(lambda: load.busy > 10)
+    assert rig.answers() and rig.rows() > 0, "reads go on while nothing can be written"
+    ballast.unlink()
+    before = len(load.acknowledged)
+    wait_until(lambda: len(load.acknowledged) > before + 5 * SMALL)
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome, load.busy
+
+
+def clock_jumps(state_dir: Path) -> Outcome:
+    """Rows whose times jump by an hour, forth and back, as a node's do whose clock is stepped."""
+    rig = Rig(state_dir).start()
+    load = Load(rig)
+    now = time.time_ns()
+    for number, jump in enumerate((0, HOUR, -HOUR, 0, HOUR, -HOUR)):
+        assert rig.send(numbered(f"jump/1/{number}", number * SMALL, SMALL, now + jump)) == 200
+    load.sent = 6 * SMALL
+    load.acknowledged = set(range(load.sent))
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+def broken_off(state_dir: Path) -> Outcome:
+    """Clients that disconnect in the middle of a body."""
+    rig = Rig(state_dir).start()
+    load = Load(rig).start()
+    host, port = rig.url.removeprefix("http://").split(":")
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n")
+            client.sendall(b"content-length: 100000\r\n\r\n" + b"\x0a" * 5000)
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+# How files are damaged
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """Change one byte."""
+    content = bytearray(path.read_bytes())
+    if content:
+        content[int((len(content) - 1) * at)] ^= 0x5A
+        path.write_bytes(content)
+
+
+def cut(path: Path, at: float = 0.6) -> None:
+    """Cut the end off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * at)])
+
+
+def scramble(path: Path) -> None:
+    """Put random bytes in the middle."""
+    content = path.read_bytes()
+    third = len(content) // 3
+    path.write_bytes(content[:third] + random.Random(7).randbytes(third) + content[2 * third :])
+
+
+@contextmanager
+def small_disk(mount: Path, megabytes: int) -> Iterator[Path]:
+    """Give a file system of its own of that size; raises CalledProcessError where this user may not mount one."""
+    mount.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(mount)], check=True, capture_output=True
+    )
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)

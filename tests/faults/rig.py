@@ -1,0 +1,213 @@
+"""A real correlator process to break, a load whose every row has a number, and the count of what is lost or doubled.
+
+`bench/faults.py` runs the long forms of what the tests here run short.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import urllib3
+
+from tests.correlator.storing import DAY, KERNEL, SYSCALL
+from warpline import otlp
+from warpline.batch import Batch
+from warpline.client import Client
+from warpline.errors import StoreError
+from warpline.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL, LARGE = 211, 40_009
+"""Rows of a batch that goes to DuckDB's own tables, and of one that becomes a segment; primes, so that no sum hides a hole."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+class Rig:
+    """One correlator in a process of its own, started as often as a test breaks it, always at the same addresses."""
+
+    def __init__(self, state_dir: Path, **settings: Any) -> None:
+        self.state_dir = state_dir
+        ports = {door: free_port() for door in ("grpc", "http", "query")}
+        self.url = f"http://127.0.0.1:{ports['http']}"
+        self.query_url = f"http://127.0.0.1:{ports['query']}"
+        self.client = Client(Settings(query_url=self.query_url))
+        asked = {
+            "state_dir": state_dir, "node": "rig", "correlator_memory_limit_mb": 512, "correlator_store_delay_s": 0.05,
+            "correlator_disk_reserve_mb": 16, "correlator_upkeep_s": 1,
+        }  # fmt: skip
+        addresses = {f"correlator_{door}_address": f"127.0.0.1:{port}" for door, port in ports.items()}
+        self._settings = asked | addresses | settings
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **settings: Any) -> Rig:
+        named = {f"WARPLINE_{name.upper()}": str(value) for name, value in (self._settings | settings).items()}
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        with (self.state_dir.parent / f"{self.state_dir.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "warpline.cli", "correlate"], cwd=ROOT, env=os.environ | named, stderr=log
+            )
+        wait_until(self.answers, 60)
+        return self
+
+    def answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log()[-2000:]
+        try:
+            return urllib3.request("GET", f"{self.query_url}/healthz", retries=False, timeout=2).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def log(self) -> str:
+        return (self.state_dir.parent / f"{self.state_dir.name}.log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def send(self, *batches: Batch, timeout: float = 10) -> int:
+        """Send batches once; return the status, 0 for no answer."""
+        body = otlp.encode(batches, {"k8s.node.name": "rig"})
+        headers = {"content-type": otlp.PROTOBUF}
+        try:
+            answer = urllib3.request(
+                "POST", f"{self.url}/v1/logs", body=body, headers=headers, retries=False, timeout=timeout
+            )
+        except urllib3.exceptions.HTTPError:
+            return 0
+        return int(answer.status)
+
+    def stored(self) -> Counter[int]:
+        """How often each number is stored."""
+        found = [
+            self.client.table(*query)[column]
+            for query, column in ((("syscall",), "result"), (("gpu_kernel",), "correlation_id"))
+        ]
+        return Counter(np.concatenate([each.to_numpy() for each in found]).tolist())
+
+    def settle(self, wanted: int, seconds: float = 60) -> None:
+        """Wait until `wanted` rows are stored, or their number no longer grows."""
+        deadline, before, still = time.monotonic() + seconds, -1, 0
+        while time.monotonic() < deadline and still < 20:
+            try:
+                found = self.rows()
+            except StoreError:
+                found = -1
+            if found >= wanted:
+                return
+            still = still + 1 if found == before else 0
+            before = found
+            time.sleep(0.25)
+
+    def rows(self) -> int:
+        """How many rows of the load are stored."""
+        return sum(self.client.table(name).num_rows for name in ("syscall", "gpu_kernel"))
+
+    def losses(self) -> dict[tuple[str, str], int]:
+        """What the loss table says, by source and reason."""
+        return {(row["source"], row["reason"]): row["lost"] for row in self.client.view("loss_total").to_pylist()}
+
+
+def numbered(batch_id: str, first: int, rows: int, start_ns: int | None = None) -> Batch:
+    """A batch whose rows are numbered from `first`; they lie on both sides of a midnight unless `start_ns` is given."""
+    number = np.arange(first, first + rows)
+    at = (20_001 * DAY - rows // 2 * 1000 if start_ns is None else start_ns) + np.arange(rows) * 1000
+    if rows >= LARGE:
+        columns = {
+            "start_ns": at,
+            "end_ns": at + 900,
+            "node": "rig",
+            "name": "k",
+            "kind": "kernel",
+            "correlation_id": number,
+        }
+        return Batch(KERNEL, KERNEL.batch(columns), batch_id)
+    return Batch(SYSCALL, SYSCALL.batch({"start_ns": at, "node": "rig", "name": "read", "result": number}), batch_id)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a load, in rows."""
+
+    sent: int
+    acknowledged: int
+    stored: int
+    lost: int
+    twice: int
+
+
+class Load:
+    """Senders that send numbered batches, each again until it is acknowledged, as the collector's exporter does."""
+
+    def __init__(self, rig: Rig, senders: int = 4, large_every: int = 9) -> None:
+        self.rig, self.large_every = rig, large_every
+        self.acknowledged: set[int] = set()
+        self.sent = 0
+        self.busy = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(senders)]
+
+    def start(self) -> Load:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def stop(self) -> None:
+        self._stop.set()
+        for each in self._threads:
+            each.join(60)
+
+    def _run(self, sender: int) -> None:
+        for count in range(1_000_000):
+            rows = LARGE if count % self.large_every == self.large_every - 1 else SMALL
+            with self._lock:
+                first, self.sent = self.sent, self.sent + rows
+            self._send(numbered(f"load-{sender}/1/{count}", first, rows), first, rows)
+            if self._stop.is_set():
+                return
+
+    def _send(self, batch: Batch, first: int, rows: int) -> None:
+        while True:
+            status = self.rig.send(batch)
+            if status == 200:
+                with self._lock:
+                    self.acknowledged.update(range(first, first + rows))
+                return
+            self.busy += status == 503
+            if self._stop.is_set():
+                return  # It was never acknowledged: nobody promised to have it.
+            time.sleep(0.05)
+
+    def outcome(self) -> Outcome:
+        """Count what the rig has of the load; it must be running."""
+        self.rig.settle(len(self.acknowledged))
+        stored = self.rig.stored()
+        lost = len(self.acknowledged - stored.keys())
+        return Outcome(self.sent, len(self.acknowledged), len(stored), lost, sum(n > 1 for n in stored.values()))
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
