@@ -62,7 +62,7 @@ LOSSES = (
 """What counter i of the program counts (the enum in http_state.bpf.h)."""
 CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
 _NOTHING = Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
-_POLL_S = 0.05
+_POLL_S = 0.1
 _MOST_WAITING = 65536
 """Pieces of heads whose exchanges have not ended: 18 MB at most."""
 
@@ -75,7 +75,7 @@ def check(settings: Settings) -> str | None:
 
 
 def run(context: Context) -> Iterator[Batch]:
-    """Yield `http_exchange` batches, one each 50 ms where there are any."""
+    """Yield `http_exchange` batches, one each 100 ms where there are any."""
     probe = Probe(context)
     try:
         while True:

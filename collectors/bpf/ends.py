@@ -65,15 +65,14 @@ def _mix(words: Records) -> Records:
 
 
 def _addresses(raw: Records, family: Records) -> pa.DictionaryArray:
-    pairs = np.empty(len(raw), [("family", "<u2"), ("raw", "V16")])
-    pairs["family"], pairs["raw"] = family, raw
-    known, numbers = np.unique(pairs.view("V18"), return_inverse=True)
-    texts = [_address(each.tobytes()) for each in known]
+    halves = np.ascontiguousarray(raw).view("<u8").reshape(len(raw), 2)
+    hashes = _mix(_mix(_mix(family.astype(np.uint64)) ^ halves[:, 0]) ^ halves[:, 1])
+    _, first, numbers = np.unique(hashes, return_index=True, return_inverse=True)
+    texts = [_address(int(family[each]), raw[each].tobytes()) for each in first.tolist()]
     return pa.DictionaryArray.from_arrays(pa.array(numbers.astype(np.int32)), pa.array(texts, pa.string()))
 
 
-def _address(raw: bytes) -> str | None:
-    family, address = int.from_bytes(raw[:2], "little"), raw[2:]
+def _address(family: int, address: bytes) -> str | None:
     if family == INET:
         return str(ipaddress.IPv4Address(address[:4]))
     if family == INET6:

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
 _LINE, _SPACE, _QUESTION = 10, 32, 63
 _TRACEPARENT_BYTES = 55
-_RESPONSE_ID = r'"id": ?"(?P<id>(?:chatcmpl-|cmpl-|resp_|gen-|msg_|embd-)[A-Za-z0-9_.-]{1,64})"'
+_MODEL_SERVERS = (b"chatcmpl-", b"cmpl-", b"resp_", b"gen-", b"msg_", b"embd-")
+"""How ids of responses begin: OpenAI's API and the servers that speak it, OpenRouter's, Anthropic's."""
+_ID_LETTERS = np.isin(
+    np.arange(256), np.frombuffer(b"-._0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "u1")
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,26 @@ def response_ids(first: Bytes, lengths: Places) -> pa.Array:
 
     Only ids of the forms that model servers make (chatcmpl-…, cmpl-…) are taken: anything else might be content.
     """
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    flat = first[np.arange(first.shape[1]) < lengths[:, None]]
-    found = pc.extract_regex(_binary(flat, starts), _RESPONSE_ID)
-    return pc.struct_field(found, "id").cast(pa.string())
+    rows, width = first.shape
+    text = np.where(np.arange(width) < lengths[:, None], first, 0)
+    text = np.concatenate([text, np.zeros((rows, 16), np.uint8)], axis=1)
+    named = np.ones((rows, width), bool)
+    for place, letter in enumerate(b'"id":'):
+        named &= text[:, place : place + width] == letter
+    row = np.arange(rows)
+    start = named.argmax(axis=1) + 5
+    start += text[row, start] == _SPACE
+    found = named.any(axis=1) & (text[row, start] == 34)
+    start += 1
+    known = np.zeros(rows, bool)
+    for beginning in _MODEL_SERVERS:
+        letters = text[row[:, None], start[:, None] + np.arange(len(beginning))]
+        known |= (letters == np.frombuffer(beginning, np.uint8)).all(axis=1)
+    behind = np.arange(text.shape[1]) >= start[:, None]
+    end = (behind & ~_ID_LETTERS[text]).argmax(axis=1)
+    present = found & known & (text[row, end] == 34)
+    base = row * text.shape[1]
+    return _texts(text.ravel(), base + start, base + end, present)
 
 
 def _next(places: Places, at: Places, otherwise: Places) -> Places:
@@ -158,11 +177,6 @@ def _texts(flat: Bytes, begins: Places, ends: Places, present: npt.NDArray[np.bo
     bitmap = pa.py_buffer(np.packbits(present, bitorder="little").tobytes())
     buffers = [bitmap, pa.py_buffer(offsets.astype(np.int32).tobytes()), pa.py_buffer(taken.tobytes())]
     return pa.StringArray.from_buffers(len(begins), buffers[1], buffers[2], bitmap)
-
-
-def _binary(flat: Bytes, starts: Places) -> pa.Array:
-    offsets, data = pa.py_buffer(starts.astype(np.int32).tobytes()), pa.py_buffer(np.ascontiguousarray(flat).tobytes())
-    return pa.BinaryArray.from_buffers(pa.binary(), len(starts) - 1, [None, offsets, data])
 
 
 def flatten(pieces: Any, order: Places, ids: npt.NDArray[np.uint64]) -> tuple[Bytes, Places]:

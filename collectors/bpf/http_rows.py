@@ -61,8 +61,9 @@ CONNECTION = np.dtype(
 )
 """struct connection: what the kernel keeps while an exchange lasts."""
 OPEN_AT_START, TRUNCATED, FAULTED = 1, 2, 8
-ENDINGS = np.array(["unknown", "complete", "next_request", "close", "abort", "open"])
-SIDES = np.array(["server", "client"])
+ENDINGS = ("unknown", "complete", "next_request", "close", "abort", "open")
+SIDES = ("server", "client")
+PARSES = ("none", "partial", "full", "head_truncated")
 
 Records = npt.NDArray[Any]
 
@@ -118,8 +119,8 @@ class Assembler:
         self, ended: Records, heads: http_heads.Heads, got: npt.NDArray[np.int64], bare: npt.NDArray[np.bool_]
     ) -> dict[str, Any]:
         whole = got == np.minimum(ended["head_bytes"], self._head_bytes)
-        parse = np.where(whole & heads.known, "full", np.where(got > 0, "partial", "none"))
-        parse = np.where((parse == "full") & ((ended["flags"] & TRUNCATED) != 0), "head_truncated", parse)
+        truncated = (ended["flags"] & TRUNCATED) != 0
+        parse = np.where(whole & heads.known, np.where(truncated, 3, 2), np.where(got > 0, 1, 0))
         return {
             "method": heads.method.dictionary_encode(),
             "path": heads.path,
@@ -127,7 +128,7 @@ class Assembler:
             "request_id": heads.request_id,
             "trace_id": pa.uuid().wrap_array(heads.trace_id),
             "parent_span_id": heads.parent_span_id,
-            "parse": _coded(parse),
+            "parse": _coded(parse, PARSES),
             "open_at_start": pa.array(bare),
         }
 
@@ -140,7 +141,7 @@ class Assembler:
             "process_uid": process_uids(self._node, x["process_start_ns"], x["process"]),
             "pid": x["process"].astype(np.int64),
             "thread_id": x["thread"].astype(np.int64),
-            "side": _coded(SIDES[x["role"]]),
+            "side": _coded(x["role"], SIDES),
             "connection_id": connection_ids(x[list(ENDS.names or ())], x["inode"]),
             "ordinal": x["ordinal"].astype(np.int64),
             "request_offset_bytes": pa.array(
@@ -161,7 +162,7 @@ class Assembler:
             "longest_gap_ns": x["longest_gap_ns"].astype(np.int64),
             "gap_counts": _lists(x["gaps"]),
             "retransmits": x["retransmits"].astype(np.int64),
-            "ended_by": _coded(ENDINGS[np.minimum(x["ended"], len(ENDINGS) - 1)]),
+            "ended_by": _coded(np.minimum(x["ended"], len(ENDINGS) - 1), ENDINGS),
             **self._cgroups.columns(x["cgroup"]),
         }
 
@@ -180,12 +181,12 @@ def still_open(connections: Records) -> Records:
     found["retransmits"] = waiting["retransmits"] - front["retransmits"]
     found["ordinal"] = waiting["responses"]
     found["status"] = waiting["ways"]["status"][:, 1]
-    found["ended"] = list(ENDINGS).index("open")
+    found["ended"] = ENDINGS.index("open")
     return found
 
 
-def _coded(texts: Records) -> pa.DictionaryArray:
-    return pa.array(texts.tolist(), pa.string()).dictionary_encode()
+def _coded(codes: Records, texts: tuple[str, ...]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(texts, pa.string()))
 
 
 def _lists(counts: Records) -> pa.ListArray:
