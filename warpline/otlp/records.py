@@ -68,17 +68,16 @@ class Rows:
     def __init__(self, table: Table, of_block: Sequence[str]) -> None:
         """Make empty columns; those named in `of_block` are given per block."""
         self.table, self._of_block = table, of_block
-        self.columns: dict[str, list[Any]] = {c.name: [] for c in table.columns if c.name not in of_block}
+        self._rows: list[Mapping[str, Any]] = []
         self._blocks: list[tuple[Mapping[str, str], int]] = []
         self._begun = 0
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add one row; columns left out are NULL."""
-        for name, values in self.columns.items():
-            values.append(row.get(name))
+        self._rows.append(row)
 
     def end_block(self, origin: Mapping[str, str]) -> None:
         """Say where the rows added since the last call came from."""
@@ -90,7 +89,8 @@ class Rows:
         if not len(self):
             return None
         counts = np.array([count for _, count in self._blocks])
-        arrays: dict[str, Any] = {n: column_array(self.table.by_name[n], v) for n, v in self.columns.items()}
+        own = [column for column in self.table.columns if column.name not in self._of_block]
+        arrays: dict[str, Any] = {c.name: column_array(c, [row.get(c.name) for row in self._rows]) for c in own}
         for name in self._of_block:
             values = pa.array([origin.get(name) for origin, _ in self._blocks], pa.string()).dictionary_encode()
             taken = values.indices.take(pa.array(np.repeat(np.arange(len(counts)), counts)))

@@ -19,6 +19,7 @@ PROMOTED = {c.otlp: c for c in SPAN.columns if c.otlp and c.name not in ORIGIN}
 """Span attributes that are columns, where their value has the column's type; all others stay in `attributes`."""
 
 _FIELDS = {Type.INT: "int_value", Type.NAME: "string_value", Type.TEXT: "string_value"}
+_TARGETS = {key: (column.name, _FIELDS[column.type]) for key, column in PROMOTED.items()}
 
 INVALID_IDS = "span with invalid ids"
 INVALID_IDS_SENTENCE = "a span's trace id must be 16 bytes and its span id 8, not all zero"
@@ -73,9 +74,9 @@ def _promoted(pairs: Any) -> tuple[dict[str, Any], list[Any]]:
     row: dict[str, Any] = {}
     others = []
     for pair in pairs:
-        column = PROMOTED.get(pair.key)
-        if column and column.name not in row and pair.value.WhichOneof("value") == _FIELDS[column.type]:
-            row[column.name] = getattr(pair.value, _FIELDS[column.type])
+        name, field = _TARGETS.get(pair.key, ("", ""))
+        if name and name not in row and pair.value.WhichOneof("value") == field:
+            row[name] = getattr(pair.value, field)
         else:
             others.append(pair)
     return row, others
