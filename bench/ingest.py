@@ -183,19 +183,17 @@ def _raw_insert() -> None:
 def _door(batch: int = 8192, count: int = 24) -> None:
     """The same through the HTTP door, sent by another process over four connections."""
     bodies = list(requests("promoted", batch, count))
+    context = multiprocessing.get_context("fork")  # Before there are threads: each sender has its bodies already.
+    lanes = [context.Pipe() for _ in range(4)]
+    senders = [context.Process(target=_send, args=(bodies[i::4], lanes[i][1])) for i in range(4)]
+    for sender in senders:
+        sender.start()
     with _opened() as (settings, store, ingest):
         receiver = Receiver(settings, ingest)
         receiver.start()
-        context = multiprocessing.get_context("fork")
-        lanes = [context.Pipe() for _ in range(4)]
-        senders = [
-            context.Process(target=_send, args=(receiver.http_address, bodies[i::4], lanes[i][1])) for i in range(4)
-        ]
-        for sender in senders:
-            sender.start()
         cpu = time.process_time()
         for mine, _ in lanes:
-            mine.send("go")
+            mine.send(receiver.http_address)
         delays = [delay for mine, _ in lanes for delay in mine.recv()]
         _until_stored(store, batch * count)
         store.checkpoint()
@@ -210,9 +208,8 @@ def _door(batch: int = 8192, count: int = 24) -> None:
     figure("ingest.door.acknowledged_p99_ms", statistics.quantiles(delays, n=100)[98] * 1e3, "ms", connections=4)
 
 
-def _send(address: str, bodies: list[bytes], lane: Any) -> None:
-    connection, delays = http.client.HTTPConnection(address, timeout=60), []
-    lane.recv()
+def _send(bodies: list[bytes], lane: Any) -> None:
+    connection, delays = http.client.HTTPConnection(lane.recv(), timeout=60), []
     for body in bodies:
         began = time.perf_counter()
         connection.request("POST", "/v1/traces", body, {"Content-Type": otlp.PROTOBUF})
