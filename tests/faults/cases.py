@@ -183,9 +183,8 @@ def scramble(path: Path) -> None:
 def small_disk(mount: Path, megabytes: int) -> Iterator[Path]:
     """Give a file system of its own of that size; raises CalledProcessError where this user may not mount one."""
     mount.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(mount)], check=True, capture_output=True
-    )
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(mount)]
+    subprocess.run(command, check=True, capture_output=True)
     try:
         yield mount
     finally:

@@ -29,7 +29,9 @@ from warpline.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL, LARGE = 211, 40_009
-"""Rows of a batch that goes to DuckDB's own tables, and of one that becomes a segment; primes, so that no sum hides a hole."""
+"""Rows of a batch that goes to DuckDB's own tables, and of one that becomes a segment; primes: no sum hides a hole."""
+NUMBERS = {"syscall": "result", "gpu_kernel": "correlation_id"}
+"""The tables of the load, and the column of each that holds its rows' numbers."""
 
 
 def free_port() -> int:
@@ -98,16 +100,13 @@ class Rig:
 
     def stored(self) -> Counter[int]:
         """How often each number is stored."""
-        found = [
-            self.client.table(*query)[column]
-            for query, column in ((("syscall",), "result"), (("gpu_kernel",), "correlation_id"))
-        ]
-        return Counter(np.concatenate([each.to_numpy() for each in found]).tolist())
+        found = [self.client.table(table)[column].to_numpy() for table, column in NUMBERS.items()]
+        return Counter(np.concatenate(found).tolist())
 
     def settle(self, wanted: int, seconds: float = 60) -> None:
         """Wait until `wanted` rows are stored, or their number no longer grows."""
         deadline, before, still = time.monotonic() + seconds, -1, 0
-        while time.monotonic() < deadline and still < 20:
+        while time.monotonic() < deadline and still < 12:
             try:
                 found = self.rows()
             except StoreError:
@@ -120,7 +119,7 @@ class Rig:
 
     def rows(self) -> int:
         """How many rows of the load are stored."""
-        return sum(self.client.table(name).num_rows for name in ("syscall", "gpu_kernel"))
+        return sum(self.client.table(name).num_rows for name in NUMBERS)
 
     def losses(self) -> dict[tuple[str, str], int]:
         """What the loss table says, by source and reason."""
