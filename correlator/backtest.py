@@ -13,6 +13,7 @@ from pathlib import Path
 from correlator import alert_rule
 from correlator.alert_rule import Rule
 from correlator.alerts import Alert, Alerts, Query
+from correlator.joins import Joins
 from correlator.store import Store
 from warpline import sample
 from warpline.errors import SchemaError
@@ -46,7 +47,7 @@ def chosen(names: Sequence[str]) -> list[Rule]:
 
 @contextmanager
 def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifest]]:
-    """Give a store of its own that holds the sample trace in `directory`."""
+    """Give a store of its own that holds the sample trace in `directory`, joined by today's rules."""
     with tempfile.TemporaryDirectory(prefix="warpline-backtest-") as state_dir:
         fresh = dataclasses.replace(settings, state_dir=state_dir, correlator_retention_days=0)
         store = Store(fresh)
@@ -54,6 +55,7 @@ def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifes
             found = sample.load(directory)
             for number, batch in enumerate(sample.batches(directory, found)):
                 store.write([dataclasses.replace(batch, batch_id=f"{found.uid}/{number}")])
+            Joins(fresh, store).rebuild()
             yield store, found
         finally:
             store.close()

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from collectors.bpf import loader
 from demo import load
+from warpline import sample
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError
@@ -32,6 +33,7 @@ _FIRST_LOAD = (23, 23)
 _SECOND_LOAD = (997, 31)
 _QUIET_LOAD = (7, 3)
 _FOUND_WITHIN_S = 15.0
+_ABOUT = "23 chat completions of the demo's server, seen by the Linux kernel; every client is on the same node"
 _SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 
 
@@ -67,8 +69,11 @@ class Addresses:
         }
 
 
-def run(seconds: float, say: Say) -> int:
-    """Run the demo for `seconds` after its first loads (0: until interrupted); 0 when every request sent was found."""
+def run(seconds: float, say: Say, record: Path | None = None) -> int:
+    """Run the demo for `seconds` after its first loads (0: until interrupted); 0 when every request sent was found.
+
+    With `record`, the first load alone is run and kept there as a sample trace.
+    """
     with _workplace() as (state_dir, children):
         addresses = Addresses.free()
         environment = addresses.environment(state_dir)
@@ -81,7 +86,12 @@ def run(seconds: float, say: Say) -> int:
             complete = True
         else:
             _start_watched_server(children, environment, addresses)
-            complete = all([_watched_load(client, addresses, *size, say) for size in (_FIRST_LOAD, _SECOND_LOAD)])
+            began_ns = time.time_ns()
+            loads = (_FIRST_LOAD,) if record else (_FIRST_LOAD, _SECOND_LOAD)
+            complete = all([_watched_load(client, addresses, *size, say) for size in loads])
+            if record:
+                sample.record(client, record, began_ns, time.time_ns(), _ABOUT)
+                return 0 if complete else 1
         say(f"look at it: http://{addresses.dashboard}")
         _keep_serving(seconds, addresses, quiet=bool(obstacle))
     return 0 if complete else 1
@@ -111,7 +121,7 @@ def _start_watched_server(children: Children, environment: dict[str, str], addre
     children.wait_until("server", lambda: answers(f"http://{addresses.server}/health"), 30)
     children.start("collector", ["-m", "warpline.cli", "collect"], environment)
     metrics = f"http://{environment['WARPLINE_COLLECTOR_METRICS_ADDRESS']}/metrics"
-    children.wait_until("collector", lambda: _is_up(metrics, "http_exchange"), 30)
+    children.wait_until("collector", lambda: _is_up(metrics, "http_exchange"), 120)
 
 
 def _is_up(metrics: str, source: str) -> bool:

@@ -24,7 +24,7 @@ from warpline import sample
 from warpline.client import Client
 from warpline.errors import SourceError
 from warpline.sample import Manifest, as_declared
-from warpline.schema import TABLES, Table
+from warpline.schema import Table
 
 SUFFIX = ".warpline"
 CHECKSUMS = "checksums.json"
@@ -65,7 +65,7 @@ def record(client: Client, directory: Path, window: tuple[int, int], about: str,
     since_ns, until_ns = window
     rename = _pseudonym() if pseudonyms else None
     tables: dict[str, pa.Table] = {}
-    for table in TABLES:
+    for table in sample.RECORDED:
         since = since_ns - _IDENTITY_NS if table.name in IDENTITY else since_ns
         rows = as_declared(table, client.table(table.name, since_ns=since, until_ns=until_ns))
         tables[table.name] = _renamed(table, rows, rename) if rename else rows

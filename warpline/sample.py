@@ -30,6 +30,8 @@ from warpline.settings import Settings
 FORMAT = "warpline-sample-trace"
 VERSION = 1
 _BATCH_ROWS = 65536
+RECORDED = tuple(table for table in schema.TABLES if table not in schema.JOIN_TABLES)
+"""What was seen. What the joins and the alert rules made of it is made again wherever it is replayed."""
 MOMENTS = frozenset(
     {
         "start_ns",
@@ -124,7 +126,7 @@ def record(client: Client, directory: Path, since_ns: int, until_ns: int, about:
     """Write what the correlator stored in [since_ns, until_ns) as a sample trace; raise StoreError where it does
     not answer."""
     tables = {}
-    for table in schema.TABLES:
+    for table in RECORDED:
         rows = client.table(table.name, since_ns=since_ns, until_ns=until_ns)
         tables[table.name] = as_declared(table, rows)
     return write(directory, tables, about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from warpline.settings import Settings
 
@@ -10,6 +11,9 @@ from warpline.settings import Settings
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--seconds", type=float, default=0, help="end after so many seconds (default: at Ctrl-C)")
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="run the first load only and keep it as a sample trace"
+    )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -17,6 +21,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from demo import run as demo
 
     try:
-        return demo.run(args.seconds, lambda line: print(line, flush=True))
+        return demo.run(args.seconds, lambda line: print(line, flush=True), args.record)
     except KeyboardInterrupt:
         return 0

@@ -59,4 +59,4 @@ def _markdown_row(of: Table, column: Column) -> str:
     return f"| {column.name} | {column.type.sql} | {column.ucum} | `{of.otlp_name(column)}` | {column.doc}{null} |"
 
 
-__all__ = ["HISTORY", "TABLES", "VERSION", "Column", "Table", "Type", "markdown", "table"]
+__all__ = ["HISTORY", "JOIN_TABLES", "TABLES", "VERSION", "Column", "Table", "Type", "markdown", "table"]
