@@ -217,4 +217,5 @@ def _send(bodies: list[bytes], lane: Any) -> None:
         response.read()
         assert response.status == 200, response.status
         delays.append(time.perf_counter() - began)
+    connection.close()
     lane.send(delays)
