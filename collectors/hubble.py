@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,7 @@ _LINE = pa.schema(
 def check(settings: Settings) -> str | None:
     """Return why no flows can be had, or None."""
     if settings.hubble_file:
-        found = Path(settings.hubble_file).exists()
+        found = bool(tail.matching(settings.hubble_file))
         return None if found else f"{settings.hubble_file}: not there; set hubble_file to the exporter's file"
     if answers(settings.hubble_address, *_tls(settings)):
         return None

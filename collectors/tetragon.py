@@ -17,7 +17,6 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -101,7 +100,7 @@ _HOOKS = [kind for kind, told in _KINDS.items() if told.get_field_index("args") 
 def check(settings: Settings) -> str | None:
     """Return why Tetragon cannot be read, or None."""
     if settings.tetragon_file:
-        found = Path(settings.tetragon_file).exists()
+        found = bool(tail.matching(settings.tetragon_file))
         return None if found else f"{settings.tetragon_file}: not there; set tetragon_file to Tetragon's export file"
     if answers(settings.tetragon_address):
         return None

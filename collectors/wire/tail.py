@@ -41,13 +41,12 @@ def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
     """
     followers: dict[Path, Iterator[bytes]] = {}
     while not context.stop.is_set():
-        present = matching(patterns)
-        followers = {path: followers.get(path) or _follow(path, context) for path in {*present, *_literal(patterns)}}
+        paths = sorted({*matching(patterns), *_literal(patterns)})
+        followers = {path: followers.get(path) or _follow(path, context) for path in paths}
         idle = True
         for path, follower in followers.items():
-            for block in follower:
-                if not block:
-                    break  # Nothing new in this one for now.
+            block = next(follower, b"")  # One block a turn: a busy file does not starve the others.
+            if block:
                 idle = False
                 yield path, block
         if idle:

@@ -89,7 +89,7 @@ def test_a_pods_log_in_cris_form_with_lines_of_other_kinds(tmp_path: Path) -> No
     assert envoy_log.proxy(path) == "llm/gateway-0"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.binary(max_size=200)
     | st.dictionaries(st.sampled_from(envoy_log._KEYS), st.text() | st.integers(-9, 9)).map(orjson.dumps)

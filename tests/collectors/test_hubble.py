@@ -128,7 +128,7 @@ def test_only_this_nodes_times_are_moved_to_node_time() -> None:
     assert times == [1735689600_000000007, 1735689600_000000000]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=300))
 def test_random_bytes_never_fail(noise: bytes) -> None:
     decoded = hubble.decode(noise)
@@ -140,7 +140,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner), max_leaves=20)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(ANYTHING)
 def test_json_of_any_shape_never_fails(thing: Any) -> None:
     try:
@@ -245,6 +245,30 @@ def test_a_ring_that_rolled_over_while_away_is_a_counted_gap(shared_data: Path, 
         with running(hubble, where, seen):
             until(lambda: "gap between two streams" in seen.lost())
     assert seen.lost()["gap between two streams"] == 1
+
+
+def test_a_flood_of_flows_is_taken_whole(shared_data: Path, tmp_path: Path) -> None:
+    flows = responses(shared_data / HTTP) * 20
+    messages = []
+    for number, each in enumerate(flows):
+        each.flow.uuid = str(number)
+        messages.append(each.SerializeToString())
+    seen, calls = Seen(), []
+
+    def flood_double(request: bytes, call: Any) -> Iterator[bytes]:
+        calls.append(1)
+        if len(calls) == 1:
+            yield from messages
+        ended = threading.Event()
+        if call.add_callback(ended.set):
+            ended.wait(30)
+
+    with grpc_double({"/observer.Observer/GetFlows": flood_double}) as address:
+        where = context(tmp_path, seen, "hubble", hubble_address=address)
+        with running(hubble, where, seen):
+            until(lambda: sum(batch.rows.num_rows for batch in seen.batches) >= len(messages), 60)
+    assert len({row["flow_uid"] for row in seen.rows("flow")}) == len(messages) == 6960
+    assert seen.lost() == {}
 
 
 def test_a_peer_that_is_no_hubble_is_an_error_in_a_sentence(tmp_path: Path) -> None:
