@@ -63,6 +63,8 @@ class Ingest:
         """Called by the storing thread with the batches of each write, once they are queryable: the joins."""
         self.state = "starting"
         self.accepted: Counter[str] = Counter()
+        self.checkpoint_now = threading.Event()
+        """Set to have the next checkpoint at once rather than in some seconds."""
         self._position: Position | None = None
         self._since_checkpoint = 0
         self._checkpoint_at = time.monotonic()
@@ -160,13 +162,18 @@ class Ingest:
 
     def _checkpoint(self, now: bool) -> None:
         due = time.monotonic() - self._checkpoint_at >= _CHECKPOINT_S or self._since_checkpoint >= _CHECKPOINT_ROWS
-        if not (now or due) or self._position is None or self._position == self.spool.released:
+        if (
+            not (now or due or self.checkpoint_now.is_set())
+            or self._position is None
+            or self._position == self.spool.released
+        ):
             return
         try:
             self.store.checkpoint()
             self.spool.release(self._position)
         except StoreError as error:
             self._say(str(error))
+        self.checkpoint_now.clear()
         self._since_checkpoint, self._checkpoint_at = 0, time.monotonic()
 
     def _say(self, state: str) -> None:
