@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import streamlit as st
 
-from dashboards import read, theme, words
+from dashboards import read, state, theme, words
+from warpline.errors import WarplineError
 
 Phase = tuple[str, int, int]
 """A phase's name, and its start and end in ns."""
@@ -20,6 +22,18 @@ def failed(error: Exception) -> None:
     st.error(f"**This page could not be read.** {error}", icon=":material/cloud_off:")
     st.caption(f"The dashboard reads `{read.settings().query_url}` (setting `query_url`).")
     st.button("Try again", icon=":material/refresh:")
+
+
+def live(body: Callable[[state.Range], None], chosen: state.Range) -> None:
+    """Run a page's body by itself, again every few seconds where the page is live, and say what it could not read."""
+
+    def guarded() -> None:
+        try:
+            body(chosen)
+        except WarplineError as error:
+            failed(error)
+
+    st.fragment(run_every=state.live_seconds())(guarded)()
 
 
 def nothing(title: str, *advice: str, icon: str = ":material/search_off:") -> None:
@@ -129,6 +143,5 @@ def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:
 
 def request_link(uid: str) -> str:
     """Return the address of a request's page."""
-    from urllib.parse import quote
 
     return f"/request?id={quote(uid, safe='')}"

@@ -83,8 +83,9 @@ def zone() -> str:
 
 
 def local(column: pd.Series) -> pd.Series:
-    """Return a column of node time as times in the chosen zone, without a zone of their own, as tables and charts want."""
-    return pd.to_datetime(column.astype("Int64"), unit="ns", utc=True).dt.tz_convert(zone()).dt.tz_localize(None)
+    """Return a column of node time in the chosen zone, to the µs, without a zone of its own: for tables and charts."""
+    moments = pd.to_datetime(column.astype("Int64"), unit="ns", utc=True).dt.floor("us")
+    return moments.dt.tz_convert(zone()).dt.tz_localize(None)
 
 
 def said(time_ns: int) -> str:

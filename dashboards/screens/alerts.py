@@ -21,7 +21,7 @@ def show() -> None:
     """Show the page."""
     st.title("Alerts")
     chosen = state.controls("24h")
-    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+    parts.live(_body, chosen)
 
 
 def _body(chosen: state.Range) -> None:

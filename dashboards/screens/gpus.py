@@ -19,7 +19,7 @@ def show() -> None:
     """Show the page."""
     st.title("GPUs")
     chosen = state.controls("15m")
-    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+    parts.live(_body, chosen)
 
 
 def _body(chosen: state.Range) -> None:

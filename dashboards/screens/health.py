@@ -14,7 +14,7 @@ def show() -> None:
     """Show the page."""
     st.title("Pipeline health")
     chosen = state.controls("1h")
-    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+    parts.live(_body, chosen)
 
 
 def _body(chosen: state.Range) -> None:

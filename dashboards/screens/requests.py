@@ -25,7 +25,7 @@ def show() -> None:
     """Show the page."""
     st.title("Requests")
     chosen = state.controls("all")
-    st.fragment(run_every=state.live_seconds())(_body)(chosen)
+    parts.live(_body, chosen)
 
 
 def _body(chosen: state.Range) -> None:

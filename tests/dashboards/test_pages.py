@@ -1,0 +1,146 @@
+"""Pages without a browser: what they show, filter and say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboards import login
+from tests.dashboards import scene
+from tests.dashboards.conftest import page
+
+PAGES = ("requests", "request", "compare", "gpus", "alerts", "recordings", "incidents", "cold_starts", "health")
+
+
+def said(app: AppTest) -> str:
+    """Return all that a page says in words."""
+    kinds = ("title", "subheader", "markdown", "info", "warning", "error", "success", "caption")
+    return "\n".join(str(each.value) for kind in kinds for each in getattr(app, kind))
+
+
+@pytest.mark.parametrize("name", ("", *PAGES))
+def test_every_page_runs_on_a_scene(name: str, correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page(name)
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("name", ("", *PAGES))
+def test_every_page_explains_an_empty_store(name: str, empty_correlator: str, reading: Callable[..., None]) -> None:
+    reading(empty_correlator)
+    app = page(name)
+    assert not app.exception
+    assert not app.error
+    words = said(app).lower()
+    assert any(each in words for each in ("nothing", "no ", "which"))
+
+
+@pytest.mark.parametrize("name", ("", "requests", "gpus", "health"))
+def test_a_correlator_that_is_down_is_said_with_its_address(name: str, reading: Callable[..., None]) -> None:
+    reading("http://127.0.0.1:1")
+    app = page(name)
+    assert not app.exception
+    assert "http://127.0.0.1:1" in app.error[0].value
+    assert "warpline correlate" in app.error[0].value
+
+
+def test_the_search_finds_one_request_by_its_id(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("requests", q=scene.RESPONSE_ID)
+    table = app.dataframe[0].value
+    assert len(table) == 1
+    assert table["id"].iloc[0] == scene.RESPONSE_ID
+    assert table["sides"].iloc[0] == "both"
+
+
+def test_filters_come_from_the_address_and_narrow_the_table(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("requests", outcome="failed")
+    assert app.selectbox(key="outcome").value == "failed"
+    assert set(app.dataframe[0].value["outcome"]) == {"503"}
+
+
+def test_the_slowest_come_first_when_asked(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("requests", sort="slowest")
+    durations = app.dataframe[0].value["duration"].astype(float).tolist()
+    assert durations == sorted(durations, reverse=True)
+    assert len(durations) == 50
+
+
+def test_a_search_without_a_hit_says_what_to_do(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("requests", q="no-such-thing")
+    assert "No request fits" in app.info[0].value
+    assert "Clear the search" in app.info[0].value
+
+
+def test_a_request_shows_its_phases_its_timeline_and_its_share(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("request", id=scene.REQUEST_ID)
+    assert not app.exception
+    mounted = app.get("bidi_component")
+    assert len(mounted) == 1
+    assert mounted[0].proto.component_name == "warpline_timeline"
+    assert "POST /v1/chat/completions" in app.markdown[0].value
+    shares = app.dataframe[0].value
+    assert set(shares["Class"]) == {"gemm", "attention"}
+    assert set(shares["Evidence"]) == {"exact"}
+
+
+def test_a_request_that_is_not_there_says_why_that_may_be(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("request", id="chatcmpl-nobody")
+    assert "chatcmpl-nobody" in app.warning[0].value
+    assert "aged out" in app.warning[0].value
+
+
+def test_two_requests_are_compared_and_one_against_its_like(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    other = page("requests", sort="slowest").dataframe[0].value["id"].iloc[0]
+    both = page("compare", a=scene.REQUEST_ID, b=other)
+    assert not both.exception
+    assert list(both.dataframe[0].value.columns) == ["fact", "A", "B", "B is"]
+    alone = page("compare", a=scene.REQUEST_ID)
+    assert "Against" in said(alone)
+
+
+def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page(range="all")
+    figures = {each.label: each.value for each in app.metric}
+    assert figures["Requests"] == "301"
+    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert spec["layout"]["dragmode"] == "select"
+
+
+def test_times_are_shown_in_utc_when_asked(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    utc = page("requests", zone="UTC", q=scene.RESPONSE_ID).dataframe[0].value["began"].iloc[0]
+    assert utc.tzinfo is None
+    assert utc.utcoffset() is None or utc.utcoffset() == timedelta(0)
+
+
+def test_a_page_behind_a_proxy_refuses_who_has_no_name(
+    correlator: str, reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "user", lambda: "")  # AppTest brings a user of its own.
+    reading(correlator, dashboard_auth="header")
+    app = page("requests")
+    assert "X-Forwarded-User" in app.error[0].value
+    assert not app.dataframe
+
+
+def test_a_page_asks_to_sign_in_where_oidc_is_on(
+    correlator: str, reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "user", lambda: "")
+    reading(correlator, dashboard_auth="oidc")
+    app = page()
+    assert [each.label for each in app.button] == ["Sign in"]
+    assert not app.metric
