@@ -4,8 +4,9 @@
 to A bounds it from below. Within a window θ is nearly a line (two quartzes drift apart evenly), so the bounds are the
 extremes, at the moment asked, of all lines between the upper and the lower points: a linear program in two variables, solved
 exactly over the vertices of its hulls [Moon, Skelly and Towsley, INFOCOM 1999; Zhang, Liu and Xia, INFOCOM 2002]. Where no
-line fits, a clock was stepped or slewed or a match is false: then the window is cut, or θ is only held to drift no faster
-than quartzes do. Half the asymmetry of the path is inside the bounds and no software can take it out.
+line fits, a clock was slewed or stepped or a match is false: then θ is only held to drift no faster than quartzes do, and
+where that does not fit either (a step), the window is cut. Half the asymmetry of the path is inside the bounds and no
+software can take it out.
 """
 
 from __future__ import annotations
@@ -95,11 +96,13 @@ def _from_messages(upper: Points, lower: Points, at_ns: int) -> Offset:
         line = _line_bounds(kept_upper, kept_lower, at_ns)
         if line:
             return Offset(*line, *counts, "ok", "linear_program")
+    low, high = _lipschitz(kept_upper, kept_lower, at_ns)
+    if low <= high and _steady(kept_upper, kept_lower):
+        return Offset(low, high, 0, *counts, "ok", "lipschitz")
     line = _split(kept_upper, kept_lower, at_ns)
     if line:
         return Offset(*line, *counts, "split", "linear_program")
-    low, high = _lipschitz(kept_upper, kept_lower, at_ns)
-    return Offset(low, high, 0, *counts, "ok" if low <= high else "infeasible", "lipschitz")
+    return Offset(low, high, 0, *counts, "infeasible", "lipschitz")
 
 
 def _line_bounds(upper: Points, lower: Points, at_ns: int) -> tuple[float, float, int] | None:
@@ -186,6 +189,12 @@ def _split(upper: Points, lower: Points, at_ns: int) -> tuple[float, float, int]
             if line:
                 return line
     return None
+
+
+def _steady(upper: Points, lower: Points) -> bool:
+    """Return whether all of the window can be true of clocks that drift apart no faster than `DRIFT`: nothing stepped."""
+    gap = np.abs(upper.at[:, None] - lower.at[None, :]) * DRIFT
+    return bool((upper.bound[:, None] + gap >= lower.bound[None, :]).all())
 
 
 def _lipschitz(upper: Points, lower: Points, at_ns: int) -> tuple[float, float]:

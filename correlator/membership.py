@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correlator.attribution import EVIDENCE, EXACT, Int64
+from correlator.attribution import EVIDENCE, EXACT, Bool, Int64
 from correlator.estimate import Stay, estimate
 from correlator.replay import PREEMPTED, SCHEDULED, Members, Wire, replay
 from correlator.union import codes
@@ -60,6 +60,7 @@ def from_wire(
         emit_step=step[known],
         emit_request=emit_code[known],
         emit_tokens=_whole(emissions["new_tokens"])[known],
+        emit_stopped=_stopped(emissions["finish_reason"])[known],
         event_time=_whole(events["time_ns"])[kinds >= 0],
         event_request=event_code[kinds >= 0],
         event_kind=kinds[kinds >= 0],
@@ -100,7 +101,7 @@ def _batch(
 ) -> pa.RecordBatch:
     first = {c: source[c][0].as_py() for c in ("node", "process_uid", "engine_index")}
     sure = np.array(CONFIDENCE[level])[np.minimum(members.evidence, 2)]
-    decode = (members.sampled > 0) & (members.scheduled == members.draft + 1)
+    decode = (members.scheduled == members.draft + 1) & (members.context > 0)
     phase = np.where(members.recomputed > 0, "recompute", np.where(decode, "decode", "prefill"))
     return schema.table("step_member").batch(
         {
@@ -122,6 +123,10 @@ def _batch(
         },
         rows=len(members.step),
     )
+
+
+def _stopped(reasons: pa.ChunkedArray) -> Bool:
+    return np.asarray(pc.equal(reasons.cast(pa.string()), "stop").fill_null(False).to_numpy(), bool)
 
 
 def _empty() -> pa.RecordBatch:

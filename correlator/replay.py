@@ -6,14 +6,14 @@ prefix cache. A request that gets tokens was in that step. The steps before its 
 chunk by chunk, are not on the wire; they follow from the scheduler's rule: first come, first served, from a budget of
 tokens a step that decodes draw from first (v1/core/sched/scheduler.py::schedule).
 
-What cannot be seen: with asynchronous scheduling, the one step that a finished request was scheduled in before its end was
-known. So rows made here may be exact, but a step's list of them is at best derived.
+What is not on the wire either: with asynchronous scheduling, the one step that a stopped request was scheduled in before
+its end was known; it is added as derived. So rows made here may be exact, but a step's list of them is at best derived.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Wire:
     emit_step: Int64
     emit_request: Int64
     emit_tokens: Int64
+    emit_stopped: NDArray[np.bool_]
+    """True where the request ended by what it had put out, which nobody could know before."""
     event_time: Int64
     event_request: Int64
     event_kind: Int64
@@ -88,17 +90,20 @@ def replay(wire: Wire) -> Members:
     before = np.cumsum(tokens) - tokens
     first = np.searchsorted(request, np.arange(len(wire.prompt) + 1))
     before = before - before[np.minimum(first[request], max(len(before) - 1, 0))] if len(before) else before
-    soonest, likely = _schedule_steps(wire, step, first)
+    soonest, likely, ahead = _schedule_steps(wire, step, first)
     windows, used = _windows(wire, step, before, first, (soonest, likely))
     decode = _decodes(wire, step, request, tokens, before, used)
+    if ahead:
+        stopped = wire.emit_stopped[order]
+        decode = _with_idle(wire, decode, step[stopped], request[stopped], (before + tokens)[stopped])
     budget = wire.budget or _budget(wire, windows)
     spent = np.bincount(decode.step, decode.scheduled, minlength=len(wire.sent)).astype(np.int64)
     _fill(windows, wire, spent, budget)
     return _joined(wire, decode, windows)
 
 
-def _schedule_steps(wire: Wire, step: Int64, first: Int64) -> tuple[Int64, Int64]:
-    """Return the soonest step that can have been scheduled at each event, and the likely one.
+def _schedule_steps(wire: Wire, step: Int64, first: Int64) -> tuple[Int64, Int64, int]:
+    """Return the soonest step that can have been scheduled at each event, the likely one, and how far ahead the engine is.
 
     A synchronous engine schedules a step after the message of the one before; an asynchronous one a step earlier, unless
     it was idle. Which of both an engine does shows in how far first tokens lie from the events before them.
@@ -115,7 +120,7 @@ def _schedule_steps(wire: Wire, step: Int64, first: Int64) -> tuple[Int64, Int64
     ahead = int(len(distance) > 0 and (distance >= 1).sum() > (distance == 0).sum())
     late = np.where(emission >= 0, np.minimum(soonest + ahead, np.maximum(emission, soonest)), soonest + ahead)
     last = max(len(wire.sent) - 1, 0)
-    return np.minimum(soonest, last), np.minimum(late, last)
+    return np.minimum(soonest, last), np.minimum(late, last), ahead
 
 
 def _windows(
@@ -208,6 +213,16 @@ def _decodes(wire: Wire, step: Int64, request: Int64, tokens: Int64, before: Int
         np.full(count, width - 1, np.int64),
         np.full(count, EXACT if width == 1 else DERIVED, np.int64),
     )
+
+
+def _with_idle(wire: Wire, decode: Members, step: Int64, request: Int64, done: Int64) -> Members:
+    """Add the step that a stopped request was in for nothing: it was scheduled before its last token was known."""
+    keep = step + 1 < len(wire.sent)
+    step, request, done = step[keep] + 1, request[keep], done[keep]
+    zeros, ones = np.zeros(len(step), np.int64), np.ones(len(step), np.int64)
+    context = np.maximum(wire.prompt[request], 0) + done - 1
+    idle = Members(step, request, ones, np.maximum(context, 0), zeros, zeros, zeros, zeros + DERIVED)
+    return Members(*(np.concatenate([getattr(decode, f.name), getattr(idle, f.name)]) for f in fields(Members)))
 
 
 def _budget(wire: Wire, windows: list[_Window]) -> int:

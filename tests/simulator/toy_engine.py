@@ -32,13 +32,13 @@ class Plan:
 
     seed: int = 1
     rate: float = 8.0
-    seconds: float = 20.0
+    seconds: float = 8.0
     most_requests: int = 64
     budget: int = 2048
     kv_tokens: int = 400_000
     asynchronous: bool = True
     prompt: int = 500
-    output: int = 100
+    output: int = 130
     cached_ratio: float = 0.3
     resume_hit_ratio: float = 0.5
     drafts: int = 0
@@ -175,7 +175,7 @@ def arrivals(plan: Plan, random: np.random.Generator) -> list[Request]:
         if at > plan.seconds:
             return found
         prompt = int(np.clip(random.lognormal(np.log(plan.prompt), 1.0), 8, 6000))
-        output = int(np.clip(random.lognormal(np.log(plan.output), 0.8), 2, 900))
+        output = int(np.clip(random.lognormal(np.log(plan.output), 0.9), 2, 900))
         cached = prompt // 2 // 16 * 16 if random.random() < plan.cached_ratio else 0
         name = f"chatcmpl-{len(found):06d}-{int(random.integers(2**32)):08x}"
         found.append(Request(name, BASE + int(at * 1e9), prompt, output, cached, bool(random.random() < 0.5)))
@@ -305,27 +305,18 @@ def _exchanges(toy: Toy, everyone: list[Request]) -> pa.RecordBatch:
             begin = request.arrive - 2 * MS - apart
             end = last[request.name] + MS + apart
             ends = ("10.0.0.1", 20_000 + i, "10.0.0.2", 8000)
-            rows.append(
-                (
-                    begin,
-                    end,
-                    side,
-                    i * 2 + (side == "server"),
-                    0,
-                    0,
-                    *(ends if side == "client" else ends[2:] + ends[:2]),
-                )
-                + (
-                    "POST",
-                    "/v1/chat/completions",
-                    200,
-                    request.name[:-9],
-                    request.arrive - MS,
-                    first[request.name],
-                    end,
-                )
-                + ("complete", "n1:1:7" if side == "client" else "n1:1:50")
+            ends = ends if side == "client" else ends[2:] + ends[:2]
+            http = (
+                "POST",
+                "/v1/chat/completions",
+                200,
+                request.name[:-9],
+                request.arrive - MS,
+                first[request.name],
+                end,
             )
+            process = "n1:1:7" if side == "client" else "n1:1:50"
+            rows.append((begin, end, side, i * 2 + (side == "server"), 0, 0, *ends, *http, "complete", process))
     names = (
         "start_ns",
         "end_ns",
