@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from collectors.wire import podresources, prometheus
+from collectors.wire import nvml, podresources, prometheus
 from collectors.wire.gpu_fields import Meaning, meaning
-from collectors.wire.podresources import Grant
+from collectors.wire.podresources import Device, Grant
 from collectors.wire.prometheus import Page, Target
 from warpline import schema
 from warpline.batch import Batch
@@ -266,23 +266,28 @@ class Node:
         for each in found:
             if each.owner is not None:
                 owners[each.place.key].add(each.owner)
-        granted, sliced = _by_place(grants, places)
-        owners = owners | granted
+        given = _given(grants, places)
+        owners = owners | given.owners
         several = {key for key, all_of_it in owners.items() if _pods(all_of_it) > 1}
-        self.shared = several | sliced | {each.place.key for each in found if each.sliced}
-        rows = [self._row(key, places.get(key), owners.get(key)) for key in places.keys() | owners.keys()]
+        self.shared = several | given.sliced | {each.place.key for each in found if each.sliced}
+        rows = [
+            self._row(key, places.get(key), owners.get(key), given.mig.get(key))
+            for key in places.keys() | owners.keys()
+        ]
         new = [row for row in rows if self._told.get(_key(row)) != row]
         self._told.update({_key(row): row for row in new})
         if new:
             columns = {name: [row.get(name) for row in new] for name in GPU.by_name if name not in ("time_ns", "node")}
             yield Batch(GPU, GPU.batch({**columns, "time_ns": time_ns, "node": self.name}, len(new)))
 
-    def _row(self, key: tuple[str, int | None], place: Place | None, owners: set[Owner] | None) -> dict[str, object]:
+    def _row(
+        self, key: tuple[str, int | None], place: Place | None, owners: set[Owner] | None, mig: Device | None
+    ) -> dict[str, object]:
         row: dict[str, object] = {"gpu_uuid": key[0], "gpu_instance": key[1], "observed_by": "dcgm"}
         if place is not None:
             row |= {name: getattr(place, name) for name in Place.__slots__}
-        elif key[0].startswith("MIG-"):
-            row |= {"mig_uuid": key[0], "vendor": "nvidia"}
+        if mig is not None:
+            row |= {"mig_uuid": mig.mig_uuid, "compute_instance": mig.compute_instance, "vendor": "nvidia"}
         if key in self.shared:
             row["sharing"] = "shared"
         elif owners:
@@ -299,22 +304,38 @@ def _pods(owners: set[Owner]) -> int:
     return len({(each.namespace, each.pod) for each in owners})
 
 
-def _by_place(
-    grants: Sequence[Grant], places: Mapping[tuple[str, int | None], Place]
-) -> tuple[dict[tuple[str, int | None], set[Owner]], set[tuple[str, int | None]]]:
-    """Return who has which GPU or instance by the kubelet's word, and which of these can be had by several."""
+@dataclass
+class Given:
+    """What the kubelet says: who has which GPU or instance, which of them others may have too, which MIG device it is."""
+
+    owners: dict[tuple[str, int | None], set[Owner]] = field(default_factory=lambda: defaultdict(set))
+    sliced: set[tuple[str, int | None]] = field(default_factory=set)
+    mig: dict[tuple[str, int | None], Device] = field(default_factory=dict)
+
+
+def _given(grants: Sequence[Grant], places: Mapping[tuple[str, int | None], Place]) -> Given:
+    """Return the kubelet's grants by GPU and instance, as the exporter's labels and NVML tell them apart."""
     uuids = {place.index: place.gpu_uuid for place in places.values()}
     instances = {place.mig_uuid: place.key for place in places.values() if place.mig_uuid}
-    owners: dict[tuple[str, int | None], set[Owner]] = defaultdict(set)
-    sliced = set()
+    given = Given()
     for grant in grants:
-        device = grant.device
+        device = _with_place(grant.device)
         uuid = device.gpu_uuid or device.mig_uuid or uuids.get(device.index) or f"nvidia{device.index}"
         key = instances.get(device.mig_uuid or "", (uuid, device.gpu_instance))
-        owners[key].add(Owner(grant.pod_uid, grant.pod, grant.namespace, grant.container))
+        given.owners[key].add(Owner(grant.pod_uid, grant.pod, grant.namespace, grant.container))
         if device.sliced:
-            sliced.add(key)
-    return owners, sliced
+            given.sliced.add(key)
+        if device.mig_uuid:
+            given.mig[key] = device
+    return given
+
+
+def _with_place(device: Device) -> Device:
+    """Return a device with its GPU and GPU instance where the id names only the MIG device, as far as NVML knows."""
+    found = nvml.mig_place(device.mig_uuid) if device.mig_uuid else None
+    if found is None:
+        return device
+    return replace(device, gpu_uuid=found[0], gpu_instance=found[1], compute_instance=found[2])
 
 
 def _blank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

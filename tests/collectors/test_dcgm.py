@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from collectors import dcgm
-from collectors.wire import podresources, prometheus
+from collectors.wire import nvml, podresources, prometheus
 from collectors.wire.podresources_pb2 import ListPodResourcesResponse
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, text_server_double, until
 from warpline.settings import Settings
@@ -201,6 +203,60 @@ def test_device_ids_of_every_plugin_are_understood(text: str, wanted: tuple[Any,
     found = podresources.device(text)
     assert found is not None
     assert (found.gpu_uuid, found.gpu_instance, found.index, found.sliced) == wanted
+
+
+NVML_DOUBLE = r"""
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    if (strcmp(uuid, "MIG-82661492-f4b7-5d7a-b9d4-1e0fd9c0700d")) return 6;
+    *device = (void *)0x700000000001; return 0;
+}
+int nvmlDeviceGetGpuInstanceId(void *device, unsigned *id) { *id = 5; return device == (void *)0x700000000001 ? 0 : 2; }
+int nvmlDeviceGetComputeInstanceId(void *device, unsigned *id) { *id = 0; return 0; }
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *device, void **parent) { *parent = (void *)0x700000000002; return 0; }
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    strncpy(uuid, "GPU-1f027ee8-6e1e-2b8c-0108-3d370e5f0418", length);
+    return device == (void *)0x700000000002 ? 0 : 2;
+}
+"""
+
+
+@pytest.fixture
+def nvml_double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A library with NVML's names that knows one MIG device; handles are as wide as pointers are."""
+    (tmp_path / "nvml.c").write_text(NVML_DOUBLE)
+    library = tmp_path / "libnvml_double.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "nvml.c")], check=True)
+    monkeypatch.setattr(nvml, "_LIBRARY", str(library))
+    nvml._library.cache_clear()
+    yield
+    nvml._library.cache_clear()
+
+
+@pytest.mark.usefixtures("nvml_double")
+def test_a_mig_device_of_the_kubelet_is_the_exporters_instance(shared_data: Path) -> None:
+    device = podresources.device("MIG-82661492-f4b7-5d7a-b9d4-1e0fd9c0700d")
+    assert device is not None
+    page = (shared_data / "dcgm/metrics/a800-8gpu-mig-2g.20gb-535.prom").read_text()
+    _, _, devices = read(page, grants=[podresources.Grant(device, "vllm-0", "llm", "engine")])
+    mine = one(devices, gpu_uuid=A800, gpu_instance=5)
+    assert (mine["mig_uuid"], mine["compute_instance"]) == (device.mig_uuid, 0)
+    assert (mine["pod"], mine["profile"], mine["sharing"]) == ("vllm-0", "2g.20gb", "exclusive")
+    assert len(devices) == 10, "no row of its own beside the exporter's"
+    assert nvml.mig_place("MIG-00000000-0000-0000-0000-000000000000") is None
+
+
+def test_without_a_driver_a_mig_device_stands_for_itself() -> None:
+    device = podresources.device("MIG-82661492-f4b7-5d7a-b9d4-1e0fd9c0700d")
+    assert device is not None
+    _, _, devices = read("", grants=[podresources.Grant(device, "vllm-0", "llm", "engine")])
+    assert len(devices) == 1
+    assert (devices[0]["gpu_uuid"], devices[0]["mig_uuid"], devices[0]["pod"]) == (
+        device.mig_uuid,
+        device.mig_uuid,
+        "vllm-0",
+    )
 
 
 def test_the_checkpoint_has_the_uids_that_the_api_lacks(shared_data: Path) -> None:
