@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -216,9 +218,30 @@ def test_a_process_that_attached_late_is_told_without_its_prompt() -> None:
     assert {each.prompt for each in changes.requests.values()} == {-1}
 
 
-def test_vllms_own_classes_have_the_fields_that_are_read() -> None:
-    sched = pytest.importorskip("vllm.v1.core.sched.output", reason="vLLM is not installed here")
-    from collectors.vllm_plugin.warpline_vllm import steps
+_VLLM = os.environ.get("WARPLINE_VLLM_PYTHON")
 
-    empty = sched.SchedulerOutput.make_empty()
-    assert len(b"".join(steps.scheduled(0, 0, empty))) == steps.SCHEDULED.size
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _VLLM, reason="WARPLINE_VLLM_PYTHON names no Python that has vLLM")
+@pytest.mark.parametrize("scheduling", ["plain", "async"])
+def test_of_vllms_own_scheduler_every_member_of_every_step_is_told(tmp_path: Path, root: Path, scheduling: str) -> None:
+    plugin = {"PYTHONPATH": str(root / "collectors" / "vllm_plugin"), "VLLM_LOGGING_LEVEL": "ERROR"}
+    command = [str(_VLLM), str(root / "tests" / "collectors" / "vllm_workload.py"), str(tmp_path), scheduling]
+    done = subprocess.run(command, env={**os.environ, **plugin}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with watching(engine_step, tmp_path) as seen:
+        seen.wait_for("step_member", 1)
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    told: dict[int, dict[str, list[int]]] = {}
+    for row in seen.rows("step_member"):
+        amounts = [row["scheduled_tokens"], row["computed_before_tokens"]]
+        told.setdefault(row["step_ordinal"], {})[row["internal_id"]] = amounts
+    assert [told[each] for each in sorted(told)] == [step["members"] for step in truth["steps"]]
+    steps = {row["ordinal"]: row["preempted"] for row in seen.rows("engine_step")}
+    assert [steps[each] for each in sorted(told)] == [len(step["preempted"]) for step in truth["steps"]]
+    last = {row["internal_id"]: row for row in seen.rows("engine_request")}
+    lives = {each: [r["prompt_tokens"], r["output_tokens"], r["preemptions"]] for each, r in last.items()}
+    assert lives == truth["requests"]
+    assert sum(preemptions for _, _, preemptions in truth["requests"].values()) > 0
+    assert sum(row["recomputed_tokens"] for row in seen.rows("step_member")) > 0
+    assert seen.losses() == {}
