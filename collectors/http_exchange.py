@@ -3,10 +3,12 @@
 One BPF program at the end of every system call (raw tracepoint `sys_exit`) takes what read, write, readv, writev, recvfrom,
 sendto, recvmsg and sendmsg moved, walks from the file descriptor to the socket, and parses HTTP/1 as a stream: heads that
 are split anywhere, pipelined requests, vectors, keep-alive, TCP and AF_UNIX, both the server's and the client's side, and
-connections older than the probe. Streamed chunks are counted in the Linux kernel: a token costs no event. One row leaves for
-each exchange when its response ends. Heads are read up to `http_head_bytes`; of them only the request line, `host`,
-`traceparent` and `x-request-id` are kept, of a response's body only its id (chatcmpl-…). No body's bytes leave the kernel
-but the first 96 of a response, in which the id is looked for, and which are dropped then.
+connections older than the probe. Under TLS the same parser reads what OpenSSL's SSL_read and SSL_write (and their _ex forms)
+give and take, found in whatever libssl.so a watched process maps, with memory BIOs tied to their socket. Streamed chunks are
+counted in the Linux kernel: a token costs no event. One row leaves for each exchange when its response ends. Heads are read
+up to `http_head_bytes`; of them only the request line, `host`, `traceparent` and `x-request-id` are kept, of a response's
+body only its id (chatcmpl-…). No body's bytes leave the kernel but the first 96 of a response, in which the id is looked
+for, and which are dropped then.
 
 Watched are the processes that listen on, or connect to, `http_ports`; whose command line has a part of `http_executables`;
 whose cgroup path has a part of `http_cgroups`; and all that they fork. The collector itself never is.
@@ -15,7 +17,8 @@ Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS
 Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
 every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s.
 
-Not seen: TLS and HTTP/2 here (counted in `loss` as connections met); data moved by io_uring, sendfile, splice or a
+Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was mapped less than a
+tenth of a second before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile, splice or a
 memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its response then
 makes a row marked open_at_start). A 33rd step within one system call's data (many pipelined messages or chunks in one
 large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
@@ -29,9 +32,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from collectors.bpf import loader
+from collectors.bpf.cost import KernelCost
 from collectors.bpf.http_rows import CONNECTION, EXCHANGE, PIECE, Assembler, still_open
 from collectors.bpf.ring import COUNTER, Records, Tally
 from collectors.bpf.targets import Rules, Targets
+from collectors.bpf.tls import Libraries
 from collectors.identity.batches import Cgroups
 from warpline import schema
 from warpline.batch import Batch
@@ -42,7 +47,15 @@ HTTP_EXCHANGE = schema.table("http_exchange")
 TABLES = (HTTP_EXCHANGE,)
 SCOPE = "node"
 
-TEXTS = ("targets.bpf.h", "socket.bpf.h", "http_state.bpf.h", "http_parse.bpf.h", "http_exchange.bpf.c")
+TEXTS = (
+    "targets.bpf.h",
+    "socket.bpf.h",
+    "http_state.bpf.h",
+    "http_parse.bpf.h",
+    "http_walk.bpf.h",
+    "http_tls.bpf.h",
+    "http_exchange.bpf.c",
+)
 ATTACH = {
     "raw_sys_exit": "sys_exit",
     "raw_sock_state": "inet_sock_set_state",
@@ -58,6 +71,7 @@ LOSSES = (
     "too many messages in one system call",
     "http/2 connections not read",
     "tls connections not read",
+    "tls data without a socket",
 )
 """What counter i of the program counts (the enum in http_state.bpf.h)."""
 CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
@@ -98,6 +112,7 @@ class Probe:
         sizes = {"CONNECTIONS": CONNECTIONS, "PIECE_PAGES": PIECE_PAGES, "EXCHANGE_PAGES": EXCHANGE_PAGES}
         self.loaded = loader.load(loader.read(*TEXTS), {**sizes, "HEAD_BYTES": head_bytes, **(defines or {})})
         self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
+        self.loaded.set_tail_calls("tls_steps", ["uprobe_tls_step", "uprobe_tls_head"])
         self.pieces = self.loaded.ring("pieces", PIECE)
         self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
         self._connections = self.loaded.map("connections", "<u8", CONNECTION)
@@ -105,10 +120,15 @@ class Probe:
         self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
         self.loaded.attach_raw(ATTACH)
         self.targets = Targets(self.loaded, _rules(context.settings))
+        self._cost = KernelCost(self.loaded)
+        context.kernel_cost_ns = self._cost.total_ns
+        self._tls = Libraries(self.loaded)
 
     def poll(self) -> Batch:
         """Return the exchanges that ended since the last poll, and count what was lost."""
+        self._cost.sample()
         self.targets.refresh()
+        self._tls.refresh(self.targets.watched())
         # Exchanges first: whatever pieces belong to them were made before.
         ended = self.exchanges.take()
         while len(pieces := self.pieces.take()):
@@ -126,6 +146,7 @@ class Probe:
 
     def close(self) -> None:
         """Detach and free everything."""
+        self._cost.close()
         self.loaded.close()
 
     def _batch(self, ended: Records) -> Batch:

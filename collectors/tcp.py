@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import loader
+from collectors.bpf.cost import KernelCost
 from collectors.bpf.ends import ENDS, columns, connection_ids
 from collectors.bpf.ring import COUNTER, Records, Tally
 from collectors.bpf.targets import Rules, Targets, listening
@@ -92,10 +93,13 @@ class Probe:
         self._listening: set[int] = set()
         self.loaded.attach_raw({"raw_sock_state": "inet_sock_set_state", "raw_retransmit": "tcp_retransmit_skb"})
         self.targets = Targets(self.loaded, _rules(context.settings))
+        self._cost = KernelCost(self.loaded)
+        context.kernel_cost_ns = self._cost.total_ns
         self.poll()
 
     def poll(self) -> Batch:
         """Return the changes since the last poll, and count what was lost."""
+        self._cost.sample()
         self.targets.refresh()
         self._know_listeners()
         found = self.changes.take()
@@ -108,6 +112,7 @@ class Probe:
 
     def close(self) -> None:
         """Detach and free everything."""
+        self._cost.close()
         self.loaded.close()
 
     def _know_listeners(self) -> None:

@@ -45,7 +45,7 @@ _DEPTH = 8
 CONNECTION = np.dtype(
     [
         *((name, "<u8") for name in ("inode", "cgroup", "process_start_ns")),
-        *((name, "<u4") for name in ("process", "role", "requests", "responses", "retransmits", "unused")),
+        *((name, "<u4") for name in ("process", "role", "requests", "responses", "retransmits", "tls")),
         *((name, ENDS.fields[name][0]) for name in ENDS.names or ()),  # type: ignore[index]
         ("room", "<u4"),
         ("ways", _DIRECTION, (2,)),
@@ -60,7 +60,7 @@ CONNECTION = np.dtype(
     ]
 )
 """struct connection: what the kernel keeps while an exchange lasts."""
-OPEN_AT_START, TRUNCATED, FAULTED = 1, 2, 8
+OPEN_AT_START, TRUNCATED, FAULTED, IN_TLS = 1, 2, 8, 16
 ENDINGS = ("unknown", "complete", "next_request", "close", "abort", "open")
 SIDES = ("server", "client")
 PARSES = ("none", "partial", "full", "head_truncated")
@@ -134,6 +134,7 @@ class Assembler:
 
     def _exchange(self, x: Records) -> dict[str, Any]:
         answered = x["status"] > 0
+        tls, bare = ((x["flags"] & flag) != 0 for flag in (IN_TLS, OPEN_AT_START))
         return {
             "start_ns": self._clock.from_monotonic(x["start_ns"].astype(np.int64)),
             "end_ns": self._time(x["end_ns"]),
@@ -144,12 +145,14 @@ class Assembler:
             "side": _coded(x["role"], SIDES),
             "connection_id": connection_ids(x[list(ENDS.names or ())], x["inode"]),
             "ordinal": x["ordinal"].astype(np.int64),
-            "request_offset_bytes": pa.array(
-                x["request_offset"].astype(np.int64), mask=(x["flags"] & OPEN_AT_START) != 0
+            # Offsets are the connection's: under TLS its bytes are others than those that were read here.
+            "request_offset_bytes": pa.array(x["request_offset"].astype(np.int64), mask=bare | tls),
+            "response_offset_bytes": pa.array(
+                x["response_offset"].astype(np.int64), mask=(x["response_bytes"] == 0) | tls
             ),
-            "response_offset_bytes": pa.array(x["response_offset"].astype(np.int64), mask=x["response_bytes"] == 0),
             **columns(x),
             "protocol": "http/1.1",
+            "tls": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(x), np.int32), mask=~tls), ["openssl"]),
             "status": pa.array(x["status"].astype(np.int64), mask=~answered),
             "response_id": http_heads.response_ids(x["first"], x["first_length"].astype(np.int64)),
             "request_end_ns": self._time(x["request_end_ns"]),

@@ -3,13 +3,14 @@
 #define DEPTH 8 /* requests of one connection that may wait for their responses */
 #define FIRST 96
 #define GAPS 24
+#define SENDS_DATA (1ULL << 1 | 1ULL << 20 | 1ULL << 44 | 1ULL << 46) /* write, writev, sendto, sendmsg */
 
-enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS };
+enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS, TLS_WITHOUT_SOCKET };
 enum { SERVER = 0, CLIENT = 1 };
 enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE };
 enum { FIRST_LINE, NAME, VALUE, LENGTH_VALUE, CODING_VALUE };
 enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN };
-enum { OPEN_AT_START = 1, TRUNCATED = 2, IS_HEAD = 4, FAULTED = 8 };
+enum { OPEN_AT_START = 1, TRUNCATED = 2, IS_HEAD = 4, FAULTED = 8, IN_TLS = 16 };
 
 struct direction {
 	u64 roll, remaining, length, stream; /* stream: 64-bit offset behind the last byte that was handled */
@@ -32,7 +33,7 @@ struct response {
 
 struct connection {
 	u64 inode, cgroup, process_start_ns;
-	u32 process, role, requests, responses, retransmits, unused;
+	u32 process, role, requests, responses, retransmits, tls;
 	struct ends ends;
 	struct direction ways[2]; /* 0 requests, 1 responses */
 	struct pending pending[DEPTH];
@@ -56,8 +57,8 @@ struct piece {
 };
 
 struct work {
-	u64 socket, file, now, at, left, total, vector, base;
-	u32 vectors, outgoing, watch, consumed, done, unused;
+	u64 key, socket, file, now, at, left, total, vector;
+	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, unused;
 	u64 scratch[3];
 	u8 block[BLOCK];
 	struct connection fresh;

@@ -1,0 +1,106 @@
+"""HTTP under TLS, read at the doors of OpenSSL."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors.http_exchange import Probe
+from tests.collectors.conftest import Caught
+
+pytestmark = pytest.mark.needs_bpf
+ROOT = Path(__file__).parent.parent.parent
+CLIENT = """
+import sys, asyncio, httpx
+url, mode = sys.argv[1:]
+ask = dict(json={"model": "m", "messages": [{"role": "user", "content": "SECRET"}], "stream": True})
+def headers(number):
+    return {"traceparent": f"00-{number:032x}-{1:016x}-01", "x-demo-chunks": "5"}
+def one_after_the_other():
+    with httpx.Client(verify=False) as client:
+        for number in range(1, 24):
+            client.post(url, headers=headers(number), **ask).raise_for_status()
+async def together():
+    async with httpx.AsyncClient(verify=False) as client:
+        asks = [client.post(url, headers=headers(number), **ask) for number in range(1, 24)]
+        for answer in await asyncio.gather(*asks):
+            answer.raise_for_status()
+one_after_the_other() if mode == "sync" else asyncio.run(together())
+"""
+
+
+@pytest.fixture(scope="module")
+def probe(bpf: None, caught: Caught) -> Iterator[Probe]:
+    found = Probe(caught.context)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return key, certificate
+
+
+@pytest.mark.parametrize(("loop", "mode"), [("uvloop", "sync"), ("asyncio", "async")])
+def test_23_requests_under_tls_are_23_rows_on_each_side(
+    probe: Probe, caught: Caught, certificate: tuple[str, str], loop: str, mode: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    probe.targets.watch_ports([port])
+    command = [sys.executable, "-m", "uvicorn", "demo.server:app", "--port", str(port), "--loop", loop]
+    tls = ["--ssl-keyfile", certificate[0], "--ssl-certfile", certificate[1], "--log-level", "warning"]
+    server = subprocess.Popen([*command, *tls], cwd=ROOT)
+    try:
+        wait_for(port, probe)
+        url = f"https://127.0.0.1:{port}/v1/chat/completions"
+        subprocess.run([sys.executable, "-c", CLIENT, url, mode], check=True)
+        rows = gather(probe, 46)
+    finally:
+        server.terminate()
+        server.wait()
+    sides = {side: [row for row in rows if row["side"] == side] for side in ("client", "server")}
+    assert {side: len(found) for side, found in sides.items()} == {"client": 23, "server": 23}
+    for found in sides.values():
+        assert sorted(int(row["trace_id"]) for row in found) == list(range(1, 24))
+        assert {(row["tls"], row["status"], row["ended_by"]) for row in found} == {("openssl", 200, "complete")}
+    # 5 chunks of the model, and the one that says [DONE].
+    assert {row["chunks"] for row in sides["server"]} == {6}
+    ports = [{(int(row["trace_id"]), row["local_port"], row["peer_port"]) for row in sides["client"]}]
+    ports.append({(int(row["trace_id"]), row["peer_port"], row["local_port"]) for row in sides["server"]})
+    assert ports[0] == ports[1]
+    assert "SECRET" not in str(rows)
+    assert "tls data without a socket" not in caught.losses()
+
+
+def wait_for(port: int, probe: Probe) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        probe.poll()
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            probe.poll()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+def gather(probe: Probe, count: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 3
+    while len(rows) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+        rows += probe.poll().rows.to_pylist()
+    return rows + probe.poll().rows.to_pylist()
