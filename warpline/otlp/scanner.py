@@ -314,6 +314,8 @@ def _origins(found: _Scan, body: bytes, request: Request) -> list[dict[str, str]
     """Return the columns that each block gives its rows; None where a resource or scope is not what upb takes."""
     places = _numbers(found.resources, 4 * found.resource_count).reshape(-1, 4).tolist()
     blocks = _numbers(found.blocks, 5 * found.block_count).reshape(-1, 5).tolist()
+    if len({block[0] for block in blocks}) < len(places):
+        return None  # A resource without a scope has no rows that would have it read: whether it is whole, upb says.
     origins = []
     for resource, *scope in blocks:
         parts = [body[at : at + length] if at >= 0 else b"" for at, length in _pairs([*places[resource], *scope])]
