@@ -19,6 +19,7 @@ from collectors.cluster import objects, watch
 from collectors.cluster.dra import Devices
 from collectors.cluster.objects import Pods, Row
 from collectors.cluster.watch import Change, Watch
+from collectors.wire import stream
 from warpline import schema
 from warpline.batch import Batch
 from warpline.errors import SourceError
@@ -66,6 +67,7 @@ def run(context: Context) -> Iterator[Batch]:
     state = State()
     try:
         while not context.stop.is_set():
+            yield stream.idle(POD)
             yield from state.batches(_some(changes), context.clock.now_ns(), context)
     finally:
         for each, thread in zip(watches, threads, strict=True):

@@ -108,6 +108,7 @@ def run(context: Context) -> Iterator[Batch]:
         try:
             rows = found.get(timeout=0.2)
         except queue.Empty:
+            yield stream.idle(CONTAINER_STATE)
             continue
         yield batch(rows, context.node, context.clock.from_realtime(0))
     for thread in threads:

@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from collectors.wire import columns, jsonlines, tail
+from collectors.wire import columns, jsonlines, stream, tail
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -102,6 +102,9 @@ def check(settings: Settings) -> str | None:
 def run(context: Context) -> Iterator[Batch]:
     """Yield `hop` rows as the logs grow."""
     for path, block in tail.follow(context.settings.envoy_log_files, context):
+        if not block:
+            yield stream.idle(HOP)
+            continue
         rows, lost = decode(block, context.node, proxy(path), context.clock.from_realtime(0))
         for reason, count in lost.items():
             context.lost(reason, count)

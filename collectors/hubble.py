@@ -162,6 +162,9 @@ def _lines(messages: list[bytes], resume: stream.Resume, context: Context) -> by
 
 
 def _told(block: bytes, context: Context) -> Iterator[Batch]:
+    if not block:
+        yield stream.idle(FLOW)
+        return
     decoded = decode(block, context.node, context.clock.from_realtime(0))
     for reason, count, start_ns, end_ns in decoded.lost:
         context.lost(reason, count, start_ns, end_ns)

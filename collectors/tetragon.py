@@ -139,6 +139,7 @@ def _lines(messages: list[bytes], context: Context) -> bytes:
 
 def _told(block: bytes, decoder: Decoder, context: Context) -> Iterator[Batch]:
     if not block:
+        yield stream.idle(PROCESS_EVENT)
         return
     batches, lost = decoder.decode(block)
     for reason, count in lost.items():

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
 
+from warpline.batch import Batch
 from warpline.errors import SourceError
+from warpline.schema import Table
 from warpline.source import Context
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,11 @@ _DELAY_S = 0.2
 _BACK_OFF_S = (0.2, 1.0, 2.0, 5.0)
 _GIVE_UP_S = 60.0
 _REFUSED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+def idle(table: Table) -> Batch:
+    """Return a batch without rows: it says that the source runs although there is nothing to tell."""
+    return Batch(table, pa.RecordBatch.from_pylist([], schema=table.arrow))
 
 
 def batches(call: Any, context: Context) -> Iterator[list[bytes]]:

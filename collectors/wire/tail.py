@@ -35,7 +35,8 @@ class _Place:
 
 
 def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
-    """Yield file and whole lines of all files that `patterns` (comma-separated, with wildcards) name, until stopped.
+    """Yield file and whole lines of all files that `patterns` (comma-separated, with wildcards) name, until stopped; no
+    lines, and an empty path, whenever there is nothing new.
 
     Renamed predecessors that were not read to their end are read first. What is known to be missed is counted as lost.
     """
@@ -50,6 +51,7 @@ def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
                 idle = False
                 yield path, block
         if idle:
+            yield Path(), b""
             context.wait(_IDLE_S)
 
 
