@@ -1,0 +1,229 @@
+"""All figures that need a real GPU, in one command: `python -m bench.gpu.run [--quick]`.
+
+Needs torch and transformers with a GPU beside what Warpline needs. (a) launch ids against execution ids, counted by kind;
+(b) throughput and time per output token at each level and at concurrency 1, 8 and 64, levels in turn, so that the GPU's
+moods meet all alike; (d) whether times stay valid over 25 million records. Prints FIGURE lines.
+
+Not run yet: no GPU was at hand when it was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+
+from collectors import cuda_kernel
+from collectors.inject.build import build
+from warpline.batch import Batch
+from warpline.children import free_port
+from warpline.clock import NodeClock
+from warpline.settings import Settings
+from warpline.source import Context
+
+_LEVELS = ("absent", "none", "callbacks", "graph", "node")
+_CONCURRENCY = (1, 8, 64)
+_PEER_STRIATRACE, _PEER_PARCAGPU = 0.052, 0.64
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load gave."""
+
+    tokens_per_s: float
+    ms_per_token: float
+
+
+def main() -> None:
+    """Run all parts; those that fail say so, and the others go on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds, a hundredth of the records")
+    args = parser.parse_args()
+    _counts()
+    for size in ("small", "large"):
+        _levels(size, rounds=1 if args.quick else 3)
+    _many(250_000 if args.quick else 25_000_000)
+
+
+@contextmanager
+def _collected(directory: Path) -> Iterator[list[Batch]]:
+    """Run the source over the rings in `directory`, keeping only what is counted."""
+    settings = Settings(ring_dir=str(directory / "rings"), state_dir=str(directory / "state"))
+    seen: list[Batch] = []
+    context = Context("cuda_kernel", "gpu-bench", settings, NodeClock(directory / "state"), seen.append)
+    obstacle = cuda_kernel.check(settings)
+    if obstacle:
+        raise SystemExit(f"bench.gpu: {obstacle}")
+    thread = threading.Thread(target=lambda: seen.extend(cuda_kernel.run(context)), daemon=True)
+    thread.start()
+    yield seen
+    context.stop.set()
+    thread.join(60)
+
+
+def _environment(directory: Path, level: str) -> dict[str, str]:
+    found = {**os.environ, "WARPLINE_RING_DIR": str(directory / "rings")}
+    if level != "absent":
+        found |= {"CUDA_INJECTION64_PATH": str(build()), "WARPLINE_GPU_LEVEL": level, "WARPLINE_GPU_EAGER_STEPS": "1/1"}
+    return found
+
+
+def _column(seen: list[Batch], table: str, name: str) -> list[object]:
+    return [each for batch in list(seen) if batch.table.name == table for each in batch.rows[name].to_pylist()]
+
+
+def _losses(seen: list[Batch]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for batch in list(seen):
+        if batch.table.name == "loss":
+            found.update({row["reason"]: row["lost"] for row in batch.rows.to_pylist()})
+    return dict(found)
+
+
+def _counts() -> None:
+    """(a): each execution's correlation id is that of one launch, for every kind of launch."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with _collected(directory) as seen:
+            command = [sys.executable, "-m", "bench.gpu.ids", "counts"]
+            done = subprocess.run(command, env=_environment(directory, "graph"), check=False)
+        launched = Counter(_column(seen, "launch", "correlation_id"))
+        executed = list(
+            zip(_column(seen, "gpu_kernel", "kind"), _column(seen, "gpu_kernel", "correlation_id"), strict=True)
+        )
+        for kind in ("kernel", "graph", "memcpy", "memset"):
+            ids = [each for found, each in executed if found == kind]
+            matched = sum(launched[each] == 1 for each in ids)
+            label = f"kind={kind} executions={len(ids)} rc={done.returncode}"
+            print(f"FIGURE gpu.real.matched_ratio {matched / len(ids) if ids else 0:.6f} 1 {label}", flush=True)
+        print(
+            f"# launches by call: {dict(Counter(_column(seen, 'launch', 'api')))}; losses: {_losses(seen)}", flush=True
+        )
+
+
+def _levels(size: str, rounds: int) -> None:
+    """(b): every level in turn, `rounds` times."""
+    found: dict[tuple[str, int], list[Load]] = {}
+    for _ in range(rounds):
+        for level in _LEVELS:
+            for concurrency, load in _serve(size, level).items():
+                found.setdefault((level, concurrency), []).append(load)
+    for (level, concurrency), loads in found.items():
+        base = found.get(("absent", concurrency), [])
+        if level == "absent" or not base:
+            continue
+        throughput = _median(loads, "tokens_per_s") / _median(base, "tokens_per_s")
+        token = _median(loads, "ms_per_token") / _median(base, "ms_per_token")
+        label = f"model={size} level={level} concurrency={concurrency}"
+        print(f"FIGURE gpu.real.throughput_loss_ratio {1 - throughput:.4f} 1 {label} peer_parcagpu={_PEER_PARCAGPU}")
+        print(
+            f"FIGURE gpu.real.tpot_added_ratio {token - 1:.4f} 1 {label} peer_striatrace={_PEER_STRIATRACE}", flush=True
+        )
+
+
+def _median(loads: list[Load], name: str) -> float:
+    return statistics.median(getattr(each, name) for each in loads)
+
+
+def _serve(size: str, level: str) -> dict[int, Load]:
+    """One server at one level, under load at each concurrency."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with _collected(directory) as seen:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "bench.gpu.server", str(port), size], env=_environment(directory, level)
+            )
+            try:
+                _wait(f"http://127.0.0.1:{port}/health", server)
+                asyncio.run(_load(port, 8, 8))
+                found = {each: asyncio.run(_load(port, each, max(4, 3 * each))) for each in _CONCURRENCY}
+            finally:
+                server.terminate()
+                server.wait(60)
+        rows = {table: len(_column(seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
+        steps = sum(each is not None for each in _column(seen, "gpu_kernel", "step_ordinal"))
+        print(f"# {size} {level}: {rows}, {steps} executions with a step, losses {_losses(seen)}", flush=True)
+    return found
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"bench.gpu: the server ended with code {server.returncode}")
+        try:
+            with urllib.request.urlopen(url, timeout=60):
+                return
+        except (OSError, urllib.error.HTTPError):
+            time.sleep(0.5)
+    raise SystemExit("bench.gpu: the server did not come up within 300 s")
+
+
+async def _load(port: int, concurrency: int, requests: int, tokens: int = 128) -> Load:
+    """Send streamed completions and time their tokens."""
+    limit, gaps = asyncio.Semaphore(concurrency), list[float]()
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=concurrency)) as client:
+
+        async def one(index: int) -> int:
+            body = {"prompt": f"request {index} " * 64, "max_tokens": tokens, "stream": True}
+            times: list[float] = []
+            async with limit, client.stream("POST", f"http://127.0.0.1:{port}/v1/completions", json=body) as answer:
+                times += [time.perf_counter() async for line in answer.aiter_lines() if line.startswith("data: {")]
+            if len(times) > 1:
+                gaps.append((times[-1] - times[0]) / (len(times) - 1) * 1000)
+            return len(times)
+
+        start = time.perf_counter()
+        made = sum(await asyncio.gather(*(one(index) for index in range(requests))))
+        return Load(made / (time.perf_counter() - start), statistics.median(gaps))
+
+
+def _many(records: int) -> None:
+    """(d): over millions of records, how many have times that may not be used; only totals are kept."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with _collected(directory) as seen:
+            command = [sys.executable, "-m", "bench.gpu.ids", "many", str(records)]
+            child = subprocess.Popen(command, env=_environment(directory, "graph"))
+            validity: Counter[object] = Counter()
+            while child.poll() is None:
+                time.sleep(0.2)
+                validity.update(_drain(seen))
+        validity.update(_drain(seen))
+    total = sum(validity.values())
+    bad = total - validity["ok"]
+    label = f"records={total} launched={records}"
+    print(f"FIGURE gpu.real.invalid_time_ratio {bad / max(total, 1):.8f} 1 {label}", flush=True)
+    print(f"# validity: {dict(validity)}", flush=True)
+
+
+def _drain(seen: list[Batch]) -> Counter[object]:
+    """Count and forget the executions so far."""
+    taken, found = len(seen), Counter[object]()
+    for batch in seen[:taken]:
+        if batch.table.name == "gpu_kernel":
+            column = batch.rows["validity"].cast(pa.string())
+            found.update({each["values"]: each["counts"] for each in column.value_counts().to_pylist()})
+    del seen[:taken]
+    return found
+
+
+if __name__ == "__main__":
+    main()
