@@ -5,8 +5,9 @@ set), or from the exporter's file (`hubble_file`). Cilium 1.10 and later; privil
 Layer 7, request ids and trace ids are there only where Cilium's L7 visibility is on; everything else works without.
 
 A stream that breaks is continued by time: flows told already are known by their UUID (before Cilium 1.11 by their bytes),
-and a gap that the agent's ring could not cover is counted as lost. What Hubble itself lost goes into `loss`. One core
-takes about 30,000 flows/s with layer 7 from a file and 10,000 over gRPC.
+and a gap that the agent's ring could not cover is counted as lost. What Hubble itself lost goes into `loss`. Flows of
+this node are in node time; those of others, which Relay passes on, keep the wall clock of their node. One core takes about
+30,000 flows/s with layer 7 from a file and 10,000 over gRPC.
 """
 
 from __future__ import annotations

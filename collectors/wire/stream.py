@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _READ_AHEAD = 8192
 _DELAY_S = 0.2
 _BACK_OFF_S = (0.2, 1.0, 2.0, 5.0)
+_STEADY_S = 2.0
 _GIVE_UP_S = 60.0
 _REFUSED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
@@ -86,15 +87,14 @@ def persist(connect: Callable[[], Iterator[list[bytes]]], what: str, context: Co
     A disconnection is said once and counted as a loss of unknown size, which a source that resumes may make good. Raises
     SourceError where the peer refuses, or cannot be reached for a minute: then the collector's own back-off takes over.
     """
-    failures, since = 0, time.monotonic()
+    failures, failing_since = 0, 0.0
     while not context.stop.is_set():
-        reason = "stream ended"
+        reason, connected = "stream ended", time.monotonic()
         try:
             for batch in connect():
-                if batch:
-                    if failures:
-                        log.info("source %s: %s answers again", context.name, what)
-                    failures, since = 0, time.monotonic()
+                if failures and (batch or time.monotonic() - connected > _STEADY_S):
+                    log.info("source %s: %s answers again", context.name, what)
+                    failures = 0
                 yield batch
         except grpc.RpcError as error:
             reason = error.code().name
@@ -103,10 +103,11 @@ def persist(connect: Callable[[], Iterator[list[bytes]]], what: str, context: Co
         if context.stop.is_set():
             return
         if not failures:
+            failing_since = time.monotonic()
             log.warning("source %s: %s: %s; connecting again", context.name, what, reason)
             context.lost("disconnected", 1, lower_bound=True)
         failures += 1
-        if time.monotonic() - since > _GIVE_UP_S:
+        if time.monotonic() - failing_since > _GIVE_UP_S:
             raise SourceError(f"{what}: {reason} for {_GIVE_UP_S:.0f} s; see whether it runs")
         context.wait(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1])
 

@@ -144,6 +144,22 @@ def test_the_vllm_backend_of_triton_is_vllm(shared_data: Path) -> None:
     assert value(rows, "ttft", "sum", engine="vllm", model="vllm_model") == pytest.approx(0.03233122825622559)
 
 
+def test_tgi_dynamo_kserve_and_tensorrt_llms_own_server_speak_the_same_words() -> None:
+    rows, _ = read(
+        "tgi_queue_size 3\ntgi_request_duration_sum 2.5\n"
+        'dynamo_component_gpu_cache_usage_percent{dynamo_namespace="n"} 0.5\n'
+        'request_predict_seconds_sum{model_name="m"} 2\n'
+        "trtllm_kv_transfer_latency_seconds_count 4\n"
+    )
+    assert [(row["engine"], row["metric"], row["part"], row["statistic"], row["value"]) for row in rows] == [
+        ("tgi", "requests.waiting", None, "value", 3),
+        ("tgi", "e2e", None, "sum", 2.5),
+        ("dynamo", "kv.used", None, "value", 0.5),
+        ("kserve", "stage", "predict", "sum", 2),
+        ("tensorrt_llm", "kv.transfer", None, "count", 4),
+    ]
+
+
 def test_an_impossible_histogram_passes_unchanged() -> None:
     page = "# TYPE vllm:time_to_first_token_seconds histogram\n" + "".join(
         f"vllm:time_to_first_token_seconds_{line}\n"

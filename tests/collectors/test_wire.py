@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectors.wire import generate, prometheus
+from collectors.wire import generate, prometheus, stream
+from tests.collectors.telemetry_doubles import Seen, context
+from warpline.errors import SourceError
 
 
 def test_the_generated_modules_are_current(tmp_path: Path) -> None:
@@ -46,3 +51,39 @@ def test_a_bad_line_costs_itself_alone() -> None:
 )
 def test_an_address_may_be_short(setting: str, addresses: list[str]) -> None:
     assert prometheus.addresses(setting) == addresses
+
+
+class Unavailable(grpc.RpcError):  # type: ignore[misc]
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stream_that_was_silent_for_long_is_connected_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.1)
+    seen, calls = Seen(), []
+
+    def connect() -> Iterator[list[bytes]]:
+        calls.append(1)
+        yield []
+        time.sleep(0.3)
+        if len(calls) == 1:
+            raise Unavailable
+        yield [b"x"]
+
+    told = stream.persist(connect, "agent", context(tmp_path, seen))
+    assert next(batch for batch in told if batch) == [b"x"]
+    assert len(calls) == 2
+    assert seen.lost() == {"disconnected": 1}
+
+
+def test_an_agent_that_stays_away_is_left_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.1)
+    seen = Seen()
+
+    def connect() -> Iterator[list[bytes]]:
+        raise Unavailable
+        yield []
+
+    with pytest.raises(SourceError, match="agent: UNAVAILABLE for 0 s; see whether it runs"):
+        list(stream.persist(connect, "agent", context(tmp_path, seen)))
+    assert seen.lost() == {"disconnected": 1}, "said once"
