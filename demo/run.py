@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from collectors.bpf import loader
 from demo import load
+from demo.engine import MODEL, launch
 from warpline import sample
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
@@ -33,7 +34,7 @@ _FIRST_LOAD = (23, 23)
 _SECOND_LOAD = (997, 31)
 _QUIET_LOAD = (7, 3)
 _FOUND_WITHIN_S = 15.0
-_ABOUT = "23 chat completions of the demo's server, seen by the Linux kernel; every client is on the same node"
+_ABOUT = "23 chat completions of the demo's model server: all real but for the GPU, which is simulated"
 _SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 
 
@@ -66,6 +67,10 @@ class Addresses:
             "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
             "WARPLINE_HTTP_PORTS": self.server.rpartition(":")[2],
             "WARPLINE_RING_DIR": str(state_dir / "rings"),
+            "WARPLINE_DCGM_URLS": f"http://{self.server}/dcgm/metrics",
+            "WARPLINE_DCGM_INTERVAL_S": "1",
+            "WARPLINE_ENGINE_URLS": f"{self.server}",
+            "WARPLINE_ENGINE_INTERVAL_S": "1",
         }
 
 
@@ -74,7 +79,8 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
 
     With `record`, the first load alone is run and kept there as a sample trace.
     """
-    with _workplace() as (state_dir, children):
+    with ExitStack() as opened:
+        state_dir, children = opened.enter_context(_workplace())
         addresses = Addresses.free()
         environment = addresses.environment(state_dir)
         client = Client(Settings(query_url=f"http://{addresses.query}"))
@@ -85,7 +91,9 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
             _replay_newest(children, environment, say)
             complete = True
         else:
-            _start_watched_server(children, environment, addresses)
+            server = opened.enter_context(_model_server(state_dir, environment, addresses))
+            say(f"a model server runs, real but for its GPU (simulated): {server.url}/v1")
+            _start_collector(children, environment)
             began_ns = time.time_ns()
             loads = (_FIRST_LOAD,) if record else (_FIRST_LOAD, _SECOND_LOAD)
             complete = all([_watched_load(client, addresses, *size, say) for size in loads])
@@ -115,10 +123,13 @@ def _start_correlator(children: Children, environment: dict[str, str], addresses
     children.wait_until("dashboard", lambda: answers(f"http://{addresses.dashboard}/_stcore/health"), 60)
 
 
-def _start_watched_server(children: Children, environment: dict[str, str], addresses: Addresses) -> None:
-    port = addresses.server.rpartition(":")[2]
-    children.start("server", ["-m", "demo.server", "--port", port], environment)
-    children.wait_until("server", lambda: answers(f"http://{addresses.server}/health"), 30)
+def _model_server(state_dir: Path, environment: dict[str, str], addresses: Addresses) -> launch.Handle:
+    """Start the model server's double: real HTTP, ZMQ and scheduling, CUDA calls on a double of the GPU."""
+    rings = {"WARPLINE_RING_DIR": environment["WARPLINE_RING_DIR"]}
+    return launch.start(state_dir / "engine", int(addresses.server.rpartition(":")[2]), rings)
+
+
+def _start_collector(children: Children, environment: dict[str, str]) -> None:
     children.start("collector", ["-m", "warpline.cli", "collect"], environment)
     metrics = f"http://{environment['WARPLINE_COLLECTOR_METRICS_ADDRESS']}/metrics"
     children.wait_until("collector", lambda: _is_up(metrics, "http_exchange"), 120)
@@ -133,7 +144,7 @@ def _is_up(metrics: str, source: str) -> bool:
 
 
 def _watched_load(client: Client, addresses: Addresses, requests: int, in_flight: int, say: Say) -> bool:
-    sent = asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight))
+    sent = asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight, model=MODEL))
     found, slowest = _found(client, sent)
     where = f"http://{addresses.dashboard}/request?id={slowest[0]}" if slowest else "nothing was found"
     slowest_ms = f"{slowest[1] / 1e6:.0f} ms" if slowest else "unknown"
@@ -173,5 +184,5 @@ def _keep_serving(seconds: float, addresses: Addresses, quiet: bool) -> None:
     end = time.monotonic() + seconds if seconds else float("inf")
     while time.monotonic() < end:
         if not quiet:
-            asyncio.run(load.run(f"http://{addresses.server}", *_QUIET_LOAD))
+            asyncio.run(load.run(f"http://{addresses.server}", *_QUIET_LOAD, model=MODEL))
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
