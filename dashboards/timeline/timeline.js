@@ -74,19 +74,21 @@ class Timeline extends View {
 
   async exactly(x, y, found) {
     try {
-      const answer = await this.at(found);
+      const answer = await this.at(found, "hover");
       if (this.pointer === x) this.tip(x, y, found, answer);
     } catch {
       // The tooltip keeps what the drawing knows; an error that lasts shows when chunks fail too.
     }
   }
 
-  at(found) {
+  /** Ask for the bar at a place; of several questions for one purpose (to hover, to select) only the last goes on. */
+  at(found, purpose) {
     const slack = Math.ceil((this.t1 - this.t0) / this.width), ns = BigInt(this.data.tracks.from_ns) + BigInt(Math.round(found.ns));
-    if (this.asking) this.asking.abort();
-    this.asking = new AbortController();
+    this.asking ||= {};
+    if (this.asking[purpose]) this.asking[purpose].abort();
+    this.asking[purpose] = new AbortController();
     const address = `${this.data.address}/at?${this.data.query}&row=${found.item.row.id}&at_ns=${ns}&slack_ns=${slack}`;
-    return ask(address, this.asking.signal);
+    return ask(address, this.asking[purpose].signal);
   }
 
   tip(x, y, found, answer) {
@@ -120,7 +122,7 @@ class Timeline extends View {
 
   async select(found) {
     try {
-      const answer = await this.at(found);
+      const answer = await this.at(found, "select");
       if (answer.bar) this.selectBar(answer);
     } catch (error) {
       if (error.name !== "AbortError") this.parts.error.textContent = `Could not read the bar: ${error.message}`;

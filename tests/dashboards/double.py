@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from correlator import timeline
+from correlator import perfetto, timeline
 from correlator.serve import QueryServer
 from correlator.store import Store
 from warpline.batch import Batch
@@ -24,7 +24,9 @@ def store(directory: Path, batches: Iterable[Batch] = ()) -> Store:
 @contextmanager
 def serving(of: Store) -> Iterator[str]:
     """Serve a store on a free loopback port; yield its address."""
-    server = QueryServer(Settings(correlator_query_address="127.0.0.1:0"), of, list, timeline.routes(of))
+    server = QueryServer(
+        Settings(correlator_query_address="127.0.0.1:0"), of, list, [*timeline.routes(of), *perfetto.routes(of)]
+    )
     server.start()
     try:
         yield f"http://{server.address}"

@@ -1,0 +1,153 @@
+"""The timeline in a real browser: drawn, moved, searched, measured, and found again by its address."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.conftest import Watched, sharp
+from tests.dashboards import scene
+
+pytestmark = pytest.mark.browser
+
+REQUEST = f"/request?id={scene.REQUEST_ID}"
+SPAN = "warplineTimeline.t1 - warplineTimeline.t0"
+COLOURS = """(() => {
+  const canvas = warplineTimeline.parts.body, seen = new Set();
+  const dots = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  for (let i = 0; i < dots.length; i += 16) seen.add((dots[i] << 16) | (dots[i + 1] << 8) | dots[i + 2]);
+  return seen.size; })()"""
+OPEN_ROWS = "warplineTimeline.layout.items.filter((each) => each.kind === 'row' && each.group.title === 'GPU 0').length"
+FIRST_KERNEL = """(() => {
+  const t = warplineTimeline, rows = t.layout.items.filter((each) => each.kind === "row" && each.track.lane === "kernel");
+  t.parts.scroller.scrollTop = rows[0].y - 100;
+  const chunk = t.shown[t.shown.length - 1], box = t.parts.body.getBoundingClientRect(), seen = [];
+  for (const item of rows.slice(0, 2)) {
+    const part = chunk.rows.get(item.row.id);
+    for (let at = part.from; at < part.to; at++) {
+      const ns = chunk.start + (chunk.x[at] + chunk.w[at] / 2) * chunk.unit;
+      if (chunk.count[at] === 0 && ns > t.t0 && ns < t.t1) seen.push([chunk.w[at], ns, item]);
+    }
+  }
+  const [, ns, item] = seen.sort((a, b) => b[0] - a[0])[0];
+  const down = item.y - t.parts.scroller.scrollTop + item.h / 2;
+  return [box.x + (ns - t.t0) / (t.t1 - t.t0) * t.width, box.y + down]; })()"""
+
+
+def opened(watched: Watched, url: str) -> Page:
+    watched.page.goto(url)
+    sharp(watched.page)
+    return watched.page
+
+
+def test_a_request_is_drawn_without_errors_and_asks_no_other_host(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    assert page.evaluate(COLOURS) > 12
+    assert page.get_by_text("SIMULATED").first.is_visible()
+    assert page.get_by_text("GPU 7", exact=False).count() > 0
+    assert watched.errors == []
+    assert watched.hosts == {address.removeprefix("http://")}
+
+
+def test_keys_zoom_move_and_reset(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    whole = page.evaluate(SPAN)
+    page.locator("canvas.wl-body").hover(position={"x": 400, "y": 60})
+    page.locator(".wl").focus()
+    for _ in range(5):
+        page.keyboard.press("w")
+    near = page.evaluate(SPAN)
+    assert near == pytest.approx(whole * 0.7**5, rel=0.01)
+    start = page.evaluate("warplineTimeline.t0")
+    page.keyboard.press("d")
+    assert page.evaluate("warplineTimeline.t0") > start
+    assert page.evaluate(SPAN) == pytest.approx(near, rel=0.001)
+    page.keyboard.press("0")
+    assert page.evaluate(SPAN) == pytest.approx(whole, rel=0.001)
+    assert watched.errors == []
+
+
+def test_a_view_is_found_again_by_its_address_and_the_way_back_works(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.locator(".wl").focus()
+    for _ in range(6):
+        page.keyboard.press("w")
+    page.wait_for_url("**t0=*")
+    sharp(page)
+    link, view = page.url, page.evaluate("[warplineTimeline.t0, warplineTimeline.t1]")
+    page.goto(address + "/requests")
+    page.get_by_role("heading", name="Requests").wait_for()
+    page.goto(link)
+    sharp(page)
+    assert page.evaluate("[warplineTimeline.t0, warplineTimeline.t1]") == pytest.approx(view, abs=1)
+    page.go_back()
+    page.get_by_role("heading", name="Requests").wait_for()
+    assert watched.errors == []
+
+
+def test_a_kernel_tells_its_exact_time_its_launch_and_who_was_in_its_step(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST + "&t0=300000000&t1=300400000")
+    x, y = page.evaluate(FIRST_KERNEL)
+    page.wait_for_timeout(100)
+    page.mouse.move(x, y)
+    page.locator(".wl-tip").get_by_text(" ns").first.wait_for()
+    page.mouse.click(x, y)
+    details = page.locator(".wl-details")
+    details.get_by_text("GPU execution").wait_for()
+    assert details.get_by_text("cudaLaunchKernel").is_visible()
+    assert details.get_by_text("exact").first.is_visible()
+    assert details.get_by_text("Who was in step").is_visible()
+    assert page.evaluate("warplineTimeline.links.length") == 1
+    page.keyboard.press("Escape")
+    assert not details.is_visible()
+    assert watched.errors == []
+
+
+def test_a_search_counts_marks_and_steps_through_matches(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.locator(".wl").focus()
+    page.keyboard.press("/")
+    page.keyboard.type("flash_fwd")
+    page.get_by_text("found, Enter steps").wait_for()
+    assert page.evaluate("warplineTimeline.matches.length") == 200
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 200").wait_for()
+    page.locator(".wl-details").get_by_text("flash_fwd").first.wait_for()
+    assert watched.errors == []
+
+
+def test_a_measured_window_lists_what_took_the_time_in_it(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    box = page.locator("canvas.wl-body").bounding_box()
+    assert box is not None
+    page.keyboard.down("Shift")
+    page.mouse.move(box["x"] + 300, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 500, box["y"] + 90, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.locator(".wl-details").get_by_text("What took the time").wait_for()
+    assert page.evaluate("warplineTimeline.measured[1] - warplineTimeline.measured[0]") > 0
+    assert watched.errors == []
+
+
+def test_groups_collapse_move_and_stay_so_on_the_next_visit(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    assert page.evaluate(OPEN_ROWS) == 2
+    page.get_by_role("button", name="▾ GPU 0", exact=True).click()
+    assert page.evaluate(OPEN_ROWS) == 0
+    opened(watched, address + REQUEST)
+    assert page.evaluate(OPEN_ROWS) == 0
+
+
+def test_the_timeline_is_a_table_for_those_who_hear_it(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    table = page.locator(".wl-table")
+    table.get_by_text("CUDA stream 7").first.wait_for(state="attached")
+    assert table.locator("tbody tr").count() > 20
+    page.locator(".wl").focus()
+    page.keyboard.press("t")
+    assert "wl-hidden" not in (table.get_attribute("class") or "")
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog", name="Keyboard and mouse").is_visible()
+    assert watched.errors == []
