@@ -1,12 +1,33 @@
 """Builds the C parts of Warpline. Each is optional: without a compiler Warpline runs on its slower Python paths."""
 
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 SCAN = Path("warpline/otlp/scan")
+INJECT = Path("collectors/inject")
+
+
+class BuildWithLibrary(build_py):
+    """Puts the library that CUDA loads into the package, too. From a checkout it is built where it is first needed."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        build = runpy.run_path(str(INJECT / "build.py"))["build"]
+        try:
+            build(Path(self.build_lib).absolute() / INJECT / "build")
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            print(f"warning: the library for CUDA processes was not built: {error}", file=sys.stderr)
+
 
 setup(
+    cmdclass={"build_py": BuildWithLibrary},
     ext_modules=[
         Extension(
             "warpline.otlp._scan",

@@ -45,7 +45,7 @@ _MODEL = {
     "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 4, "vocab_size": 32000,
     "max_position_embeddings": 16384, "torch_dtype": "float16",
 }  # fmt: skip
-_BLOCKS, _BLOCK_TOKENS = 60, 16
+_BLOCKS, _BLOCK_TOKENS = 30, 16
 
 
 def make(directory: Path, overlapped: bool) -> Any:
