@@ -2,7 +2,6 @@
 
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -16,6 +15,7 @@ class BuildWithLibrary(build_py):
     """Puts the library that CUDA loads into the package, too. From a checkout it is built where it is first needed."""
 
     def run(self) -> None:
+        """Build the package, and in it the library where a compiler is."""
         super().run()
         if self.editable_mode:
             return
@@ -23,7 +23,7 @@ class BuildWithLibrary(build_py):
         try:
             build(Path(self.build_lib).absolute() / INJECT / "build")
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            print(f"warning: the library for CUDA processes was not built: {error}", file=sys.stderr)
+            self.warn(f"the library for CUDA processes was not built: {error}")
 
 
 setup(
@@ -36,5 +36,5 @@ setup(
             extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"],
             optional=True,
         )
-    ]
+    ],
 )
