@@ -17,9 +17,9 @@ Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS
 Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
 every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s.
 
-Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was mapped less than a
-tenth of a second before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile, splice or a
-memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its response then
+Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was first mapped on
+this node less than 0.2 s before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile,
+splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its response then
 makes a row marked open_at_start). A 33rd step within one system call's data (many pipelined messages or chunks in one
 large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
 """
@@ -128,7 +128,7 @@ class Probe:
         """Return the exchanges that ended since the last poll, and count what was lost."""
         self._cost.sample()
         self.targets.refresh()
-        self._tls.refresh(self.targets.watched())
+        self._tls.refresh(self.targets.watched)
         # Exchanges first: whatever pieces belong to them were made before.
         ended = self.exchanges.take()
         while len(pieces := self.pieces.take()):

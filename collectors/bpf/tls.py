@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from collectors.bpf import elf
@@ -25,7 +25,7 @@ _HANDSHAKE = "SSL_do_handshake"
 FUNCTIONS |= {_HANDSHAKE: HANDSHAKE}
 """What is probed, and the cookie that tells the program which it is (http_tls.bpf.h)."""
 _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
-_YOUNG_S, _AGAIN_S = 10.0, 2.0
+_YOUNG_S, _SOON_S, _AGAIN_S = 10.0, 0.2, 5.0
 
 
 class Libraries:
@@ -37,18 +37,23 @@ class Libraries:
         self._on = loaded.map("tls_watched", "<u4", "<u4")
         self._files: set[tuple[str, str]] = set()
         self._since: dict[int, float] = {}
-        self._again_s = 0.0
+        self._soon_s = self._again_s = 0.0
 
-    def refresh(self, pids: Iterable[int]) -> None:
-        """Look which TLS libraries the processes map; those of the last 10 s each time, for a library may come late."""
+    def refresh(self, pids: Callable[[], Iterable[int]]) -> None:
+        """Look which TLS libraries the processes map: new processes five times a second for 10 s, for a library may come
+        late, and all every 5 s."""
         now = time.monotonic()
-        self._since = {pid: self._since.get(pid, now) for pid in pids}
+        if now < self._soon_s:
+            return
+        self._soon_s = now + _SOON_S
+        self._since = {pid: self._since.get(pid, now) for pid in pids()}
         everyone = now >= self._again_s
         if everyone:
             self._again_s = now + _AGAIN_S
-        for pid, since in self._since.items():
+        for pid, since in list(self._since.items()):
             if everyone or now - since < _YOUNG_S:
                 for file, path in _mapped(pid):
+                    self._since[pid] = 0.0  # It has its library: no need to look so often.
                     if file not in self._files:
                         self._files.add(file)
                         self._attach(path)
