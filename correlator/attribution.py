@@ -155,13 +155,14 @@ def _give_remainders(parts: Int64, remainder: Int64, left: Int64, offsets: Int64
     return parts
 
 
-def class_weights(owners: Owners, rows: Int64, kind: Int64) -> Int64:
-    """Return the weight of each owner row in a kernel class, one element for each of `rows` and `kind` (codes)."""
-    tokens = owners.scheduled[rows]
-    context = owners.context[rows]
-    attention = np.maximum(tokens * (2 * context + tokens + 1), 2 * READ_COST * (context + tokens)) * (tokens > 0)
-    attention = np.where(owners.identity[rows] == PADDING, 0, attention)  # Padded rows attend to nothing.
-    return np.where(kind == ATTENTION, attention, np.where(kind == SAMPLING, owners.sampled[rows], tokens))
+def class_weights(owners: Owners) -> Int64:
+    """Return the weight of every owner row in every class, shape (classes, rows)."""
+    tokens, context = owners.scheduled, owners.context
+    attention = np.maximum(tokens * (2 * context + tokens + 1), 2 * READ_COST * (context + tokens))
+    attention[(tokens <= 0) | (owners.identity == PADDING)] = 0  # Padded rows attend to nothing.
+    weights = np.empty((len(CLASSES), len(tokens)), np.int64)
+    weights[DENSE], weights[ATTENTION], weights[SAMPLING] = tokens, attention, owners.sampled
+    return weights
 
 
 def share(owners: Owners, measured: Measured) -> Iterator[Shares]:
@@ -170,31 +171,35 @@ def share(owners: Owners, measured: Measured) -> Iterator[Shares]:
     Every step must have an owner with tokens (`complete` in membership.py adds the bucket of a step without any);
     then the shares of each measured row sum to its kernel_ns, busy_ns and energy_nj exactly.
     """
+    weights = class_weights(owners)
     counts = np.diff(owners.offsets)[measured.step]
     total = np.cumsum(counts)
     start = 0
     while start < len(counts):
         base = int(total[start - 1]) if start else 0
         stop = max(int(np.searchsorted(total, base + _ROWS_AT_ONCE, side="right")), start + 1)
-        yield _share_some(owners, measured.take(slice(start, stop)), counts[start:stop], start)
+        yield _share_some(owners, weights, measured.take(slice(start, stop)), start)
         start = stop
 
 
-def _share_some(owners: Owners, measured: Measured, counts: Int64, base: int) -> Shares:
+def _share_some(owners: Owners, by_class: Int64, measured: Measured, base: int) -> Shares:
+    counts = np.diff(owners.offsets)[measured.step]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     segment = np.repeat(np.arange(len(counts)), counts)
     rows = np.repeat(owners.offsets[measured.step] - offsets[:-1], counts) + np.arange(offsets[-1])
-    kind = measured.kind[segment]
-    weights = class_weights(owners, rows, kind)
+    weights = by_class.reshape(-1)[np.repeat(measured.kind * by_class.shape[1], counts) + rows]
     empty = _segment_sums(weights, offsets) == 0
     without = empty[segment]
-    weights = np.where(without, owners.scheduled[rows], weights)
+    if empty.any():
+        weights = np.where(without, owners.scheduled[rows], weights)
+    kernel = allocate(measured.kernel_ns, weights, offsets)
+    same = np.array_equal(measured.busy_ns, measured.kernel_ns)  # Where nothing overlaps, they are.
     return Shares(
         segment + base,
         rows,
-        allocate(measured.kernel_ns, weights, offsets),
-        allocate(measured.busy_ns, weights, offsets),
-        allocate(measured.energy_nj, weights, offsets),
+        kernel,
+        kernel if same else allocate(measured.busy_ns, weights, offsets),
+        allocate(measured.energy_nj, weights, offsets) if measured.energy_nj.any() else np.zeros_like(kernel),
         np.maximum(owners.evidence[rows], measured.evidence[segment]),
         ~without,
     )

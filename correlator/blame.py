@@ -8,12 +8,13 @@ explains is blamed.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from correlator.attribution import EVIDENCE, Bool, Int64
+from correlator.attribution import EVIDENCE, Int64
 from correlator.gpu_time import PHASES, STRETCH_NS, Found, words
 from correlator.ledger import OUTSIDE, column
 
@@ -36,17 +37,23 @@ class _Costs:
 def rows(found: Found, waits: pa.Table) -> pa.Table:
     """Return rows of `blame`, one set for each stretch of time; `waits` are rows of the query `_join_wait`."""
     stretch = found.measured_start // STRETCH_NS
-    parts = [_of_stretch(found, stretch == number, int(number), waits) for number in np.unique(stretch)]
+    parts = [_of_stretch(found, low, high, waits) for low, high in _ranges(stretch)]
     return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})
 
 
-def _of_stretch(found: Found, chosen: Bool, number: int, waits: pa.Table) -> pa.Table:
-    costs, start = _costs(found, chosen), np.full(len(found.steps.engine), 2**62, np.int64)
-    np.minimum.at(start, found.measured.step[chosen], found.measured_start[chosen])
+def _ranges(stretch: Int64) -> list[tuple[int, int]]:
+    """Return the rows of each stretch: measured rows come in their order."""
+    edges = [0, *(np.flatnonzero(np.diff(stretch)) + 1).tolist(), len(stretch)]
+    return [(low, high) for low, high in itertools.pairwise(edges) if high > low]
+
+
+def _of_stretch(found: Found, low: int, high: int, waits: pa.Table) -> pa.Table:
+    number = int(found.measured_start[low]) // STRETCH_NS
+    costs, start = _costs(found, low, high), np.full(len(found.steps.engine), 2**62, np.int64)
+    np.minimum.at(start, found.measured.step[low:high], found.measured_start[low:high])
     parts = [_prefill(found, costs), *_waits(found, costs, start, waits)]
     victim, culprit, engine, kind, delay, evidence = (np.concatenate(c) for c in zip(*parts, strict=True))
-    unique, place = np.unique(np.stack([victim, culprit, engine, kind]), axis=1, return_inverse=True)
-    place = place.reshape(-1)
+    unique, place = _unique_rows(victim, culprit, engine, kind)
     total = np.bincount(place, delay, minlength=unique.shape[1]).astype(np.int64)
     worst = np.zeros(unique.shape[1], np.int64)
     np.maximum.at(worst, place, evidence)
@@ -65,20 +72,34 @@ def _of_stretch(found: Found, chosen: Bool, number: int, waits: pa.Table) -> pa.
     )
 
 
-def _costs(found: Found, chosen: Bool) -> _Costs:
-    """Add the shares of all classes and GPUs of the chosen measured rows up by (step, owner); requests only."""
-    picked = [chosen[s.measured] for s in found.shares]
-    owner = np.concatenate([s.owner[p] for s, p in zip(found.shares, picked, strict=True)])
-    ns = np.concatenate([s.busy_ns[p] for s, p in zip(found.shares, picked, strict=True)])
-    evidence = np.concatenate([s.evidence[p] for s, p in zip(found.shares, picked, strict=True)])
-    owners = found.ledger.owners
-    total = np.bincount(owner, ns, minlength=len(owners.identity)).astype(np.int64)
-    worst = np.zeros(len(owners.identity), np.int64)
-    np.maximum.at(worst, owner, evidence)
-    step = np.repeat(np.arange(len(owners.offsets) - 1), np.diff(owners.offsets))
-    keep = (total > 0) & (owners.identity >= 0) & (step >= OUTSIDE)
+def _unique_rows(*columns: Int64) -> tuple[Int64, Int64]:
+    """Return the different columns-wise rows, shape (columns, rows), and the place of each row among them."""
+    order = np.lexsort(columns)
+    fresh = np.zeros(len(order), bool)
+    fresh[:1] = True
+    for values in columns:
+        fresh[1:] |= np.diff(values[order]) != 0
+    place = np.empty(len(order), np.int64)
+    place[order] = np.cumsum(fresh) - 1
+    return np.stack([values[order[fresh]] for values in columns]), place
+
+
+def _costs(found: Found, low: int, high: int) -> _Costs:
+    """Add the shares of all classes and GPUs of measured rows [low, high) up by (step, owner); requests only."""
+    cuts = [slice(*np.searchsorted(s.measured, [low, high])) for s in found.shares]
+    owner = np.concatenate([s.owner[c] for s, c in zip(found.shares, cuts, strict=True)])
+    ns = np.concatenate([s.busy_ns[c] for s, c in zip(found.shares, cuts, strict=True)])
+    evidence = np.concatenate([s.evidence[c] for s, c in zip(found.shares, cuts, strict=True)])
+    owners, first = found.ledger.owners, int(owner.min(initial=2**62))
+    rows = np.arange(first, int(owner.max(initial=first - 1)) + 1)
+    total = np.bincount(owner - first, ns, minlength=len(rows)).astype(np.int64)
+    worst = np.zeros(len(rows), np.int64)
+    np.maximum.at(worst, owner - first, evidence)
+    step = np.searchsorted(owners.offsets, rows, side="right") - 1
+    keep = (total > 0) & (owners.identity[rows] >= 0) & (step >= OUTSIDE)
+    rows = rows[keep]
     return _Costs(
-        step[keep], owners.identity[keep], total[keep], found.ledger.phase[keep].astype(np.int64), worst[keep]
+        step[keep], owners.identity[rows], total[keep], found.ledger.phase[rows].astype(np.int64), worst[keep]
     )
 
 

@@ -113,14 +113,8 @@ def _kernels(
     rows: pa.Table, engine_of: dict[int, int], messages: pa.Table, window: tuple[int, int]
 ) -> tuple[Kernels, Steps]:
     process, gpu, start, end = (column(rows, c) for c in ("process", "gpu", "start_ns", "end_ns"))
-    identity = column(rows, "identity")
-    order = np.lexsort((identity, process, end, start, gpu))
-    again = np.zeros(len(order), bool)
-    again[1:] = True
-    for values in (gpu, start, end, process, identity):
-        again[1:] &= np.diff(values[order]) == 0
-    keep = np.sort(order[~again])  # What was stored twice counts once.
-    busy = busy_time(np.unique(gpu[keep], return_inverse=True)[1], start[keep], end[keep])
+    keep = _once(start, (gpu, end, process, column(rows, "identity")))
+    busy = busy_time(_codes(gpu[keep]), start[keep], end[keep])
     inside = (start[keep] >= window[0]) & (start[keep] < window[1])
     keep, busy = keep[inside], busy[inside]
     process = process[keep]
@@ -136,14 +130,47 @@ def _kernels(
         known = known | fresh
     else:
         stamps = known
-    keys = np.stack([engine[known], ordinal[known]])
-    unique, place = np.unique(keys, axis=1, return_inverse=True)
     outside = ledger.outside()
-    steps = Steps(np.concatenate([outside.engine, unique[0]]), np.concatenate([outside.ordinal, unique[1]]))
+    found_engine, found_ordinal, place = _unique_pairs(engine[known], ordinal[known])
+    steps = Steps(np.concatenate([outside.engine, found_engine]), np.concatenate([outside.ordinal, found_ordinal]))
     step = np.where(launched & stamps, 1, 0).astype(np.int64)
-    step[known] = place.reshape(-1) + len(outside.engine)
+    step[known] = place + ledger.OUTSIDE
     kind = column(rows, "kind")[keep]
     return Kernels(process, gpu[keep], kind, start[keep], end[keep], busy, step, evidence), steps
+
+
+def _once(start: Int64, others: tuple[Int64, ...]) -> Int64:
+    """Return the rows that are not the same as another before them: what was stored twice counts once."""
+    order = np.argsort(start, kind="stable")
+    if not (np.diff(start[order]) == 0).any():
+        return np.arange(len(start))
+    order = np.lexsort((*others, start))
+    again = np.zeros(len(order), bool)
+    again[1:] = np.diff(start[order]) == 0
+    for values in others:
+        again[1:] &= np.diff(values[order]) == 0
+    return np.sort(order[~again])
+
+
+def _codes(values: Int64) -> Int64:
+    """Return a small number for each of few different values, in their order."""
+    unique: list[int] = []
+    rest = values
+    while len(rest):
+        unique.append(int(rest[0]))
+        rest = rest[rest != rest[0]]
+    return np.searchsorted(np.sort(np.array(unique, np.int64)), values)
+
+
+def _unique_pairs(engine: Int64, ordinal: Int64) -> tuple[Int64, Int64, Int64]:
+    """Return the different pairs, sorted, and the place of each row's pair among them."""
+    if not len(engine):
+        return engine, ordinal, engine
+    code, low = _codes(engine), ordinal.min()
+    width = int(ordinal.max() - low) + 1
+    unique, first, place = np.unique(code * width + (ordinal - low), return_index=True, return_inverse=True)
+    del unique
+    return engine[first], ordinal[first], place.reshape(-1)
 
 
 def _nullable(rows: pa.Table, name: str, keep: Int64) -> tuple[Int64, np.ndarray]:
@@ -155,8 +182,11 @@ def _nullable(rows: pa.Table, name: str, keep: Int64) -> tuple[Int64, np.ndarray
 
 
 def _mapped(codes: Int64, to: dict[int, int]) -> Int64:
-    unique, place = np.unique(codes, return_inverse=True)
-    return np.array([to.get(c, c) for c in unique.tolist()], np.int64)[place] if len(unique) else codes
+    result = codes.copy()
+    for code, target in to.items():
+        if code != target:
+            result[codes == code] = target
+    return result
 
 
 def _by_messages(engine: Int64, end: Int64, copies: np.ndarray, messages: pa.Table) -> tuple[Int64, Int8]:
@@ -187,13 +217,11 @@ def _by_messages(engine: Int64, end: Int64, copies: np.ndarray, messages: pa.Tab
 def _measured(kernels: Kernels, book: Ledger) -> tuple[Measured, Int64, Int64]:
     """Add executions up by (stretch, process, step, GPU, class)."""
     stretch = kernels.start // STRETCH_NS
-    columns = (kernels.kind, kernels.gpu, kernels.step, kernels.process, stretch)
-    order = np.lexsort(columns)
-    changes = np.zeros(len(order), bool)
-    changes[:1] = True
-    for values in columns:
-        changes[1:] |= np.diff(values[order]) != 0
-    first = np.flatnonzero(changes)
+    key = stretch - stretch.min(initial=0)
+    for values in (_codes(kernels.process), kernels.step, _codes(kernels.gpu), kernels.kind):
+        key = key * (int(values.max(initial=0)) + 1) + values
+    order = np.argsort(key, kind="stable")
+    first = np.flatnonzero(np.diff(key[order], prepend=-1) != 0)
     if not len(first):
         empty = np.zeros(0, np.int64)
         return Measured(empty, empty, empty, empty, empty, empty, empty.astype(np.int8)), empty, empty
@@ -229,11 +257,17 @@ def _energy(gpu: Int64, start: Int64, busy: Int64, power: pa.Table) -> tuple[Int
 
 def rows(found: Found) -> pa.Table:
     """Return the rows of `share`: what went to nobody is left out, as it adds nothing."""
-    parts = [_rows(found, each) for each in found.shares]
+    names = found.names
+    owners = words(
+        found.ledger.owners.identity,
+        np.arange(len(found.ledger.owners.identity)),
+        lambda c: BUCKETS[-1 - c] if c < 0 else names[c][1],
+    )
+    parts = [_rows(found, owners, each) for each in found.shares]
     return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})
 
 
-def _rows(found: Found, shares: Shares) -> pa.Table:
+def _rows(found: Found, owners: pa.DictionaryArray, shares: Shares) -> pa.Table:
     some = (shares.share_ns > 0) | (shares.busy_ns > 0)
     group, owner = shares.measured[some], shares.owner[some]
     measured, names = found.measured, found.names
@@ -247,11 +281,11 @@ def _rows(found: Found, shares: Shares) -> pa.Table:
             "step_ordinal": pa.array(found.steps.ordinal[measured.step][group], mask=~inside[group]),
             "gpu_uuid": words(measured.gpu, group, lambda c: names[c][1]),
             "kernel_class": words(measured.kind, group, lambda c: CLASSES[c]),
-            "owner": words(found.ledger.owners.identity, owner, lambda c: BUCKETS[-1 - c] if c < 0 else names[c][1]),
+            "owner": pa.DictionaryArray.from_arrays(owners.indices.take(pa.array(owner)), owners.dictionary),
             "share_ns": shares.share_ns[some],
             "busy_ns": shares.busy_ns[some],
             "share_j": pa.array(energy, mask=~found.powered[group]),
-            "phase": words(found.ledger.phase.astype(np.int64), owner, lambda c: PHASES[c]),
+            "phase": _phases(found.ledger.phase[owner]),
             "weights": _listed(shares.by_class[some], ("tokens", "class")),
             "evidence": _listed(shares.evidence[some], EVIDENCE),
         }
@@ -266,6 +300,12 @@ def words(codes: Int64, rows: Int64, word: Callable[[int], str | None]) -> pa.Di
     of_code = np.array([index.get(w, -1) if w is not None else -1 for w in words], np.int32)
     indices = of_code[place.reshape(-1)][rows] if len(words) else np.zeros(0, np.int32)
     return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(list(index), pa.string()))
+
+
+def _phases(codes: Int8) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32), mask=codes >= len(PHASES) - 1), pa.array(PHASES[:-1], pa.string())
+    )
 
 
 def _listed(codes: np.ndarray, words: tuple[str, ...]) -> pa.DictionaryArray:

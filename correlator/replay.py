@@ -198,20 +198,29 @@ def _resumed_tokens(wire: Wire, order: Int64) -> dict[int, tuple[int, int]]:
 
 
 def _decodes(wire: Wire, step: Int64, request: Int64, tokens: Int64, before: Int64, used: NDArray[np.bool_]) -> Members:
-    """Return a row for every token that no window explains: a decode; several tokens at once are accepted drafts."""
+    """Return a row for every token that no window explains: a decode; several tokens at once are accepted drafts.
+
+    Only a request that got a token in the step before too surely decoded one row. After a pause it may have computed
+    again, where the events that say so were lost; and its first token ends a prefill whose beginning was lost.
+    """
     rows = np.flatnonzero(~used & (tokens > 0))
-    width = int(tokens[rows].max(initial=1))
-    context = np.maximum(wire.prompt[request[rows]], 0) + before[rows] - 1
-    count = len(rows)
+    opens = before[rows] == 0
+    width = int(tokens[rows][~opens].max(initial=1))
+    prompt, computed = np.maximum(wire.prompt[request[rows]], 0), wire.computed[request[rows]]
+    whole = np.maximum(np.where(computed >= 0, computed, prompt), 1)
+    steady = np.zeros(len(step), bool)
+    steady[1:] = (np.diff(request) == 0) & (np.diff(step) == 1) & (np.diff(wire.number[step]) == 1)
+    evidence = np.where(opens, ESTIMATED, np.where(steady[rows] & (width == 1), EXACT, DERIVED))
+    zeros = np.zeros(len(rows), np.int64)
     return Members(
         step[rows],
         request[rows],
-        np.full(count, width, np.int64),
-        np.maximum(context, 0),
+        np.where(opens, whole, width),
+        np.where(opens, np.maximum(prompt - whole, 0), np.maximum(prompt + before[rows] - 1, 0)),
         tokens[rows],
-        np.zeros(count, np.int64),
-        np.full(count, width - 1, np.int64),
-        np.full(count, EXACT if width == 1 else DERIVED, np.int64),
+        zeros,
+        np.where(opens, 0, width - 1),
+        evidence.astype(np.int64),
     )
 
 

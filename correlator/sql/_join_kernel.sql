@@ -29,7 +29,7 @@ LEFT JOIN launches AS l
 LEFT JOIN nodes AS n
     ON k.kind = 'graph' AND n.process_uid = k.process_uid AND n.session IS NOT DISTINCT FROM k.session
     AND n.correlation_id = k.correlation_id AND n.recording_uid IS NOT DISTINCT FROM k.recording_uid
--- Executions of the ten seconds before may still run: busy time needs them.
-WHERE k.start_ns >= $since_ns - 10000000000 AND k.start_ns < $until_ns + 10000000000
+-- Executions of the five seconds before may still run: busy time needs them.
+WHERE k.start_ns >= $since_ns - 5000000000 AND k.start_ns < $until_ns
     AND k.end_ns > $since_ns AND k.end_ns > k.start_ns
     AND k.kind <> 'sync' AND coalesce(k.validity, 'ok') = 'ok' AND n.process_uid IS NULL

@@ -11,4 +11,4 @@ SELECT
     (CASE evidence WHEN 'exact' THEN 0 WHEN 'derived' THEN 1 WHEN 'estimated' THEN 2 ELSE 3 END)::TINYINT AS evidence,
     (CASE phase WHEN 'prefill' THEN 0 WHEN 'decode' THEN 1 WHEN 'recompute' THEN 2 WHEN 'draft' THEN 3 ELSE 4 END)::TINYINT AS phase
 FROM step_member
-WHERE time_ns >= $since_ns - 60000000000 AND time_ns < $until_ns + 60000000000
+WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000

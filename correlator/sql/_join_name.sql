@@ -2,20 +2,20 @@
 SELECT 'process' AS kind, hash(process_uid, recording_uid) AS code, any_value(process_uid) AS name, any_value(node) AS node,
     any_value(recording_uid) IS NOT NULL AS recorded
 FROM gpu_kernel
-WHERE start_ns >= $since_ns - 10000000000 AND start_ns < $until_ns + 10000000000
+WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns
 GROUP BY ALL
 UNION ALL
 SELECT 'gpu', hash(gpu_uuid), any_value(gpu_uuid), NULL, false
 FROM gpu_kernel
-WHERE start_ns >= $since_ns - 10000000000 AND start_ns < $until_ns + 10000000000
+WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns
 GROUP BY ALL
 UNION ALL
 SELECT 'request', hash(internal_id), any_value(internal_id), NULL, false
 FROM step_member
-WHERE time_ns >= $since_ns - 60000000000 AND time_ns < $until_ns + 60000000000
+WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000
 GROUP BY ALL
 UNION ALL
 SELECT 'engine', hash(process_uid), any_value(process_uid), NULL, false
 FROM step_member
-WHERE time_ns >= $since_ns - 60000000000 AND time_ns < $until_ns + 60000000000
+WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000
 GROUP BY ALL

@@ -7,5 +7,5 @@ SELECT
     coalesce(max(scheduled_tokens), 0) AS scheduled,
     count(DISTINCT member_hash) > 1 AS disagree
 FROM engine_step
-WHERE start_ns >= $since_ns - 60000000000 AND start_ns < $until_ns + 60000000000 AND recording_uid IS NULL
+WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns + 5000000000 AND recording_uid IS NULL
 GROUP BY ALL
