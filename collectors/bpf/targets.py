@@ -90,6 +90,10 @@ class Targets:
             self._missed_before = missed
             self._look(_processes())
 
+    def look_again(self) -> None:
+        """Look at all processes once more: some give themselves their name long after they began (setproctitle)."""
+        self._look(_processes())
+
     def _look(self, pids: Iterable[int]) -> None:
         if self.rules.executables or self.rules.cgroups:
             for pid in pids:
