@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from correlator.joins import Joins
 from correlator.store import Store
 from warpline import otlp, sample, schema
 from warpline.settings import Settings
@@ -30,12 +31,13 @@ def cases() -> list[Path]:
 
 
 def stored(case: Path, state_dir: Path) -> Store:
-    """Return a store that holds a sample trace, sent through OTLP's encoding and back as the door does it."""
+    """Return a store that holds a sample trace, sent through OTLP's encoding and back as the door does it, and joined."""
     found = sample.load(case)
     store = Store(Settings(state_dir=str(state_dir), correlator_memory_limit_mb=512))
     for number, batch in enumerate(sample.batches(case, found)):
         named = type(batch)(batch.table, batch.rows, f"{found.uid}/{number}")
         store.write(otlp.decode("logs", otlp.encode([named], {})).batches)
+    Joins(store.settings, store).rebuild()
     return store
 
 

@@ -30,6 +30,7 @@ from warpline.settings import Settings
 FORMAT = "warpline-sample-trace"
 VERSION = 1
 _BATCH_ROWS = 65536
+_HOLDING = ("node", "process", "pod", "gpu", "connection")
 RECORDED = tuple(table for table in schema.TABLES if table not in schema.JOIN_TABLES)
 """What was seen. What the joins and the alert rules made of it is made again wherever it is replayed."""
 MOMENTS = frozenset(
@@ -49,6 +50,7 @@ MOMENTS = frozenset(
         "anchor_ns",
         "realtime_ns",
         "tai_ns",
+        "created_ns",
     }
 )
 """Columns that move with node time: moments of it, and the clocks that it is converted to. All others last or count."""
@@ -122,14 +124,45 @@ def write(
     return made
 
 
-def record(client: Client, directory: Path, since_ns: int, until_ns: int, about: str = "") -> Manifest:
-    """Write what the correlator stored in [since_ns, until_ns) as a sample trace; raise StoreError where it does
-    not answer."""
+def record(
+    client: Client, directory: Path, since_ns: int, until_ns: int, about: str = "", public: bool = False
+) -> Manifest:
+    """Write what the correlator stored in [since_ns, until_ns) as a sample trace, `public` where others may see it.
+
+    Raises StoreError where the correlator does not answer, SourceError where it stored nothing then.
+    """
     tables = {}
     for table in RECORDED:
-        rows = client.table(table.name, since_ns=since_ns, until_ns=until_ns)
+        # Who a process or a pod is was said when it began, and holds until something else is said.
+        first_ns = None if table.name in _HOLDING else since_ns
+        rows = client.table(table.name, since_ns=first_ns, until_ns=until_ns)
         tables[table.name] = as_declared(table, rows)
-    return write(directory, tables, about)
+    return write(directory, anonymous(tables) if public else tables, about)
+
+
+def anonymous(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Return tables fit to be published: of processes and connections only those that the others speak of, and of a process
+    no path, arguments or cgroup of the machine that it ran on."""
+    kept = dict(tables)
+    for name, key in _STRANGERS.items():
+        if name in kept:
+            named = [_texts(rows[key]) for other, rows in tables.items() if other != name and key in rows.column_names]
+            known = pa.concat_arrays(named or [pa.array([], pa.string())]).unique().drop_null()
+            kept[name] = kept[name].filter(pc.is_in(_texts(kept[name][key]), known))
+    if "process" in kept:
+        table, rows = schema.table("process"), kept["process"]
+        base = pc.replace_substring_regex(_texts(rows["executable"]), ".*/", "")
+        columns = {c: rows[c] for c in rows.column_names} | {"executable": base, "arguments": None, "cgroup_path": None}
+        kept["process"] = pa.Table.from_batches([table.batch(columns, rows.num_rows)])
+    return kept
+
+
+_STRANGERS = {"connection": "connection_id", "process": "process_uid"}
+"""Tables that tell of all that a node does, not only of what a sample trace is about, and by what others name their rows."""
+
+
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks().cast(pa.string())
 
 
 def batches(directory: Path, found: Manifest, shift_ns: int = 0) -> Iterator[Batch]:
