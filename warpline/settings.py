@@ -130,6 +130,16 @@ class Settings:
     )
     http_head_bytes: int = _setting(4096, "Bytes of a request's head that are read, at most.")
 
+    engine_wire_executables: str = _setting(
+        "VLLM::EngineCore",
+        "Parts of command lines of model engines whose messages with their API servers are read, comma-separated.",
+    )
+
+    cuda_launch_executables: str = _setting(
+        "VLLM::,sglang::,tritonserver",
+        "Parts of command lines of processes whose CUDA calls are probed where no library is injected, comma-separated.",
+    )
+
     dcgm_urls: str = _setting(
         "127.0.0.1:9400", "GPU exporters of this node (dcgm-exporter, AMD's device-metrics-exporter), comma-separated."
     )
