@@ -1,8 +1,8 @@
 """One batch as the spool keeps it: a checksummed record, and how records are found again in a damaged segment.
 
-Layout, little-endian: magic `WLR1`, length of what follows the header (u32), CRC-32 of that (u32; it begins from
-the number), number of the record in its spool (u64); then the lengths of the table's name (u16) and of the batch id (u16), both texts, and an Arrow IPC stream
-(lz4). The number tells how many records are missing where bytes are damaged.
+Layout, little-endian: magic `WLR1`, length of what follows the header (u32), CRC-32 of that (u32; it begins from the
+number), number of the record in its spool (u64); then the lengths of the table's name (u16) and of the batch id (u16), both
+texts, and an Arrow IPC stream (lz4). The number tells how many records are missing where bytes are damaged.
 """
 
 from __future__ import annotations
