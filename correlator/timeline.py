@@ -36,6 +36,7 @@ from warpline.errors import StoreError
 MAX_LEVEL = 52
 _CACHE_BYTES = 64 * 1024 * 1024
 _SCOPE_SECONDS = 20.0
+_ANSWER_SECONDS = 60.0
 
 
 def routes(views: Views) -> list[Route]:
@@ -74,11 +75,13 @@ class Timelines:
         """Make one that reads `views`; it keeps recent scopes for seconds and recent chunks of what no longer changes."""
         self._views = views
         self._scopes: OrderedDict[tuple[str, ...], tuple[float, Scope]] = OrderedDict()
-        self._chunks = _Chunks(_CACHE_BYTES)
+        self._answers = _Answers(_CACHE_BYTES)
 
     def tracks(self, query: Mapping[str, str]) -> Response:
         """Return what there is to draw."""
-        return JSONResponse(timeline_tracks.describe(self._views, self._scope(query)))
+        scope = self._scope(query)
+        body = self._answer(scope, (scope, "tracks"), lambda: timeline_tracks.encode(self._views, scope))
+        return Response(body, media_type="application/json")
 
     def chunk(self, query: Mapping[str, str]) -> Response:
         """Return the bars of up to eight tiles at one level of detail."""
@@ -89,14 +92,10 @@ class Timelines:
                 f"and 1 to {timeline_wire.MAX_TILES} tiles"
             )
         scope = self._scope(query)
-        key = (scope, level, first, tiles)
-        body = None if scope.live else self._chunks.get(key)
         began = time.perf_counter()
-        if body is None:
-            body = chunk(self._views, scope, level, first, tiles)
-            if not scope.live:
-                self._chunks.put(key, body)
-        keep = "no-store" if scope.live else "private, max-age=300"
+        key = (scope, level, first, tiles)
+        body = self._answer(scope, key, lambda: chunk(self._views, scope, level, first, tiles))
+        keep = "no-store" if scope.live else "private, max-age=60"
         took = f"lod;dur={(time.perf_counter() - began) * 1e3:.1f}"
         return Response(
             body, media_type="application/octet-stream", headers={"Cache-Control": keep, "Server-Timing": took}
@@ -181,6 +180,9 @@ class Timelines:
         found = rows(self._views, "timeline_link", tied).to_pylist()
         return [{**_bar(each), **known, "row": f"{each['row_id']:x}"} for each in found if each["lane"] != bar["lane"]]
 
+    def _answer(self, scope: Scope, key: Any, make: Callable[[], bytes]) -> bytes:
+        return make() if scope.live else self._answers.get(key, make)
+
     def _scope(self, query: Mapping[str, str]) -> Scope:
         key = tuple(query.get(each, "") for each in ("request", "recording", "from_ns", "to_ns"))
         kept = self._scopes.get(key)
@@ -239,25 +241,26 @@ def _line(part: pa.Table, bucket_ns: int) -> dict[str, Any]:
 _SERIES = ("node", "gpu_uuid", "gpu_instance", "metric", "part")
 
 
-class _Chunks:
-    """Recent chunks, up to a number of bytes; the least recently asked for goes first."""
+class _Answers:
+    """Recent answers, up to a number of bytes and for a minute: late rows re-open what they touch, and must be seen."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
-        self._kept: OrderedDict[Any, bytes] = OrderedDict()
+        self._kept: OrderedDict[Any, tuple[float, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any) -> bytes | None:
+    def get(self, key: Any, make: Callable[[], bytes]) -> bytes:
+        """Return the answer kept under `key`, made anew where there is none or it is old."""
         with self._lock:
             found = self._kept.get(key)
-            if found is not None:
+            if found is not None and time.monotonic() - found[0] < _ANSWER_SECONDS:
                 self._kept.move_to_end(key)
-            return found
-
-    def put(self, key: Any, body: bytes) -> None:
+                return found[1]
+        body = make()
         with self._lock:
-            if key not in self._kept and len(body) < self._limit // 8:
-                self._kept[key] = body
-                self._size += len(body)
+            self._size -= len(self._kept.pop(key, (0.0, b""))[1])
+            self._kept[key] = (time.monotonic(), body)
+            self._size += len(body)
             while self._size > self._limit:
-                self._size -= len(self._kept.popitem(last=False)[1])
+                self._size -= len(self._kept.popitem(last=False)[1][1])
+        return body

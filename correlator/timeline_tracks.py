@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from correlator.timeline_scope import Scope, Views, rows
@@ -15,10 +16,12 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("host", "Server threads", ("syscall", "off_cpu")),
     ("engine", "Engine", ("engine_request", "phase", "member", "step")),
     ("transfer", "KV transfer", ("kv_transfer",)),
-    ("ranges", "Host ranges", ("annotation",)),
     ("launch", "CUDA launches", ("launch",)),
+    ("ranges", "Host ranges", ("annotation",)),
 )
-"""Group → title → lanes in it. GPUs follow, a group each."""
+"""Group → title → lanes in it. GPUs stand before the ranges, a group each: stacks of ranges are deep."""
+
+_GPUS = next(place for place, (key, _, _) in enumerate(GROUPS) if key == "ranges")
 
 _GROUP_OF = {lane: place for place, (_, _, lanes) in enumerate(GROUPS) for lane in lanes}
 GROUP_ROWS = 96
@@ -51,6 +54,11 @@ def describe(views: Views, scope: Scope) -> dict[str, Any]:
     }
 
 
+def encode(views: Views, scope: Scope) -> bytes:
+    """Return `describe` as JSON text."""
+    return json.dumps(describe(views, scope)).encode()
+
+
 def _groups(
     found: list[dict[str, Any]], gpus: dict[str, Any], named: dict[str, Any], scope: Scope
 ) -> tuple[list[dict[str, Any]], int]:
@@ -58,12 +66,17 @@ def _groups(
     for row in found:
         place, key, title, hint = _group_of(row, gpus)
         group = by_group.setdefault(
-            (place, key), {"id": key, "title": title, "hint": hint, "gpu": place >= len(GROUPS), "tracks": {}}
+            (place, key), {"id": key, "title": title, "hint": hint, "gpu": key.startswith("gpu:"), "tracks": {}}
         )
         same = (row["lane"], row["node"], row["process_uid"], row["unit"], row["number"], row["rank"])
         track = group["tracks"].setdefault(same, _track(row, named))
         track["rows"].append(_row(row, scope))
-    ordered = [by_group[key] for key in sorted(by_group, key=lambda each: (each[0], _natural(by_group[each]["title"])))]
+    ordered = [
+        by_group[key]
+        for key in sorted(
+            by_group, key=lambda each: (each[0], not by_group[each]["gpu"], _natural(by_group[each]["title"]))
+        )
+    ]
     hidden = 0
     for group in ordered:
         tracks = list(group["tracks"].values())
@@ -82,7 +95,7 @@ def _group_of(row: dict[str, Any], gpus: dict[str, Any]) -> tuple[int, str, str,
         title = f"GPU {uuid}" if number is None else f"GPU {number}"
         hint = " · ".join(str(each) for each in (uuid, known.get("model"), known.get("profile"), row["node"]) if each)
         rank = "" if row["rank"] is None else f" · rank {row['rank']}"
-        return len(GROUPS), f"gpu:{row['node']}:{uuid}:{rank}", _short(title) + rank, hint
+        return _GPUS, f"gpu:{row['node']}:{uuid}:{rank}", _short(title) + rank, hint
     place = _GROUP_OF.get(row["lane"], len(GROUPS) - 1)
     return place, GROUPS[place][0], GROUPS[place][1], ""
 

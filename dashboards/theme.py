@@ -27,7 +27,7 @@ CSS = """
 [data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; font-size: 1.7rem; }
 [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
 h1 { font-size: 1.75rem !important; padding: 0 0 0.2rem !important; }
-.wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; }
+.wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; margin: 0; }
 .wl-facts dt { opacity: 0.66; font-size: 0.78rem; }
 .wl-facts dd { margin: 0; font-size: 1.28rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .wl-facts dd small { font-size: 0.78rem; opacity: 0.7; }

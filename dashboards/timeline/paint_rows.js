@@ -130,11 +130,17 @@ export class RowPainter {
   }
 
   text(label) {
-    const room = Math.floor((label.end - label.x - 8) / 5.9);
-    if (room < 4) return;
-    const text = label.text.length > room ? `${label.text.slice(0, room - 1)}…` : label.text;
-    this.context.fillStyle = label.ink;
-    this.context.fillText(text, label.x + 4, label.y);
+    const { context } = this, width = label.end - label.x - 8, most = Math.ceil(width / 3);
+    let text = label.text.slice(0, most), whole = text.length === label.text.length;
+    const wide = context.measureText(text).width;
+    if (wide > width) {
+      text = text.slice(0, Math.floor((text.length * width) / wide) - 1);
+      whole = false;
+    }
+    if (!whole) text = `${text.trimEnd()}…`;
+    if (text.length < 4 && !whole) return;
+    context.fillStyle = label.ink;
+    context.fillText(text, label.x + 4, label.y, width + 4);
   }
 
   /** A group's head: a band, and for a GPU what of it ran nothing. */

@@ -30,6 +30,9 @@ from tests.dashboards.scene_parts import (
 from warpline.batch import Batch
 
 
+__all__ = ["INTERNAL_ID", "REQUEST_ID", "RESPONSE_ID", "Scene", "scene"]
+
+
 @dataclass(frozen=True)
 class Scene:
     """Batches, and where in time the one request lies."""
