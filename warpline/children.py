@@ -52,7 +52,7 @@ class Children:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops all in order.
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self._started.append((name, child))
         return child
@@ -90,5 +90,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, however that is: for `preexec_fn`."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

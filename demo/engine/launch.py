@@ -16,7 +16,7 @@ from pathlib import Path
 from collectors.inject.build import build as build_library
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
-from warpline.children import free_port
+from warpline.children import die_with_parent, free_port
 from warpline.errors import WarplineError
 
 _UP_WITHIN_S = 30
@@ -69,7 +69,12 @@ def start(directory: Path, port: int = 0, environment: Mapping[str, str] | None 
     command = [sys.executable, "-m", "demo.engine.serve", str(port), sockets.name]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, env=_environment(directory, environment or {}, watched), stdout=file, stderr=file, cwd=_ROOT
+            command,
+            env=_environment(directory, environment or {}, watched),
+            stdout=file,
+            stderr=file,
+            cwd=_ROOT,
+            preexec_fn=die_with_parent,
         )
     handle = Handle(port, process, sockets, 0)
     deadline = time.monotonic() + _UP_WITHIN_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 from warpline.settings import Settings
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run it; 0 when every request that was sent was found, also when it was ended by Ctrl-C."""
     from demo import run as demo
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # However it is ended, what it started ends too.
     try:
         return demo.run(args.seconds, lambda line: print(line, flush=True), args.record)
     except KeyboardInterrupt:
