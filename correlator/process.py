@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from correlator.alert_routes import routes as alert_routes
 from correlator.alert_watch import AlertWatch
+from correlator.autoscale import routes as autoscale_routes
 from correlator.ingest import Ingest
 from correlator.joins import Joins
 from correlator.perfetto import routes as perfetto_routes
@@ -39,6 +40,7 @@ class Correlator:
                 *timeline_routes(self.store),
                 *perfetto_routes(self.store),
                 *alert_routes(self.store, self.ingest.accept),
+                *autoscale_routes(self.store),
             ]
             self.query = QueryServer(settings, self.store, self.readings, routes)
             opened.callback(self.query.close)
