@@ -40,14 +40,32 @@ class Range:
 
 
 def controls(default: str = "1h") -> Range:
-    """Show the time range, zone and refresh at the top of a page; return the range."""
+    """Show the time range, zone and refresh at the top of a page; return the range.
+
+    An address may also name a window of its own, `window=<from_ns>-<to_ns>`, which holds until it is dismissed.
+    """
+    named = window(st.query_params.get("window", ""))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.segmented_control(
-            "Time range", list(RANGES), default=default, key="range", bind="query-params", label_visibility="collapsed"
-        )
+        if named.until_ns is not None:
+            shown = f"{said(named.since_ns or 0)} – {said(named.until_ns)}"
+            st.button(shown, on_click=_dismiss, icon=":material/close:", help="Back to the time ranges")
+            chosen = None
+        else:
+            chosen = st.segmented_control(
+                "Time range",
+                list(RANGES),
+                default=default,
+                key="range",
+                bind="query-params",
+                label_visibility="collapsed",
+            )
         zone_control()
         st.toggle("Live", key="live", bind="query-params", help="Read again every five seconds")
-    return window(chosen or default)
+    return named if named.until_ns is not None else window(chosen or default)
+
+
+def _dismiss() -> None:
+    st.query_params.pop("window", None)
 
 
 def zone_control() -> None:

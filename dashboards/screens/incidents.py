@@ -42,7 +42,7 @@ def show() -> None:
 
 def _link(start: int, end: object) -> str:
     last = int(start) + 3600 * state.SECOND_NS if words.missing(end) else int(end)  # type: ignore[call-overload]
-    return f"/requests?range={int(start)}-{last}"
+    return f"/requests?window={int(start)}-{last}"
 
 
 show()

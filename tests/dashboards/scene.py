@@ -29,7 +29,6 @@ from tests.dashboards.scene_parts import (
 )
 from warpline.batch import Batch
 
-
 __all__ = ["INTERNAL_ID", "REQUEST_ID", "RESPONSE_ID", "Scene", "scene"]
 
 

@@ -119,6 +119,14 @@ def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Ca
     assert spec["layout"]["dragmode"] == "select"
 
 
+def test_an_address_may_name_a_window_of_its_own(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    assert page("requests", window="1-2").info[0].value.startswith("**No request fits**")
+    every = page("requests", window=f"1-{2**62}")
+    assert "301" in every.caption[0].value
+    assert len(every.button) == 1
+
+
 def test_times_are_shown_in_utc_when_asked(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     utc = page("requests", zone="UTC", q=scene.RESPONSE_ID).dataframe[0].value["began"].iloc[0]
