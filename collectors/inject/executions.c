@@ -111,7 +111,7 @@ static void note_device(const struct device_record *d) {
 static void note_context(const struct context_record *c) {
     if (c->compute_api != COMPUTE_API_MPS) return;
     ring_reason(&ring, "the process uses the GPU through MPS, where CUPTI's times are not those of one process");
-    levels_off();
+    levels_off(false);
 }
 
 static void put_record(const uint8_t *record) {

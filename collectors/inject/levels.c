@@ -73,8 +73,8 @@ void levels_step(uint64_t now) {
 void levels_tick(void) {
     if (off) return;
     if (__atomic_load_n(&ring.header->stop, __ATOMIC_RELAXED)) {
+        levels_off(true);
         ring_reason(&ring, "it was told to stop");
-        levels_off();
         return;
     }
     tick_count++;
@@ -91,12 +91,13 @@ void levels_start(void *subscriber) {
     pthread_mutex_unlock(&switching);
 }
 
-/* For good: another CUPTI user may follow. */
-void levels_off(void) {
+/* For good: another CUPTI user may follow. What has run is still told with `flush`, which no callback of CUPTI's may ask. */
+void levels_off(bool flush) {
     off = true;
     pthread_mutex_lock(&switching);
     apply(LEVEL_NONE, false);
     pthread_mutex_unlock(&switching);
+    if (flush) cupti.activity_flush(FLUSH_FORCED);
     cupti.activity_disable(OF_DEVICE);
     cupti.activity_disable(OF_CONTEXT);
     cupti.unsubscribe(handle);

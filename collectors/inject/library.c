@@ -121,7 +121,7 @@ static int begin(void) {
     ring.header->state = STATE_COLLECTING;
     levels_start(subscriber);
     if (!start_thread()) {
-        levels_off();
+        levels_off(false);
         return refuse("its thread could not be started");
     }
     atexit(at_exit);

@@ -51,6 +51,6 @@ extern uint8_t level_now, eager_now;
 void levels_start(void *subscriber);
 void levels_step(uint64_t now);
 void levels_tick(void);
-void levels_off(void);
+void levels_off(bool flush);
 
 #endif

@@ -182,6 +182,7 @@ static void start_device(void) {
     const char *ratio = getenv("WARPLINE_DOUBLE_CLOCK_RATIO");
     if (ratio && atof(ratio) > 0) clock_ratio = atof(ratio);
     open_truth();
+    pthread_atfork(double_lock, double_unlock, double_unlock); /* Else a child may inherit it locked. */
     running = !pthread_create(&thread, NULL, device_thread, NULL);
     if (running) pthread_detach(thread);
 }

@@ -1,7 +1,8 @@
 """The API server: OpenAI's interface over HTTP, the engine behind ZMQ, and two metrics pages.
 
 `GET /metrics` is the engine's own page, `GET /dcgm/metrics` what a DCGM exporter would say of the GPU. `POST /demo/fault`
-changes the double: `{"clock_ratio": 0.5}`, `{"kv_blocks": 40}`, `{"max_num_seqs": 1}`, `{"max_num_batched_tokens": 64}`.
+changes the double: `{"clock_ratio": 0.5}`, `{"memory_errors": 1}`, `{"kv_blocks": 40}`, `{"max_num_seqs": 1}`,
+`{"max_num_batched_tokens": 64}`.
 `GET /demo/log` is the server's own record of every completion, which the probes are compared with.
 """
 
@@ -118,6 +119,9 @@ async def _fault(server: Server, wanted: dict[str, Any]) -> JSONResponse:
         ratio = wanted.pop("clock_ratio", None)
         if ratio is not None:
             await server.engine.call("set_clock_ratio", float(ratio))
+        errors = wanted.pop("memory_errors", None)
+        if errors is not None:
+            await server.engine.call("fail_memory", int(errors))
         if wanted:
             await server.engine.call("set_policy", wanted)
     except ValueError as error:
@@ -129,14 +133,14 @@ async def _complete(server: Server, request: Request, prefix: str, kind: str) ->
     core, record = server.request(request, await request.json(), prefix)
     if record["stream"]:
         return StreamingResponse(_stream(server, core, record, kind), media_type="text/event-stream")
-    words, reason = [], None
+    words, reason, given_up = [], None, None
     async for output in server.engine.generate(core):
         words += [_word(token) for token in output.new_token_ids]
         record.setdefault("first_ns", time.monotonic_ns())
-        reason = output.finish_reason
+        reason, given_up = output.finish_reason, output.stop_reason
     record["end_ns"] = time.monotonic_ns()
     if reason == ABORTED:
-        return JSONResponse({"error": {"message": "the prompt is larger than the KV cache"}}, status_code=503)
+        return JSONResponse({"error": {"message": f"the engine gave it up: {given_up}"}}, status_code=503)
     usage = {"prompt_tokens": record["prompt_tokens"], "completion_tokens": len(words)}
     usage["total_tokens"] = sum(usage.values())
     return JSONResponse(_message(record, kind, "".join(words), reason) | {"usage": usage})

@@ -35,6 +35,8 @@ from demo.engine.worker import Worker
 
 _IDENTITY = (0).to_bytes(2, "little")
 _IDLE_MS = 1000
+_XID_CONTAINED = 94
+"""NVIDIA's code of an uncorrectable memory error that was contained to one process."""
 
 
 class Engine:
@@ -49,6 +51,7 @@ class Engine:
         self.output = self.context.socket(zmq.PUSH)
         self.output.connect(output_address)
         self.scheduler, self.worker = Scheduler(Policy()), Worker()
+        self.memory_errors = 0
         self.encoder, self.steps = msgspec.msgpack.Encoder(), 0
         self._requests = msgspec.msgpack.Decoder(EngineCoreRequest)
         self.input.send(b"ready")
@@ -78,7 +81,7 @@ class Engine:
         given = self.worker.execute_model(planned)
         emitted = self.scheduler.update_from_output(planned, given)
         self.steps += 1
-        outputs = [_refusal(request) for request in self.scheduler.impossible]
+        outputs = [_refusal(request, "larger than the KV cache") for request in self.scheduler.impossible]
         self.scheduler.impossible = []
         if not planned.members and not outputs:
             return
@@ -114,6 +117,7 @@ class Engine:
             "state": self.state,
             "set_clock_ratio": self.set_clock_ratio,
             "set_policy": self.set_policy,
+            "fail_memory": self.fail_memory,
         }
         try:
             answer = UtilityOutput(call_id, None, allowed[method](*arguments))
@@ -132,6 +136,8 @@ class Engine:
             "preemptions": scheduler.preemptions,
             "kv_used_ratio": 1 - scheduler.free_blocks / max(scheduler.policy.kv_blocks, 1),
             "steps": self.steps,
+            "memory_errors": self.memory_errors,
+            "xid": _XID_CONTAINED if self.memory_errors else 0,
             **dataclasses.asdict(scheduler.policy),
         }
 
@@ -141,6 +147,18 @@ class Engine:
             raise ValueError(f"clock ratio {ratio}: not in (0, 1]")
         self.worker.driver.clock_ratio = ratio
         return ratio
+
+    def fail_memory(self, count: int) -> int:
+        """Fault: let the GPU find `count` uncorrectable memory errors; requests in flight lose what they have and end."""
+        if count < 1:
+            raise ValueError(f"memory errors {count}: not at least 1")
+        self.memory_errors += count
+        lost = [*self.scheduler.running]
+        self.scheduler.abort([request.request_id for request in lost])
+        if lost:
+            outputs = [_refusal(request, "uncorrectable memory error") for request in lost]
+            self._send(EngineCoreOutputs(0, outputs, self._stats(None), time.monotonic()))
+        return self.memory_errors
 
     def set_policy(self, values: dict[str, int]) -> dict[str, int]:
         """Fault: change how batches are made, or how much KV cache there is."""
@@ -171,9 +189,9 @@ def _output(request: Request) -> EngineCoreOutput:
     )
 
 
-def _refusal(request: Request) -> EngineCoreOutput:
-    """The end of a request that the KV cache cannot hold."""
-    return EngineCoreOutput(request.request_id, [], finish_reason=ABORTED, stop_reason="larger than the KV cache")
+def _refusal(request: Request, why: str) -> EngineCoreOutput:
+    """The end of a request that the engine gives up."""
+    return EngineCoreOutput(request.request_id, [], finish_reason=ABORTED, stop_reason=why)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ class GpuPage:
         self._at_ns, self._busy_ns = time.monotonic_ns(), 0
         self._energy_mj = 0.0
         self._busy_ratio = 0.0
+        self._throttled_ns = 0
 
     def render(self, state: dict[str, Any]) -> str:
         """Return the page in Prometheus' text format."""
@@ -33,6 +34,7 @@ class GpuPage:
         power_w = _IDLE_W + _BUSY_W * self._busy_ratio * clock**3
         self._energy_mj += power_w * elapsed / 1e6
         self._at_ns, self._busy_ns = now, state["busy_ns"]
+        self._throttled_ns += elapsed if clock < 1 else 0
         used = _WEIGHTS_MIB + state["kv_used_ratio"] * (_MEMORY_MIB - _WEIGHTS_MIB) * 0.9
         readings = {
             "DCGM_FI_DEV_SM_CLOCK": ("gauge", clock * _FULL_CLOCK_MHZ),
@@ -42,9 +44,14 @@ class GpuPage:
             "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("counter", self._energy_mj),
             "DCGM_FI_DEV_GPU_UTIL": ("gauge", 100 * self._busy_ratio),
             "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("gauge", self._busy_ratio),
+            # A kernel of the double has the whole device: while one runs, every SM is active.
+            "DCGM_FI_PROF_SM_ACTIVE": ("gauge", self._busy_ratio),
             "DCGM_FI_DEV_FB_USED": ("gauge", used),
             "DCGM_FI_DEV_FB_FREE": ("gauge", _MEMORY_MIB - used),
             "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": ("gauge", _THERMAL_SLOWDOWN if clock < 1 else 0),
+            "DCGM_FI_DEV_THERMAL_VIOLATION": ("counter", self._throttled_ns),
+            "DCGM_FI_DEV_XID_ERRORS": ("gauge", state["xid"]),
+            "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": ("counter", state["memory_errors"]),
         }
         labels = f'gpu="0",UUID="{UUID}",device="nvidia0",modelName="{NAME}",Hostname="{socket.gethostname()}"'
         lines = []

@@ -113,7 +113,7 @@ def main() -> None:
                 ModelRunnerOutput(ids, {each: n for n, each in enumerate(ids)}, [[5] if s else [] for s in sampled]),
             )
         )
-        if len(queue) > overlapped or not ids:
+        while queue and (len(queue) > overlapped or not ids):
             scheduler.update_from_output(*queue.pop(0))
     told = {each: [len(r.prompt_token_ids), r.num_output_tokens, r.num_preemptions] for each, r in by_id.items()}
     (directory / "truth.json").write_text(json.dumps({"steps": truth, "requests": told}))
