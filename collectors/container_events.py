@@ -6,7 +6,8 @@ Subscribes to containerd's events, or where a socket has none (CRI-O) to the CRI
 
 Pod and container names are the labels that the CRI plug-in sets, asked for once per container. The exit of a process that
 was executed inside (a probe) is `exec_exited`, never `exited`. A pull shows as three image rows: tag, digest and
-configuration. Neither API can resume: a disconnection is a loss of unknown size.
+configuration. Neither API can resume: a disconnection, or a restart of the collector, is a loss of
+unknown size.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def _present(settings: Settings) -> list[str]:
 def run(context: Context) -> Iterator[Batch]:
     """Yield `container_state` rows as the runtimes tell them."""
     found: queue.Queue[list[Row]] = queue.Queue(1024)
+    heard = stream.Heard(context)
     threads = [
         threading.Thread(target=_listen, args=(path, context, found), name=f"runtime-{path}", daemon=True)
         for path in _present(context.settings)
@@ -106,11 +108,11 @@ def run(context: Context) -> Iterator[Batch]:
         thread.start()
     while not context.stop.is_set():
         try:
-            rows = found.get(timeout=0.2)
+            told = batch(found.get(timeout=0.2), context.node, context.clock.from_realtime(0))
         except queue.Empty:
-            yield stream.idle(CONTAINER_STATE)
-            continue
-        yield batch(rows, context.node, context.clock.from_realtime(0))
+            told = stream.idle(CONTAINER_STATE)
+        yield told
+        heard.keep(told)
     for thread in threads:
         thread.join(2.0)
 

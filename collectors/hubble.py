@@ -4,10 +4,10 @@ From the gRPC observer of a node's agent, or of Relay for the cluster (`hubble_a
 set), or from the exporter's file (`hubble_file`). Cilium 1.10 and later; privilege: reading the agent's socket or file.
 Layer 7, request ids and trace ids are there only where Cilium's L7 visibility is on; everything else works without.
 
-A stream that breaks is continued by time: flows told already are known by their UUID (before Cilium 1.11 by their bytes),
-and a gap that the agent's ring could not cover is counted as lost. What Hubble itself lost goes into `loss`. Flows of
-this node are in node time; those of others, which Relay passes on, keep the wall clock of their node. One core takes about
-30,000 flows/s with layer 7 from a file and 10,000 over gRPC.
+A stream that breaks, or a collector that was killed, is continued by time: flows told already are known by their UUID
+(before Cilium 1.11 by their bytes), and a gap that the agent's ring could not cover is counted as lost. What Hubble itself
+lost goes into `loss`. Flows of this node are in node time; those of others, which Relay passes on, keep the wall clock of
+their node. One core takes about 30,000 flows/s with layer 7 from a file and 10,000 over gRPC.
 """
 
 from __future__ import annotations
@@ -115,12 +115,8 @@ def run(context: Context) -> Iterator[Batch]:
     resume = stream.Resume(context)
     with open_channel(settings.hubble_address, *_tls(settings)) as channel:
         get_flows = channel.unary_stream(_GET_FLOWS, request_serializer=GetFlowsRequest.SerializeToString)
-        try:
-            for messages in stream.persist(
-                lambda: _connect(get_flows, resume, context), settings.hubble_address, context
-            ):
-                yield from _told(_lines(messages, resume, context), context)
-        finally:
+        for messages in stream.persist(lambda: _connect(get_flows, resume, context), settings.hubble_address, context):
+            yield from _told(_lines(messages, resume, context), context)
             resume.keep()
 
 

@@ -8,7 +8,8 @@ Times are CLOCK_BOOTTIME inside Tetragon (the exec id holds them) and wall clock
 both become node time. An exec id names one execution: for a process of this node that still lives, `process_uid` is
 made of its start in /proc, as all other sources make it; else of the execution's time, which is a little later.
 Arguments of hooks are kept only where they are numbers, paths or addresses: buffers and texts may hold content. Rate-limit
-lines become `loss`. GetEvents cannot resume: a disconnection is a loss of unknown size. About 30,000 events/s per core.
+lines become `loss`. GetEvents cannot resume: a disconnection, or a restart of the collector, is a
+loss of unknown size. About 30,000 events/s per core.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def run(context: Context) -> Iterator[Batch]:
         for _, block in tail.follow(settings.tetragon_file, context):
             yield from _told(block, decoder, context)
         return
+    heard = stream.Heard(context)
     with open_channel(settings.tetragon_address) as channel:
         get_events = channel.unary_stream(_GET_EVENTS, request_serializer=GetEventsRequest.SerializeToString)
 
@@ -124,7 +126,10 @@ def run(context: Context) -> Iterator[Batch]:
             return stream.batches(get_events(GetEventsRequest()), context)
 
         for messages in stream.persist(connect, settings.tetragon_address, context):
-            yield from _told(_lines(messages, context), decoder, context)
+            for batch in _told(_lines(messages, context), decoder, context):
+                yield batch
+                if batch.table is PROCESS_EVENT:
+                    heard.keep(batch)
 
 
 def _lines(messages: list[bytes], context: Context) -> bytes:

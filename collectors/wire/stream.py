@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from warpline.batch import Batch
 from warpline.errors import SourceError
@@ -26,6 +27,7 @@ _DELAY_S = 0.2
 _BACK_OFF_S = (0.2, 1.0, 2.0, 5.0)
 _STEADY_S = 2.0
 _GIVE_UP_S = 60.0
+_KEEP_S = 1.0
 _REFUSED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
@@ -116,21 +118,18 @@ class Resume:
     """Where a stream of events stood, so that a new one neither leaves a gap nor tells anything twice.
 
     An event is known by a key. A new stream asks for what happened since `overlap_ns` before the newest event, and the
-    keys of that time say what was told already. Kept in `state_dir` between runs.
+    keys of that time say what was told already. Kept in `state_dir`, where each line adds to those before it.
     """
 
     def __init__(self, context: Context, overlap_ns: int = 5_000_000_000) -> None:
-        """Take up what the last run of this source left, if it did."""
-        self._file = Path(context.settings.state_dir) / f"resume-{context.name}.json"
+        """Take up what the last run of this source left, however it ended."""
+        self._file = Path(context.settings.state_dir) / f"resume-{context.name}.jsonl"
         self._overlap_ns = overlap_ns
-        self.newest_ns = 0
-        self._told: dict[str, int] = {}
+        self._told: dict[str, int] = _lines_of(self._file)
+        self._unwritten: dict[str, int] = {}
+        self._room = 0
         self._recognised = True
-        try:
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-            self.newest_ns, self._told = int(kept["newest_ns"]), dict(kept["told"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        self.newest_ns = max(self._told.values(), default=0)
 
     def since_ns(self) -> int:
         """Return the time that a new stream should begin at, 0 where nothing was told yet, and expect to know some."""
@@ -147,7 +146,7 @@ class Resume:
             if not self._recognised:
                 gap |= not known and time_ns > self.newest_ns
                 self._recognised = known or time_ns > self.newest_ns
-            self._told[key] = time_ns
+            self._told[key] = self._unwritten[key] = time_ns
         if times_ns:
             self.newest_ns = max(self.newest_ns, *times_ns)
             self._forget()
@@ -159,5 +158,53 @@ class Resume:
             self._told = {key: time_ns for key, time_ns in self._told.items() if time_ns >= horizon}
 
     def keep(self) -> None:
-        """Write it down for the next run."""
-        self._file.write_text(json.dumps({"newest_ns": self.newest_ns, "told": self._told}), encoding="utf-8")
+        """Write down what `fresh` was asked about since the last time: call it once those events were handed on."""
+        if not self._unwritten:
+            return
+        if self._room < len(self._unwritten):  # Also a run's first: the last one may have left half a line.
+            _replace(self._file, json.dumps(self._told) + "\n")
+            self._room = len(self._told) + 8192
+        else:
+            with self._file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(self._unwritten) + "\n")
+            self._room -= len(self._unwritten)
+        self._unwritten = {}
+
+
+def _lines_of(file: Path) -> dict[str, int]:
+    told: dict[str, int] = {}
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            told.update({str(key): int(time_ns) for key, time_ns in json.loads(line).items()})
+    except (OSError, ValueError, TypeError, AttributeError):  # Not there, or its last line is half written.
+        pass
+    return told
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+class Heard:
+    """Up to when a stream was heard that cannot be resumed: what passed while the collector was away is counted as lost."""
+
+    def __init__(self, context: Context) -> None:
+        """Count what happened since the last run of this source as a loss of unknown size, if there was one."""
+        self._file = Path(context.settings.state_dir) / f"heard-{context.name}.json"
+        self._written, self._until_ns, self._written_ns = 0.0, 0, 0
+        try:
+            self._until_ns = int(json.loads(self._file.read_text(encoding="utf-8"))["until_ns"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        now_ns = context.clock.now_ns()
+        context.lost("collector was away", 1, min(self._until_ns, now_ns), now_ns, lower_bound=True)
+
+    def keep(self, batch: Batch, column: str = "time_ns") -> None:
+        """Write down the newest time (node time) of what was handed on, at most once a second; `batch` may be empty."""
+        if batch.rows.num_rows:
+            self._until_ns = max(self._until_ns, pc.max(batch.rows.column(column)).as_py() or 0)
+        if self._until_ns > self._written_ns and time.monotonic() - self._written >= _KEEP_S:
+            self._written, self._written_ns = time.monotonic(), self._until_ns
+            _replace(self._file, json.dumps({"until_ns": self._until_ns}))

@@ -1,8 +1,8 @@
 """Files that grow and are rotated by rename, followed by inode, across restarts of the collector.
 
 Several are followed by turns. What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset),
-and is written down only after the lines were taken. A clean restart continues exactly; after a kill the last block may
-come twice.
+and is written down as soon as the lines were handed on, never before. A restart continues there, after a kill as well; only
+a kill in the instant between the two tells one block twice.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
 
     Renamed predecessors that were not read to their end are read first. What is known to be missed is counted as lost.
     """
-    followers: dict[Path, Iterator[bytes]] = {}
+    followers: dict[Path, Iterator[tuple[bytes, _Place | None]]] = {}
     while not context.stop.is_set():
         paths = sorted({*matching(patterns), *_literal(patterns)})
         followers = {path: followers.get(path) or _follow(path, context) for path in paths}
         idle = True
         for path, follower in followers.items():
-            block = next(follower, b"")  # One block a turn: a busy file does not starve the others.
-            if block:
+            block, place = next(follower, (b"", None))  # One block a turn: a busy file does not starve the others.
+            if block and place is not None:
                 idle = False
                 yield path, block
+                _save(_state(path, context), place)
         if idle:
             yield Path(), b""
             context.wait(_IDLE_S)
@@ -66,22 +67,22 @@ def _literal(patterns: str) -> list[Path]:
     return [Path(each.strip()) for each in patterns.split(",") if each.strip() and not glob.has_magic(each)]
 
 
-def _follow(path: Path, context: Context) -> Iterator[bytes]:
-    """Yield blocks of whole lines of `path` as they come, and an empty block whenever there is nothing new."""
-    state = Path(context.settings.state_dir) / f"tail-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
-    place = _load(state)
+def _state(path: Path, context: Context) -> Path:
+    return Path(context.settings.state_dir) / f"tail-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+
+
+def _follow(path: Path, context: Context) -> Iterator[tuple[bytes, _Place | None]]:
+    """Yield blocks of whole lines of `path` with the place behind them, and empty blocks while there is nothing new."""
+    place = _load(_state(path, context))
     done: set[int] = set()
     while not context.stop.is_set():
         current = _open_next(path, place, done, context)
         if current is None:
-            yield b""
+            yield b"", None
             continue
         with current:
             place = None
-            for block, here in _lines(current, path, context):
-                yield block
-                if block:
-                    _save(state, here)
+            yield from _lines(current, path, context)
             done.add(os.fstat(current.fileno()).st_ino)
 
 

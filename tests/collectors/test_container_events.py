@@ -201,6 +201,12 @@ def test_a_runtime_without_containerds_events_is_heard_by_the_cri(tmp_path: Path
     assert {(row["pod_uid"], row["pod"], row["namespace"]) for row in rows} == {("u", "vllm-0", None)}
     assert seen.lost()["event not understood"] >= 1
     assert seen.lost()["disconnected"] >= 1
+    again = Seen()
+    with running(container_events, context(tmp_path, again, "container_events", container_sockets=socket), again):
+        until(lambda: "collector was away" in again.lost())
+    away = next(row for row in again.rows("loss") if row["reason"] == "collector was away")
+    assert away["lower_bound"]
+    assert abs(away["start_ns"] - 10**18) < 1_000_000, "the time of the last event"
 
 
 def test_a_node_without_a_runtime_says_so_in_a_line() -> None:
