@@ -2,9 +2,9 @@
 
 For processes that the injected library (`cuda_kernel`) is not in. Uprobes (uprobe_multi links, one process each) stand at
 the entry and the return of the functions in `CALLS`, in whatever libcuda and libcudart a watched process maps, containers'
-own among them. A row is one call: when it began and ended on the host, its thread, stream and result. It never says when or for
-how long a kernel ran on the GPU: no `gpu_kernel` row comes from here, and `correlation_id` is NULL. A driver's call inside a
-runtime's is that one call. Kernels have names where the process asked for them by name (cuModuleGetFunction,
+own among them. A row is one call: when it began and ended on the host, its thread, stream and result. It never says when or
+for how long a kernel ran on the GPU: no `gpu_kernel` row comes from here, and `correlation_id` is NULL. A driver's call
+inside a runtime's is that one call. Kernels have names where the process asked for them by name (cuModuleGetFunction,
 cuLibraryGetKernel) while it was watched.
 
 Processes are found by `cuda_launch_executables`; one in which the injected library is mapped is left to `cuda_kernel`.

@@ -140,6 +140,11 @@ class Settings:
         "Parts of command lines of processes whose CUDA calls are probed where no library is injected, comma-separated.",
     )
 
+    sched_threshold_us: int = _setting(
+        1000,
+        "Times off the CPU from here on are rows of their own at ordinary detail; shorter ones are summed up only.",
+    )
+
     dcgm_urls: str = _setting(
         "127.0.0.1:9400", "GPU exporters of this node (dcgm-exporter, AMD's device-metrics-exporter), comma-separated."
     )

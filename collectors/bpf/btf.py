@@ -26,8 +26,8 @@ _EXTRA = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 
 }
 """Bytes after a type's header, by kind: fixed, and for each member."""
 _WORDS = struct.Struct("<III")
-_MACRO = re.compile(r"\b(OFFSET|SIZE|ENUM)_([A-Za-z0-9_]+)\b")
-_OPTIONAL = re.compile(r"#\s*if(?:n?def|\s+defined)\s*\(?\s*((?:OFFSET|SIZE|ENUM)_[A-Za-z0-9_]+)")
+_MACRO = re.compile(r"\b(OFFSET|BIT|SIZE|ENUM)_([A-Za-z0-9_]+)\b")
+_OPTIONAL = re.compile(r"#\s*if(?:n?def|\s+defined)\s*\(?\s*((?:OFFSET|BIT|SIZE|ENUM)_[A-Za-z0-9_]+)")
 
 
 class Btf:
@@ -47,6 +47,11 @@ class Btf:
 
     def offset(self, of: str, path: str) -> int | None:
         """Return the byte offset of field `path` (dots descend, anonymous members are looked into); None if absent."""
+        bits = self.bits(of, path)
+        return None if bits is None else bits // 8
+
+    def bits(self, of: str, path: str) -> int | None:
+        """Return the offset of field `path` in bits: what a bit field needs; None if absent."""
         type_id, total = self._named.get((of, True)), 0
         for part in path.split("."):
             found = self._field(type_id, part.encode()) if type_id is not None else None
@@ -97,7 +102,7 @@ class Btf:
         info = _WORDS.unpack_from(self._types, position)[1]
         for number in range(info & 0xFFFF):
             name_at, member, bits = _WORDS.unpack_from(self._types, position + 12 + 12 * number)
-            yield self._string(name_at), member, (bits & 0xFFFFFF if info >> 31 else bits) // 8
+            yield self._string(name_at), member, bits & 0xFFFFFF if info >> 31 else bits
 
     def _resolve(self, type_id: int) -> int:
         while True:
@@ -134,7 +139,8 @@ def running_kernel() -> Btf:
 def macros(text: str, btf: Btf | None = None) -> dict[str, int]:
     """Return the value of every layout macro that `text` names, as the running kernel has it.
 
-    `OFFSET_s__f` is field f of struct s in bytes (a further `__` descends), `SIZE_s` a struct's size, `ENUM_e__v` a value.
+    `OFFSET_s__f` is field f of struct s in bytes (a further `__` descends), `BIT_s__f` a bit field's place in that byte,
+    `SIZE_s` a struct's size, `ENUM_e__v` a value.
     A macro that the text asks for by #ifdef may be absent; raises SourceError for any other that the kernel lacks.
     """
     known = btf or running_kernel()
@@ -156,6 +162,9 @@ def _value(btf: Btf, kind: str, rest: str) -> int | None:
     owner, *path = rest.split("__")
     if kind == "SIZE":
         return btf.size(rest)
+    if kind == "BIT":
+        bits = btf.bits(owner, ".".join(path)) if path else None
+        return None if bits is None else bits % 8
     if kind == "ENUM":
         return btf.enumerator(owner, path[0]) if path else None
     return btf.offset(owner, ".".join(path)) if path else None

@@ -222,6 +222,23 @@ OFF_CPU = Table(
     keys=("process_uid", "start_ns"),
 )
 
+OFF_CPU_TOTAL = Table(
+    "off_cpu_total",
+    "Times in which threads of one process did not run, by reason, summed in the kernel over one interval.",
+    (
+        START,
+        END,
+        NODE,
+        PROCESS,
+        name("reason", "As in off_cpu.", required=True),
+        integer("intervals", "How many.", required=True),
+        integer("total_ns", "Time in them, over all threads.", required=True),
+        integer("runqueue_ns", "Of it, time that they could have run and no core was free."),
+        integer("longest_ns", "Longest of them."),
+    ),
+    keys=("process_uid", "start_ns"),
+)
+
 ANNOTATION = Table(
     "annotation",
     "One named range on a host thread or a GPU stream, as the program or its framework told it (NVTX, record_function).",
@@ -252,5 +269,6 @@ GPU_TABLES = (
     SYSCALL,
     SYSCALL_TOTAL,
     OFF_CPU,
+    OFF_CPU_TOTAL,
     ANNOTATION,
 )

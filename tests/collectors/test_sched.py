@@ -1,0 +1,216 @@
+"""Times off the CPU: what threads wait for, and for how long, against a process that waits as it is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors import sched
+from tests.collectors.conftest import Caught
+
+pytestmark = pytest.mark.needs_bpf
+WAITER = """
+import ctypes, mmap, os, select, socket, sys, threading, time
+here, there = socket.socketpair()
+inside, outside = os.pipe()
+def later(act):
+    def wait():
+        time.sleep(0.08)
+        act()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+def sleep(): time.sleep(0.08)
+def tick(): time.sleep(0.0002)
+def poll(): select.select([], [], [], 0.08)
+def network():
+    thread = later(lambda: there.send(b"x"))
+    here.recv(1)
+    thread.join()
+def pipe():
+    thread = later(lambda: os.write(outside, b"x"))
+    os.read(inside, 1)
+    thread.join()
+def futex():
+    lock = threading.Lock()
+    lock.acquire()
+    thread = later(lock.release)
+    lock.acquire()
+    thread.join()
+def disk():
+    with open(sys.argv[1], "wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+def fault():
+    with open(sys.argv[1], "wb") as file:
+        file.write(os.urandom(1 << 22))
+        os.fsync(file.fileno())
+    with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        pages.madvise(mmap.MADV_RANDOM)
+        sum(pages[at] for at in range(0, 1 << 22, 65536))
+def spin():
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until: pass
+print("ready", threading.get_native_id(), flush=True)
+for line in sys.stdin:
+    name, count = line.split()
+    for _ in range(int(count)): globals()[name]()
+    print("done", flush=True)
+"""
+
+
+class Waiter:
+    """A process that waits for what it is told, so many times."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WAITER, str(directory / "written")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.thread = int(self.process.stdout.readline().split()[1])
+
+    def does(self, name: str, count: int) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{name} {count}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "done"
+
+
+@pytest.fixture
+def waiter(tmp_path: Path) -> Iterator[Waiter]:
+    found = Waiter(tmp_path)
+    yield found
+    found.process.communicate()
+
+
+@contextmanager
+def probing(caught: Caught, pid: int, **defines: int) -> Iterator[sched.Probe]:
+    caught.emitted.clear()
+    probe = sched.Probe(caught.context, defines)
+    try:
+        probe.targets.watch(pid)
+        yield probe
+    finally:
+        probe.close()
+
+
+@pytest.fixture(scope="module")
+def quiet(bpf: None, tmp_path_factory: pytest.TempPathFactory) -> Caught:
+    """A context whose threshold only the waits of 80 ms pass, where nothing else is watched."""
+    return Caught(tmp_path_factory.mktemp("state"), sched_threshold_us=40_000, engine_wire_executables="")
+
+
+def rows(probe: sched.Probe, of: Waiter, since_ns: int) -> list[dict[str, Any]]:
+    """Times of the waiter's main thread that began after `since_ns`: not its wait for the test's word."""
+    time.sleep(0.1)
+    found = probe.poll()[0].rows.to_pylist()
+    return [row for row in found if row["thread_id"] == of.thread and row["start_ns"] > since_ns]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("sleep", "sleep"), ("poll", "poll"), ("network", "network"), ("pipe", "other"), ("futex", "futex")],
+)
+def test_17_waits_are_found_with_their_reason(quiet: Caught, waiter: Waiter, what: str, reason: str) -> None:
+    with probing(quiet, waiter.process.pid) as probe:
+        since_ns = quiet.context.clock.now_ns()
+        waiter.does(what, 17)
+        waits = [row for row in rows(probe, waiter, since_ns) if row["reason"] == reason]
+    assert len(waits) == 17
+    assert all(row["end_ns"] - row["start_ns"] > 15e6 and row["process_uid"] for row in waits)
+    assert all(0 <= row["runqueue_ns"] <= row["end_ns"] - row["start_ns"] for row in waits)
+    if reason in ("network", "futex"):
+        assert {row["woken_by_pid"] for row in waits} == {waiter.process.pid}
+    if reason == "sleep":
+        assert {row["woken_by_pid"] for row in waits} == {None}
+    assert quiet.losses() == {}
+
+
+@pytest.fixture
+def all_detail(quiet: Caught) -> Iterator[Caught]:
+    quiet.context.detail = lambda: 3
+    yield quiet
+    quiet.context.detail = lambda: 2
+
+
+def test_waits_for_a_disk_and_in_page_faults_are_told_apart(all_detail: Caught, waiter: Waiter) -> None:
+    with probing(all_detail, waiter.process.pid) as probe:
+        since_ns = all_detail.context.clock.now_ns()
+        waiter.does("fault", 1)
+        reasons = Counter(row["reason"] for row in rows(probe, waiter, since_ns))
+    if not reasons["disk"]:
+        pytest.skip("this file system has no disk that fsync waits for")
+    assert reasons["page_fault"] > 0
+
+
+def test_two_that_spin_on_one_core_wait_for_it_in_turn(all_detail: Caught, waiter: Waiter) -> None:
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(waiter.process.pid, {core})
+    other = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"])
+    try:
+        with probing(all_detail, waiter.process.pid) as probe:
+            since_ns = all_detail.context.clock.now_ns()
+            waiter.does("spin", 1)
+            found = [row for row in rows(probe, waiter, since_ns) if row["reason"] == "runqueue"]
+    finally:
+        other.kill()
+        other.wait()
+    assert len(found) > 3
+    assert sum(row["end_ns"] - row["start_ns"] for row in found) > 30e6
+    assert all(row["runqueue_ns"] == row["end_ns"] - row["start_ns"] for row in found)
+
+
+def test_sums_hold_every_time_exactly_once(all_detail: Caught, waiter: Waiter) -> None:
+    with probing(all_detail, waiter.process.pid) as probe:
+        single: Counter[str] = Counter()
+        summed: Counter[str] = Counter()
+        for _ in range(5):
+            waiter.does("tick", 199)
+            waiter.does("futex", 1)
+            time.sleep(0.05)
+            for row in probe.poll()[0].rows.to_pylist():
+                single[row["reason"]] += 1
+                single[f"{row['reason']} ns"] += row["end_ns"] - row["start_ns"]
+            for _ in range(2):
+                for batch in probe.sums():
+                    for row in batch.rows.to_pylist():
+                        summed[row["reason"]] += row["intervals"]
+                        summed[f"{row['reason']} ns"] += row["total_ns"]
+    assert single == summed
+    assert single["sleep"] >= 5 * 199
+    assert all_detail.losses() == {}
+
+
+def test_below_the_threshold_only_sums_are_told(quiet: Caught, waiter: Waiter) -> None:
+    with probing(quiet, waiter.process.pid) as probe:
+        since_ns = quiet.context.clock.now_ns()
+        waiter.does("tick", 97)
+        assert all(row["end_ns"] - row["start_ns"] >= 40e6 for row in rows(probe, waiter, since_ns))
+        probe.sums()
+        told = [row for batch in probe.sums() for row in batch.rows.to_pylist() if row["reason"] == "sleep"]
+    assert [row["intervals"] for row in told] == [97]
+    assert told[0]["process_uid"].endswith(f":{waiter.process.pid}")
+    assert told[0]["longest_ns"] <= told[0]["total_ns"] < told[0]["end_ns"] - told[0]["start_ns"]
+
+
+def test_what_a_full_ring_loses_is_counted(all_detail: Caught, waiter: Waiter) -> None:
+    with probing(all_detail, waiter.process.pid, INTERVAL_PAGES=2) as probe:
+        waiter.does("tick", 997)
+        probe.poll()
+        made, seen = probe.tally.made(sched.LOSSES[1]), probe.intervals.seen
+    assert made >= 997 > seen > 0
+    assert all_detail.losses() == {"times off the cpu: ring full": made - seen}
