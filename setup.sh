@@ -19,7 +19,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     done
 fi
 
-stamp=$(cat requirements.lock requirements-helm.lock pyproject.toml setup.py $(find warpline collectors correlator demo -name '*.c' -o -name '*.h') setup.sh | sha256sum)
+stamp=$(cat requirements.lock requirements-helm.lock requirements-hta.lock pyproject.toml setup.py $(find warpline collectors correlator demo -name '*.c' -o -name '*.h') setup.sh | sha256sum)
 if [ "$(cat "$VENV/.stamp" 2>/dev/null)" != "$stamp" ]; then
     echo "setting up $VENV"
     [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
@@ -27,6 +27,8 @@ if [ "$(cat "$VENV/.stamp" 2>/dev/null)" != "$stamp" ]; then
     # Helm's engine declares a newer Python than Debian 12 has, and runs on it all the same: only the tests need it.
     "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps --ignore-requires-python --require-hashes \
         -r requirements-helm.lock
+    # HolisticTraceAnalysis asks for a notebook server; the part that the tests compare with needs nothing that is not here.
+    "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-hta.lock
     "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     ln -sfn /usr/lib/python3/dist-packages/bcc "$site/bcc"
