@@ -79,6 +79,8 @@ class _Watched:
     said: str = ""
     devices: int = 0
     last_ns: int = 0
+    awaited: int = 0
+    overrun: bool = False
     steered_ns: int = 0
     overhead_ratio: float | None = None
 
@@ -152,6 +154,8 @@ def _read(context: Context, watched: _Watched, ended: bool, stopping: bool) -> I
     yield from _device_rows(context, watched)
     yield from _busy_rows(context, watched, all_of_it=ended or stopping)
     _count_losses(context, watched)
+    if ended:
+        _count_untold(context, watched)
     now_ns = time.monotonic_ns()
     if now_ns - watched.steered_ns > _STEER_EVERY_NS and not ended:
         watched.steered_ns = now_ns
@@ -170,6 +174,7 @@ def _rows(context: Context, watched: _Watched, records: executions.Records) -> I
         observed_by=context.name,
     )
     launched = executions.is_launch(records)
+    watched.awaited += executions.awaited(records)
     watched.last_ns = int(records["end"][-1]) + watched.offset_ns
     if launched.any():
         yield Batch(LAUNCH, executions.launches(records[launched], origin))
@@ -236,6 +241,7 @@ def _count_missed(context: Context, watched: _Watched, taken: Taken) -> None:
     """Count what a ring lost: between the last record that was read and the first that could be read again."""
     after = int(taken.records["start"][0]) + watched.offset_ns if len(taken.records) else context.clock.now_ns()
     before = watched.last_ns or watched.ring.get("opened_ns") + watched.offset_ns
+    watched.overrun = True
     for reason, count in (("ring overrun", taken.overrun), ("record never finished", taken.unfinished)):
         context.lost(reason, count, min(before, after), after, process_uid=watched.process_uid)
 
@@ -250,6 +256,15 @@ def _count_losses(context: Context, watched: _Watched) -> None:
         now = watched.ring.get(name)
         context.lost(text, now - watched.losses.get(name, 0), process_uid=watched.process_uid)
         watched.losses[name] = now
+
+
+def _count_untold(context: Context, watched: _Watched) -> None:
+    """Count executions that CUPTI still held when their process was killed: launches that were never answered."""
+    if not watched.overrun:
+        untold = watched.awaited - watched.ring.get("lost_by_cupti")
+        began_ns = watched.last_ns or context.clock.now_ns()
+        reason = "execution untold when its process ended"
+        context.lost(reason, untold, began_ns, lower_bound=True, process_uid=watched.process_uid)
 
 
 def _steer(context: Context, watched: _Watched, now_ns: int) -> None:

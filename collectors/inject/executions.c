@@ -40,7 +40,7 @@ struct execution {
 };
 
 static void put(const struct execution *e) {
-    struct launch_note note = {.step = -1, .sampled = 1};
+    struct launch_note note = {.step = -1, .sampled = 1, .level = level_now};
     uint64_t correlation = unwrap(e->correlation), index;
     launch_find(correlation, &note);
     /* A step is recorded whole or not at all, so that the sums inside it are whole. */
@@ -51,8 +51,8 @@ static void put(const struct execution *e) {
     uint16_t name = ring_name(&ring, e->name);
     struct ring_record *record = ring_take(&ring, &index);
     record->kind = (uint8_t)e->kind;
-    record->flags = (uint8_t)(FLAG_SAMPLED | check_times(e->start, e->end));
-    record->level = level_now;
+    record->flags = (uint8_t)((note.sampled ? FLAG_SAMPLED : 0) | check_times(e->start, e->end));
+    record->level = note.level;
     record->device = e->device < RING_DEVICES ? (uint8_t)e->device : RING_NO_DEVICE;
     record->thread = e->stream;
     record->start_ns = e->start;

@@ -14,6 +14,8 @@ static int64_t process_step = -1;
 static __thread int64_t thread_step = -2; /* -2: never told; then the process's holds */
 static __thread uint32_t outer_correlation, thread_id;
 static uint16_t call_names[3][1024];
+static int8_t capture_calls[1024]; /* 1: begins a capture, -1: ends one */
+static int captures;
 
 /* CUPTI's correlation ids have 32 bits and wrap; two that are seen within 2^31 calls of each other are told apart. */
 uint64_t unwrap(uint32_t correlation) {
@@ -32,6 +34,7 @@ static void remember(uint64_t correlation, int64_t step) {
     __atomic_store_n(&note->correlation, 0, __ATOMIC_RELEASE);
     note->step = step;
     note->sampled = eager_now;
+    note->level = level_now;
     __atomic_store_n(&note->correlation, correlation, __ATOMIC_RELEASE);
 }
 
@@ -40,6 +43,7 @@ bool launch_find(uint64_t correlation, struct launch_note *found) {
     if (__atomic_load_n(&note->correlation, __ATOMIC_ACQUIRE) != correlation) return false;
     found->step = note->step;
     found->sampled = note->sampled;
+    found->level = note->level;
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return __atomic_load_n(&note->correlation, __ATOMIC_RELAXED) == correlation;
 }
@@ -68,16 +72,20 @@ static void leave(int domain, uint32_t id, const struct callback_data *data) {
     if (!thread_id) thread_id = (uint32_t)syscall(SYS_gettid);
     uint64_t now = ring_now(), start = data->between && *data->between ? *data->between : now, index;
     uint16_t name = call_name(domain, id, data->function_name);
+    struct launch_note note = {.step = current_step(), .sampled = eager_now, .level = level_now};
+    uint64_t correlation = unwrap(data->correlation);
+    launch_find(correlation, &note); /* What held at its entry holds for its execution, too. */
+    uint8_t captured = __atomic_load_n(&captures, __ATOMIC_RELAXED) > 0 ? FLAG_CAPTURED : 0;
     struct ring_record *record = ring_take(&ring, &index);
     record->kind = RING_LAUNCH;
-    record->flags = (uint8_t)((eager_now ? FLAG_SAMPLED : 0) | (nested ? FLAG_NESTED : 0));
-    record->level = level_now;
+    record->flags = (uint8_t)((note.sampled ? FLAG_SAMPLED : 0) | (nested ? FLAG_NESTED : 0) | captured);
+    record->level = note.level;
     record->device = RING_NO_DEVICE;
     record->thread = thread_id;
     record->start_ns = start;
     record->end_ns = now;
-    record->correlation = unwrap(data->correlation);
-    record->step = current_step();
+    record->correlation = correlation;
+    record->step = note.step;
     record->name = name;
     record->context = 0;
     record->graph = 0;
@@ -90,11 +98,21 @@ void launch_callback(void *user, int domain, uint32_t id, const struct callback_
     static __thread uint32_t calls;
     (void)user;
     if (!ring.header || (domain != DOMAIN_RUNTIME && domain != DOMAIN_DRIVER)) return;
+    if (domain == DOMAIN_DRIVER && id < 1024 && capture_calls[id]) {
+        bool done = data->site == SITE_EXIT && data->result && !*data->result;
+        if (done) __atomic_fetch_add(&captures, capture_calls[id], __ATOMIC_RELAXED);
+        return;
+    }
     bool timed = ++calls % TIMED_EVERY == 0;
     uint64_t began = timed ? ring_now() : 0;
     if (data->site == SITE_ENTER) enter(domain, data);
     else leave(domain, id, data);
     if (timed) __atomic_fetch_add(&ring.header->callback_ns, (ring_now() - began) * TIMED_EVERY, __ATOMIC_RELAXED);
+}
+
+static void note_captures(const struct call_range *ranges, size_t count, int8_t change) {
+    for (size_t i = 0; i < count; i++)
+        for (uint32_t id = ranges[i].first; id <= ranges[i].last; id++) capture_calls[id] = change;
 }
 
 static void watch(void *subscriber, int domain, const struct call_range *ranges, size_t count, bool on) {
@@ -104,6 +122,13 @@ static void watch(void *subscriber, int domain, const struct call_range *ranges,
 }
 
 void launches_watch(void *subscriber, bool on) {
+    const size_t begins = sizeof capture_begins / sizeof *capture_begins;
+    const size_t ends = sizeof capture_ends / sizeof *capture_ends;
+    note_captures(capture_begins, begins, 1);
+    note_captures(capture_ends, ends, -1);
+    __atomic_store_n(&captures, 0, __ATOMIC_RELAXED);
+    watch(subscriber, DOMAIN_DRIVER, capture_begins, begins, on);
+    watch(subscriber, DOMAIN_DRIVER, capture_ends, ends, on);
     watch(subscriber, DOMAIN_RUNTIME, runtime_calls, sizeof runtime_calls / sizeof *runtime_calls, on);
     watch(subscriber, DOMAIN_DRIVER, driver_calls, sizeof driver_calls / sizeof *driver_calls, on);
 }

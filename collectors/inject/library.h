@@ -25,7 +25,7 @@ struct cupti {
 struct launch_note {
     uint64_t correlation;
     int64_t step;
-    uint8_t sampled;
+    uint8_t sampled, level;
 };
 
 extern struct cupti cupti;

@@ -19,7 +19,8 @@ _LAUNCH, _KERNEL, _MEMCPY, _MEMSET, _GRAPH = range(1, 6)
 _KINDS = pa.array(["other", "other", "kernel", "memcpy", "memset", "graph"])
 _LEVELS = pa.array(["none", "callbacks", "graph", "node"])
 _VALIDITY = pa.array(["ok", "no_time", "reversed", "outside_session"])
-NESTED, NO_TIME, REVERSED, OUTSIDE = 2, 4, 8, 16
+SAMPLED, NESTED, NO_TIME, REVERSED, OUTSIDE, CAPTURED = 1, 2, 4, 8, 16, 32
+_GRAPH_LEVEL = 2
 
 Records = npt.NDArray[np.void]
 
@@ -141,3 +142,15 @@ def is_launch(records: Records) -> npt.NDArray[np.bool_]:
 def is_timed(records: Records) -> npt.NDArray[np.bool_]:
     """Say which records are executions whose times may be used."""
     return np.asarray((records["kind"] > _LAUNCH) & (records["flags"] & (NO_TIME | REVERSED | OUTSIDE) == 0))
+
+
+def awaited(records: Records) -> int:
+    """Return how many of the records are launches whose one execution was asked for, less the executions among them.
+
+    At level node a launch of a graph has many: those are not counted.
+    """
+    counted = (
+        (records["flags"] & SAMPLED != 0) & (records["flags"] & CAPTURED == 0) & (records["level"] == _GRAPH_LEVEL)
+    )
+    launched = is_launch(records)
+    return int((counted & launched & (records["value"] == 0)).sum()) - int((counted & ~launched).sum())

@@ -21,18 +21,22 @@ void double_capture(struct stream *stream, struct function *function, uint64_t d
 }
 
 EXPORTED int cuStreamBeginCapture_v2(void *stream, int mode) {
+    struct call call;
     (void)mode;
+    double_call_begin(&call, DOMAIN_DRIVER, 539, "cuStreamBeginCapture_v2", NULL);
     struct stream *on = double_stream(stream);
-    if (on->capture || !(on->capture = calloc(1, sizeof *on->capture))) return INVALID_VALUE;
+    if (on->capture || !(on->capture = calloc(1, sizeof *on->capture))) return double_call_end(&call, INVALID_VALUE);
     on->capture->id = __atomic_fetch_add(&next_graph, 1, __ATOMIC_RELAXED);
-    return SUCCESS;
+    return double_call_end(&call, SUCCESS);
 }
 
 EXPORTED int cuStreamEndCapture(void *stream, struct graph **graph) {
+    struct call call;
+    double_call_begin(&call, DOMAIN_DRIVER, 497, "cuStreamEndCapture", NULL);
     struct stream *on = double_stream(stream);
     *graph = on->capture;
     on->capture = NULL;
-    return *graph ? SUCCESS : INVALID_VALUE;
+    return double_call_end(&call, *graph ? SUCCESS : INVALID_VALUE);
 }
 
 EXPORTED int cuGraphGetNodes(struct graph *graph, struct node **nodes, size_t *count) {

@@ -70,6 +70,12 @@ def killed(driver: Driver) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def cut(driver: Driver) -> None:
+    """97 kernels, and SIGKILL before CUPTI has handed anything over."""
+    _launch(driver, 97, 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def forked(driver: Driver) -> None:
     """53 kernels, a fork whose child launches 19 that no GPU will run, and 47 more."""
     _launch(driver, 53, 0)

@@ -231,6 +231,15 @@ def test_a_process_that_is_killed_leaves_all_that_it_had_written(tmp_path: Path)
 
 
 @needs_compiler
+def test_executions_that_a_killed_process_took_along_are_counted(tmp_path: Path) -> None:
+    _, seen = _watched(tmp_path, "cut")
+    assert len(seen.rows("launch")) == 97
+    told = len(seen.rows("gpu_kernel"))
+    assert told < 97
+    assert seen.losses() == {"execution untold when its process ended": 97 - told}
+
+
+@needs_compiler
 def test_a_forks_child_writes_nothing_into_its_parents_ring(tmp_path: Path) -> None:
     done, seen = _watched(tmp_path, "forked")
     assert done.returncode == 0, done.stderr
