@@ -3,7 +3,8 @@
 Lists, then watches, with the official client (`kubernetes_api`, else the service account, else a kubeconfig); a stream that
 breaks is resumed by resource version, and begun anew with a list where the server no longer knows it (410 Gone), so that
 nothing is told twice and no end state is missed. Any Kubernetes since 1.20; needs list and watch on pods, events, nodes,
-and, where Dynamic Resource Allocation is used, resourceslices and resourceclaims. One for the cluster.
+and, where Dynamic Resource Allocation is used (v1, v1beta2 or v1beta1: the best that the server offers), resourceslices
+and resourceclaims. One for the cluster.
 
 Model, version, role, quantisation and engine arguments come from labels, annotations and command lines, without secrets.
 Kubelet times are whole seconds: within one second, the order of Events is that of their reasons (see the view cold_start).
@@ -35,9 +36,9 @@ GPU = schema.table("gpu")
 TABLES = (POD, CONTAINER_STATE, CLUSTER_EVENT, CLUSTER_NODE, GPU)
 SCOPE = "cluster"
 
-_PODS, _EVENTS, _NODES = "/api/v1/pods", "/api/v1/events", "/api/v1/nodes"
-_SLICES, _CLAIMS = "/apis/resource.k8s.io/v1/resourceslices", "/apis/resource.k8s.io/v1/resourceclaims"
-_PATHS = (_PODS, _EVENTS, _NODES, _SLICES, _CLAIMS)
+_CORE = ("/api/v1/pods", "/api/v1/events", "/api/v1/nodes")
+_DRA = ("/apis/resource.k8s.io/{version}/resourceslices", "/apis/resource.k8s.io/{version}/resourceclaims")
+_DRA_VERSIONS = ("v1", "v1beta2", "v1beta1")
 _BATCH = 2000
 _QUEUE = 10_000
 _DELAY_S = 0.2
@@ -62,7 +63,8 @@ def run(context: Context) -> Iterator[Batch]:
     """Yield the rows of what is there, then of every change."""
     api = watch.connect(context.settings.kubernetes_api)
     changes: queue.Queue[Change] = queue.Queue(_QUEUE)
-    watches = [Watch(api, path, changes, context) for path in _PATHS]
+    watches = [Watch(api, path, changes, context) for path in _CORE]
+    watches += [Watch(api, path, changes, context, _DRA_VERSIONS) for path in _DRA]
     threads = [each.start() for each in watches]
     state = State()
     try:
@@ -110,14 +112,15 @@ class State:
 
     def _rows(self, change: Change, now_ns: int) -> Iterator[tuple[Table, Row]]:
         told, deleted = change.object, change.kind == "DELETED"
-        if change.path == _PODS:
+        kind = change.path.rpartition("/")[2]
+        if kind == "pods":
             yield from ((CONTAINER_STATE, row) for row in self._pods.containers(told, deleted, now_ns))
             yield from ((POD, row) for row in self._pods.pod(told, deleted, now_ns))
-        elif change.path == _EVENTS and not deleted:
+        elif kind == "events" and not deleted:
             yield CLUSTER_EVENT, objects.event(told, now_ns)
-        elif change.path == _NODES:
+        elif kind == "nodes":
             yield CLUSTER_NODE, objects.node(told, deleted, now_ns)
-        elif change.path == _SLICES:
+        elif kind == "resourceslices":
             yield from ((GPU, row) for row in self._devices.slice(told, deleted, now_ns))
-        elif change.path == _CLAIMS:
+        elif kind == "resourceclaims":
             yield from ((GPU, row) for row in self._devices.claim(told, deleted, now_ns))

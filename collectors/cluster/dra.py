@@ -46,7 +46,11 @@ class Devices:
             {"pod_uid": each.get("uid"), "pod": each.get("name"), "namespace": told["metadata"].get("namespace")}
             for each in pods
         ]
-        found = {(each.get("driver", ""), each.get("pool", ""), each.get("device", "")): owners for each in results}
+        found = {
+            (each.get("driver", ""), each.get("pool", ""), each.get("device", "")): owners
+            for each in results
+            if not each.get("adminAccess")  # A monitor's claim beside the owner's.
+        }
         self._claims[told["metadata"]["uid"]] = {} if deleted else found
         yield from self._changes(now_ns)
 
@@ -65,8 +69,8 @@ class Devices:
 
 def _device(told: Object, driver: str, node: str | None) -> Row | None:
     """Return what a device of a slice says of a GPU; None for channels, network cards and the like."""
-    # Before v1 the attributes were one level deeper.
-    attributes = told.get("attributes") or (told.get("basic") or {}).get("attributes") or {}
+    told = told.get("basic") or told  # v1beta1 has everything but the name one level deeper.
+    attributes, node = told.get("attributes") or {}, node or told.get("nodeName")
     told_of = {name.removeprefix(f"{driver}/"): _value(value) for name, value in attributes.items()}
     if told_of.get("type") not in ("gpu", "mig", "vgpu") or not told_of.get("uuid") or node is None:
         return None

@@ -61,12 +61,17 @@ class Change:
 
 @dataclass
 class Watch:
-    """Follows one kind of object in a thread of its own and puts its changes on a queue."""
+    """Follows one kind of object in a thread of its own and puts its changes on a queue.
+
+    `versions`, the best one first, fill `{version}` in the path: with the best that the server offers of that group.
+    """
 
     api: Any
     path: str
     changes: queue.Queue[Change]
     context: Context
+    versions: tuple[str, ...] = ()
+    _served: str = ""
     _known: dict[str, Object] = field(default_factory=dict)
     _version: str = ""
     _answer: Any = None
@@ -98,6 +103,7 @@ class Watch:
                 if error.status == 410:
                     self._version = ""  # The server no longer knows what came since: list again.
                 elif error.status == 404:
+                    self._version = ""  # An upgraded server may have it in another version.
                     self.context.wait(_ABSENT_S)  # A kind that this cluster does not have (yet).
                 else:
                     self._failed(f"answered {error.status} {error.reason}", failures)
@@ -119,10 +125,21 @@ class Watch:
             log.info("source %s: %s answers again", self.context.name, self.path)
         self._failing = False
 
-    def _get(self, **parameters: Any) -> Any:
+    def _found(self) -> str:
+        """Return the path in the best version that the server offers; raise as for one that is not there if it has none."""
+        if not self.versions:
+            return self.path
+        group = self.path.partition("/{version}/")[0]
+        offered = {each.get("version") for each in orjson.loads(self._get(group).read()).get("versions") or []}
+        for version in self.versions:
+            if version in offered:
+                return self.path.format(version=version)
+        raise client.ApiException(status=404, reason=f"offers none of {', '.join(self.versions)}")
+
+    def _get(self, path: str, **parameters: Any) -> Any:
         query = [(name, str(value)) for name, value in parameters.items() if value]
         answer = self.api.call_api(
-            *self.api.param_serialize("GET", self.path, query_params=query, auth_settings=["BearerToken"]),
+            *self.api.param_serialize("GET", path, query_params=query, auth_settings=["BearerToken"]),
             _request_timeout=(5, _WATCH_S + 30),
         )
         if not 200 <= answer.status < 300:
@@ -135,8 +152,9 @@ class Watch:
         """Tell what is there that is new or changed, and what is gone, since the last time."""
         found: dict[str, Object] = {}
         more = ""
+        self._served = self._found()
         while True:
-            page = orjson.loads(self._get(limit=_PAGE, **{"continue": more}).read())
+            page = orjson.loads(self._get(self._served, limit=_PAGE, **{"continue": more}).read())
             kind = str(page.get("kind", "")).removesuffix("List")
             found.update({_uid(each): _lean({"kind": kind, **each}) for each in page.get("items") or []})
             more = page["metadata"].get("continue", "")
@@ -152,7 +170,11 @@ class Watch:
 
     def _watch(self) -> None:
         self._answer = self._get(
-            watch="true", resourceVersion=self._version, allowWatchBookmarks="true", timeoutSeconds=_WATCH_S
+            self._served,
+            watch="true",
+            resourceVersion=self._version,
+            allowWatchBookmarks="true",
+            timeoutSeconds=_WATCH_S,
         )
         try:
             for line in _split(self._answer.stream(1 << 16, decode_content=True)):
@@ -186,7 +208,7 @@ class Watch:
     def _tell(self, kind: str, told: Object) -> None:
         while not self.context.stop.is_set():
             with contextlib.suppress(queue.Full):
-                self.changes.put(Change(self.path, kind, told), timeout=0.5)
+                self.changes.put(Change(self._served, kind, told), timeout=0.5)
                 return
 
 

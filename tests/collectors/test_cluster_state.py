@@ -191,6 +191,57 @@ def test_resource_slices_are_gpus_and_a_claim_gives_one_to_its_pod(shared_data: 
     assert [row["pod"] for row in told] == [None]
 
 
+def in_version(told: dict[str, Any], version: str) -> dict[str, Any]:
+    """A slice of v1 as an older API version spells it: v1beta1 had all but a device's name one level deeper."""
+    if version != "v1beta1":
+        return told
+    devices = [
+        {"name": each["name"], "basic": {key: value for key, value in each.items() if key != "name"}}
+        for each in told["spec"]["devices"]
+    ]
+    return {**told, "spec": {**told["spec"], "devices": devices}}
+
+
+@pytest.mark.parametrize(
+    "offered", [["v1", "v1beta2", "v1beta1"], ["v1beta1", "v1beta2"], ["v1beta1"], ["v1alpha3"], []]
+)
+def test_gpu_claims_are_read_in_the_best_version_that_the_server_offers(
+    offered: list[str], shared_data: Path, tmp_path: Path
+) -> None:
+    slices = yaml_items(shared_data / "k8s/dra/resourceslices-h100-8gpu-2nodes-k8s1.35.yaml")
+    best = next((each for each in ("v1", "v1beta2", "v1beta1") if each in offered), "none")
+    results = [
+        {"request": "gpu", "driver": "gpu.nvidia.com", "pool": "gpu-node-1", "device": "gpu-1"},
+        {"request": "watch", "driver": "gpu.nvidia.com", "pool": "gpu-node-1", "device": "gpu-2", "adminAccess": True},
+    ]
+    claim = {
+        "metadata": {"uid": "c", "name": "c", "namespace": "llm", "resourceVersion": "9"},
+        "status": {
+            "allocation": {"devices": {"results": results}},
+            "reservedFor": [{"resource": "pods", "name": "vllm-0", "uid": "u"}],
+        },
+    }
+    group = "/apis/resource.k8s.io"
+    double = ApiServerDouble([[pod("a", 1)]], [])
+    double.others = {
+        f"{group}/{best}/resourceslices": [in_version(each, best) for each in slices],
+        f"{group}/{best}/resourceclaims": [claim],
+    }
+    if offered:
+        double.groups = {group: [{"version": each, "groupVersion": f"resource.k8s.io/{each}"} for each in offered]}
+    seen = Seen()
+    with api_server(double) as address:
+        where = context(tmp_path, seen, "cluster_state", kubernetes_api=address)
+        with running(cluster_state, where, seen):
+            until(lambda: bool(seen.rows("pod")))
+            if best != "none":
+                until(lambda: any(row["pod"] for row in seen.rows("gpu")))
+    owned = {(row["gpu_uuid"], row["pod"]) for row in seen.rows("gpu") if row["pod"]}
+    assert owned == ({("GPU-bc5610b9-79c8-fedd-8899-07539c7f868a", "vllm-0")} if best != "none" else set())
+    assert len({row["gpu_uuid"] for row in seen.rows("gpu")}) == (16 if best != "none" else 0)
+    assert seen.lost() == {}
+
+
 def pod(name: str, version: int, phase: str = "Running") -> dict[str, Any]:
     return {
         "metadata": {"name": name, "uid": f"uid-{name}", "namespace": "llm", "resourceVersion": str(version)},
@@ -205,6 +256,8 @@ class ApiServerDouble:
     def __init__(self, lists: list[list[dict[str, Any]]], watches: list[list[Any]]) -> None:
         self.lists, self.watches = lists, watches
         self.asked: list[dict[str, str]] = []
+        self.groups: dict[str, list[dict[str, str]]] = {}
+        self.others: dict[str, list[dict[str, Any]]] = {}
         self.stop = threading.Event()
 
     def answer(self, handler: Any) -> None:
@@ -212,6 +265,12 @@ class ApiServerDouble:
         query = {key: values[0] for key, values in parse_qs(told.query).items()}
         if told.path == "/version":
             self._send(handler, 200, {})
+        elif told.path in self.groups:
+            self._send(handler, 200, {"kind": "APIGroup", "versions": self.groups[told.path]})
+        elif told.path in self.others and query.get("watch"):
+            self._watch(handler, [])
+        elif told.path in self.others:
+            self._send(handler, 200, {"kind": "List", "metadata": {}, "items": self.others[told.path]})
         elif told.path != "/api/v1/pods":
             self._send(handler, 404, {"kind": "Status", "code": 404})
         elif query.get("watch"):
