@@ -93,7 +93,7 @@ class Settings:
         False, "Keep prompt and completion text found in foreign telemetry; off drops and counts it."
     )
 
-    alerts_every_s: float = _setting(1.0, "How often the alert rules are evaluated; 0 never.")
+    alerts_every_s: float = _setting(2.0, "How often the alert rules are evaluated, at most; 0 never.")
     alerts_lateness_s: float = _setting(1.0, "How far behind now they are evaluated, so that late rows are in.")
     alerts_thresholds: str = _setting(
         "", "Thresholds that differ from the rules' own: rule.threshold=number, comma-separated."

@@ -17,9 +17,9 @@ from correlator import alert_rule
 from correlator.alert_watch import AlertWatch
 from correlator.alerts import Alerts
 from correlator.store import Store
-from warpline.children import free_port
 from warpline import schema
 from warpline.batch import Batch
+from warpline.children import free_port
 from warpline.settings import Settings
 
 SECOND = 1_000_000_000
@@ -208,3 +208,11 @@ def test_a_clock_step_of_an_hour_fires_nothing(store: Store) -> None:
         node.says("clock_pair", time_ns=at, realtime_ns=at + (second > 10) * 3600 * SECOND, **clocks)
         watched.look(at)
     assert [a.state for a in watched.alerts.active()] in ([], ["no_data"])
+
+
+def test_a_rule_that_must_hold_for_long_is_looked_at_less_often(store: Store) -> None:
+    off = ",".join(rule.name for rule in alert_rule.load() if rule.name not in ("gpu_xid", "gpu_memory_full"))
+    watched = AlertWatch(Settings(alerts_off=off, alerts_every_s=0.01), store, store.write)
+    assert {rule.name for rule in watched._due()} == {"gpu_xid", "gpu_memory_full"}
+    time.sleep(0.03)
+    assert {rule.name for rule in watched._due()} == {"gpu_xid"}
