@@ -27,9 +27,10 @@ CSS = """
 [data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; font-size: 1.7rem; }
 [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
 h1 { font-size: 1.75rem !important; padding: 0 0 0.2rem !important; }
-.wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; margin: 0; }
+.wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; margin: 0 !important; padding: 0 !important; }
 .wl-facts dt { opacity: 0.66; font-size: 0.78rem; }
-.wl-facts dd { margin: 0; font-size: 1.28rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
+.wl-facts dt, .wl-facts dd { margin: 0 !important; padding: 0 !important; }
+.wl-facts dd { font-size: 1.28rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .wl-facts dd small { font-size: 0.78rem; opacity: 0.7; }
 .wl-strip { display: flex; height: 26px; border-radius: 6px; overflow: hidden; font: 12px system-ui, sans-serif; gap: 1px; }
 .wl-strip > div { padding: 5px 7px; overflow: hidden; white-space: nowrap; box-sizing: border-box; min-width: 2px; }
@@ -43,6 +44,7 @@ def chart(height: int = 300) -> dict[str, Any]:
         "margin": {"l": 56, "r": 12, "t": 28, "b": 36},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "colorway": list(SERIES),
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8A8F98", "activecolor": SERIES[0]},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
     }

@@ -53,7 +53,8 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             for path in PAGES:
                 page.goto(f"{address}/{path}")
                 page.get_by_role("heading", name=PAGES[path], exact=True).wait_for()
-                page.wait_for_timeout(2_000)
+                page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
+                page.wait_for_timeout(4_000)  # Plotly draws by software here, and does not say when it is done.
                 page.screenshot(path=directory / f"{name}_{path or 'overview'}_{scheme}_{size}.png")
             if name != "empty":
                 _request(page, address, directory / f"{name}_request_{scheme}_{size}.png")

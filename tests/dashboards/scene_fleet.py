@@ -102,7 +102,20 @@ def traffic(now: int, requests: int) -> list[Batch]:
         engine="vllm",
         model=MODEL,
     )
-    return [exchange, pods]
+    processes = batch(
+        "process",
+        start_ns=[now - 7200 * SECOND] * 4,
+        node=NODE,
+        process_uid=[f"{NODE}:5{p}0:41{p:02d}" for p in range(4)],
+        pid=[4100 + p for p in range(4)],
+        executable="/usr/bin/uvicorn",
+        pod=[f"vllm-{p}" for p in range(4)],
+        pod_uid=[f"pod-{p}" for p in range(4)],
+        namespace="llm",
+        role="api_server",
+        observed_by="simulated",
+    )
+    return [exchange, pods, processes]
 
 
 def health(now: int) -> list[Batch]:
