@@ -56,6 +56,8 @@ def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifes
             for number, batch in enumerate(sample.batches(directory, found)):
                 store.write([dataclasses.replace(batch, batch_id=f"{found.uid}/{number}")])
             Joins(fresh, store).rebuild()
+            # Rules ask for it every second of the recording, and every time it is the same.
+            store.freeze("request")
             yield store, found
         finally:
             store.close()
@@ -68,7 +70,11 @@ def run(
     thresholds: dict[str, float] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Firing], list[Alert]]:
-    """Evaluate rules every second of `window` and a while after; return each firing, and every change of a state."""
+    """Evaluate rules every second of `window` and a while after; return each firing, and every change of a state.
+
+    What begins only after the window says nothing but that the recording has ended (a collector that is silent, say): it is
+    no firing.
+    """
     alerts = Alerts(rules, query, thresholds)
     start_ns, end_ns = window
     changes: list[Alert] = []
@@ -76,7 +82,18 @@ def run(
     for number, now_ns in enumerate(steps):
         changes += alerts.evaluate(now_ns)
         progress((number + 1) / len(steps))
-    return _firings(changes), changes
+        if now_ns >= end_ns:
+            alerts.rules = _unfinished(alerts)
+            if not alerts.rules:
+                break
+    progress(1.0)
+    return _firings([each for each in changes if each.started_ns < end_ns]), changes
+
+
+def _unfinished(alerts: Alerts) -> list[Rule]:
+    """Return the rules that have an instance which is pending or fires: what begins after a recording counts no more."""
+    open_rules = {each.rule for each in alerts.active() if each.state in ("pending", "firing")}
+    return [rule for rule in alerts.rules if rule.name in open_rules]
 
 
 def _firings(changes: Sequence[Alert]) -> list[Firing]:

@@ -109,7 +109,8 @@ def write(
             f"sample trace {directory}: there are no rows; give a stretch of time in which something was seen"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    bounds = [pc.min_max(rows[schema.table(name).time]).as_py() for name, rows in filled.items()]
+    happened = {name: rows for name, rows in filled.items() if name not in _HOLDING} or filled
+    bounds = [pc.min_max(rows[schema.table(name).time]).as_py() for name, rows in happened.items()]
     for name, rows in filled.items():
         pq.write_table(rows, directory / f"{name}.parquet", compression="zstd", row_group_size=_BATCH_ROWS)
     made = Manifest(

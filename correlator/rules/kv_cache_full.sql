@@ -6,5 +6,5 @@
 -- runbook: look for preemptions on the requests' timelines; lower max_num_seqs, or add memory or replicas
 SELECT target, model, AVG(value) AS value, AVG(value) > $most_used_ratio AS firing
 FROM engine_sample
-WHERE time_ns > $now_ns - 30000000000 AND time_ns <= $now_ns AND metric = 'kv.used_ratio' AND statistic = 'value'
+WHERE time_ns > $now_ns - 30000000000 AND time_ns <= $now_ns AND metric = 'kv.used' AND statistic = 'value'
 GROUP BY ALL

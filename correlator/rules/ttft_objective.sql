@@ -8,7 +8,7 @@
 -- runbook: open the slowest requests of the last five minutes and read their findings
 WITH recent AS (
     SELECT COALESCE(model, 'unknown') AS model, start_ns, ttft_ns / 1e6 > $objective_ms AS missed
-    FROM request WHERE start_ns > $now_ns - 3600000000000 AND start_ns <= $now_ns AND ttft_ns IS NOT NULL
+    FROM request WHERE start_ns > $now_ns - 3600000000000 AND start_ns <= $now_ns AND ttft_ns IS NOT NULL AND method = 'POST'
 ), rate AS (
     SELECT model, AVG(missed::INTEGER) FILTER (start_ns > $now_ns - 300000000000) / $allowed_ratio AS fast,
         AVG(missed::INTEGER) / $allowed_ratio AS slow

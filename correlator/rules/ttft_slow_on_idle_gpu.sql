@@ -7,7 +7,7 @@
 -- runbook: open the slowest request: network, queue or host code holds it, not the GPU
 WITH slow AS (
     SELECT COALESCE(model, 'unknown') AS model, QUANTILE_CONT(ttft_ns, 0.95) / 1e6 AS ttft_ms FROM request
-    WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND ttft_ns IS NOT NULL GROUP BY ALL
+    WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND ttft_ns IS NOT NULL AND method = 'POST' GROUP BY ALL
 ), gpu AS (
     SELECT AVG(value) AS sm_ratio FROM gpu_sample
     WHERE time_ns > $now_ns - 60000000000 AND time_ns <= $now_ns AND metric = 'warpline.gpu.pipe.active' AND part = 'sm'

@@ -1,0 +1,221 @@
+"""Records the sample incidents: `python -m demo.incidents NAME…`, all of them by default.
+
+Each is played on the model server's double, whose behaviour is changed while clients use it, and recorded by a collector and
+a correlator as they run anywhere. No row is written by hand; of the processes' rows what is fit to be published is kept
+(`sample.record(public=True)`). What each must lead to is in its `incident.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from demo import stage
+from demo.stage import Stage
+from warpline import sample
+
+SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
+_LAST_ROWS_S = 4.0
+"""Time after the last request in which sources hand over what they gathered."""
+Views = dict[str, dict[str, Any]]
+_VIEWS: Views = {"request_summary": {}, "loss_total": {}}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One incident: what happens, how it is played, which rules must fire on it, and with which thresholds."""
+
+    about: str
+    play: Callable[[Stage], Awaitable[None]]
+    fires: tuple[str, ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
+    why_thresholds: str = ""
+
+
+async def healthy(on: Stage) -> None:
+    """A small model's ordinary load: short prompts, short answers."""
+    await on.arrive(3, 24, 12, 4)
+
+
+async def long_prefill(on: Stage) -> None:
+    """Three times fourteen clients are being answered when a prompt of 6,000 tokens comes."""
+    for _ in range(3):
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(14):
+                tasks.create_task(on.ask(10, 70))
+            await asyncio.sleep(0.1)
+            tasks.create_task(on.ask(6000, 4))
+        await asyncio.sleep(4)
+
+
+async def preemption_storm(on: Stage) -> None:
+    """A KV cache of 400 blocks under clients that would need 600."""
+    await on.fault(kv_blocks=400)
+    await on.converse(34, 22, 200, 60)
+
+
+async def thermal_throttling(on: Stage) -> None:
+    """The GPU's clock falls to a tenth for fourteen seconds."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(on.arrive(1.5, 26, 20, 12))
+        await asyncio.sleep(6)
+        await on.fault(clock_ratio=0.1)
+        await asyncio.sleep(14)
+        await on.fault(clock_ratio=1)
+
+
+async def packet_loss(on: Stage) -> None:
+    """One packet in eight is lost between clients and server."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(on.arrive(5, 22, 12, 6))
+        await asyncio.sleep(4)
+        with on.lossy_path(12):
+            await asyncio.sleep(16)
+
+
+async def noisy_neighbour(on: Stage) -> None:
+    """A training job takes the GPU beside the engine."""
+    with on.neighbour():
+        await on.arrive(1.5, 26, 20, 6)
+
+
+async def overload(on: Stage) -> None:
+    """Twice the requests that the GPU can serve, with prompts of 1,500 tokens."""
+    await on.arrive(20, 22, 1500, 2)
+
+
+async def host_stalls(on: Stage) -> None:
+    """The engine's process gets the CPU for few milliseconds of each third of a second, as under a tight CPU limit."""
+    await on.fault(max_num_seqs=4)
+
+    async def stall() -> None:
+        while True:
+            await on.stopped(on.server.engine_pid, 0.3)
+            await asyncio.sleep(0.015)
+
+    stalling = asyncio.create_task(stall())
+    try:
+        await on.arrive(2, 26, 12, 6)
+    finally:
+        stalling.cancel()
+
+
+async def collector_stopped(on: Stage) -> None:
+    """The collector does not run for twenty seconds, and then goes on."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(on.arrive(2, 28, 12, 6))
+        await asyncio.sleep(4)
+        await on.stopped(on.collector.pid, 20)
+
+
+async def gpu_memory_error(on: Stage) -> None:
+    """The GPU finds an uncorrectable memory error, twice; the requests in flight end."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(on.converse(3, 20, 20, 40))
+        for _ in range(2):
+            await asyncio.sleep(6)
+            await on.fault(memory_errors=1)
+
+
+SCENES: dict[str, Scene] = {
+    "healthy": Scene(
+        "72 short completions by the model server's double, nothing changed",
+        healthy,
+    ),
+    "long_prefill": Scene(
+        "three prompts of 6,000 tokens, each while fourteen clients are being answered",
+        long_prefill,
+        ("prefill_delays_others",),
+    ),
+    "preemption_storm": Scene(
+        "34 clients on a KV cache that holds two thirds of what they need",
+        preemption_storm,
+        ("preemption_storm", "kv_cache_full"),
+    ),
+    "thermal_throttling": Scene(
+        "the GPU's clock falls to a tenth for fourteen seconds",
+        thermal_throttling,
+        ("gpu_throttled",),
+    ),
+    "packet_loss": Scene(
+        "one packet in eight is lost between clients and server for sixteen seconds",
+        packet_loss,
+        ("path_retransmits",),
+    ),
+    "noisy_neighbour": Scene(
+        "a training job takes the GPU beside the engine",
+        noisy_neighbour,
+        ("noisy_neighbour", "unexplained_share"),
+    ),
+    "overload": Scene(
+        "about twice the requests that the GPU can serve",
+        overload,
+        ("queue_growing", "ttft_objective"),
+    ),
+    "host_stalls": Scene(
+        "the engine's process hardly gets the CPU",
+        host_stalls,
+        ("gpu_idle_while_waiting",),
+    ),
+    "collector_stopped": Scene(
+        "the collector does not run for twenty seconds, while requests go on",
+        collector_stopped,
+        ("collector_silent",),
+    ),
+    "gpu_memory_error": Scene(
+        "the GPU finds uncorrectable memory errors; the requests in flight end",
+        gpu_memory_error,
+        ("gpu_xid", "gpu_memory_errors"),
+    ),
+}
+
+
+def record(name: str, folder: Path) -> sample.Manifest:
+    """Play a scene and write it to `folder/name`; return its manifest. Raises WarplineError where it cannot be played."""
+    scene = SCENES[name]
+    with stage.opened() as on:
+        began_ns = time.time_ns()
+        asyncio.run(_played(scene, on))
+        time.sleep(_LAST_ROWS_S)
+        about = f"{scene.about}; all real but for the GPU, which is simulated"
+        return sample.record(on.client, folder / name, began_ns, time.time_ns(), about, public=True)
+
+
+async def _played(scene: Scene, on: Stage) -> None:
+    async with on.web:
+        await scene.play(on)
+
+
+def describe(name: str, folder: Path) -> None:
+    """Write what the rules must make of a recorded scene beside it, and name its golden views in its manifest."""
+    scene, path = SCENES[name], folder / name / "manifest.json"
+    said = {"fires": list(scene.fires), "thresholds": scene.thresholds, "why_thresholds": scene.why_thresholds}
+    (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(manifest | {"expected": _VIEWS}, indent=2) + "\n", encoding="utf-8")
+
+
+def main(names: Sequence[str], folder: Path, play: bool) -> None:
+    """Record scenes, or with `play` off only describe them anew."""
+    for name in names or SCENES:
+        if play:
+            found = record(name, folder)
+            size = sum(path.stat().st_size for path in (folder / name).glob("*.parquet"))
+            print(f"{name}: {sum(found.rows.values()):,} rows, {size / 1e6:.2f} MB", flush=True)
+        describe(name, folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*SCENES, []], metavar="NAME")
+    parser.add_argument("--into", type=Path, default=SAMPLES)
+    parser.add_argument("--describe", action="store_true", help="only write what is said of those recorded")
+    args = parser.parse_args()
+    sys.exit(main(args.names, args.into, not args.describe))
