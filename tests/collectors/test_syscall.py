@@ -1,0 +1,200 @@
+"""System calls of a process that makes as many as it is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors import syscall
+from collectors.bpf.syscall_names import NAMES
+from tests.collectors.conftest import Caught
+
+pytestmark = pytest.mark.needs_bpf
+CALLER = """
+import os, sys, threading, time
+null = os.open("/dev/null", os.O_WRONLY)
+print("ready", null, flush=True)
+def umask(): os.umask(0o22)
+def write(): os.write(null, b"x" * 13)
+def refused():
+    try: os.write(12345, b"x")
+    except OSError: pass
+def sleep(): time.sleep(0.003)
+for line in sys.stdin:
+    name, count, threads = line.split()
+    def work():
+        for _ in range(int(count)): globals()[name]()
+    run = [threading.Thread(target=work) for _ in range(int(threads))]
+    for each in run: each.start()
+    for each in run: each.join()
+    os.write(1, b"done\\n")
+"""
+
+
+class Caller:
+    """A process that calls what it is told, so many times, in so many threads."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CALLER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout
+        self.null = int(self.process.stdout.readline().split()[1])
+
+    def does(self, name: str, count: int, threads: int = 1) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{name} {count} {threads}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "done"
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    found = Caller()
+    yield found
+    found.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def quiet(bpf: None, tmp_path_factory: pytest.TempPathFactory) -> Caught:
+    """A context in which nothing is watched that the tests do not watch."""
+    return Caught(tmp_path_factory.mktemp("state"), engine_wire_executables="")
+
+
+@pytest.fixture
+def all_detail(quiet: Caught) -> Iterator[Caught]:
+    quiet.context.detail = lambda: 3
+    yield quiet
+    quiet.context.detail = lambda: 2
+
+
+@contextmanager
+def probing(caught: Caught, pid: int, **defines: int) -> Iterator[syscall.Probe]:
+    caught.emitted.clear()
+    probe = syscall.Probe(caught.context, defines)
+    try:
+        probe.targets.watch(pid)
+        yield probe
+    finally:
+        probe.close()
+
+
+def totals(probe: syscall.Probe) -> list[dict[str, Any]]:
+    """What the kernel has summed up so far."""
+    return [row for _ in range(2) for batch in probe.sums() for row in batch.rows.to_pylist()]
+
+
+def test_10007_calls_of_3_threads_are_summed_up_and_none_told_alone(quiet: Caught, caller: Caller) -> None:
+    with probing(quiet, caller.process.pid) as probe:
+        caller.does("umask", 10_007, 3)
+        assert probe.poll()[0].rows.num_rows == 0
+        (row,) = [row for row in totals(probe) if row["name"] == "umask"]
+    assert row["calls"] == 3 * 10_007
+    assert 0 < row["longest_ns"] <= row["total_ns"]
+    assert row["process_uid"].endswith(f":{caller.process.pid}")
+    assert row["start_ns"] < row["end_ns"]
+    assert quiet.losses() == {}
+
+
+def test_every_call_is_in_one_second_only(quiet: Caught, caller: Caller) -> None:
+    found: Counter[str] = Counter()
+    with probing(quiet, caller.process.pid) as probe:
+        for _ in range(11):
+            caller.does("write", 499, 2)
+            for row in [row for batch in probe.sums() for row in batch.rows.to_pylist()]:
+                found[row["name"]] += row["calls"]
+        for row in totals(probe):
+            found[row["name"]] += row["calls"]
+    assert found["write"] == 11 * (2 * 499 + 1)  # The one more says that it is done.
+
+
+def test_time_inside_a_call_is_the_calls(quiet: Caught, caller: Caller) -> None:
+    with probing(quiet, caller.process.pid) as probe:
+        caller.does("sleep", 53)
+        (row,) = [row for row in totals(probe) if row["name"] == "clock_nanosleep"]
+    assert row["calls"] == 53
+    assert row["total_ns"] >= 53 * 3_000_000
+
+
+def test_at_detail_3_each_call_is_a_row_with_its_result_and_descriptor(all_detail: Caught, caller: Caller) -> None:
+    with probing(all_detail, caller.process.pid) as probe:
+        caller.does("write", 997)
+        caller.does("refused", 19)
+        caller.does("umask", 23)
+        rows = probe.poll()[0].rows.to_pylist()
+        summed = {row["name"]: row["calls"] for row in totals(probe)}
+    assert [row["result"] for row in rows if row["name"] == "write" and row["descriptor"] == caller.null] == [13] * 997
+    assert [row["result"] for row in rows if row["descriptor"] == 12345] == [-9] * 19
+    assert [row["descriptor"] for row in rows if row["name"] == "umask"] == [None] * 23
+    assert Counter(row["name"] for row in rows) == summed
+    assert all(row["start_ns"] <= row["end_ns"] and row["thread_id"] for row in rows)
+    assert all_detail.losses() == {}
+
+
+def test_detail_can_be_raised_and_lowered_while_it_runs(quiet: Caught, caller: Caller) -> None:
+    try:
+        with probing(quiet, caller.process.pid) as probe:
+            counts = []
+            for detail in (2, 3, 2):
+                quiet.context.detail = lambda now=detail: now  # type: ignore[misc]
+                probe.poll()
+                caller.does("umask", 97)
+                counts.append(Counter(row["name"] for row in probe.poll()[0].rows.to_pylist())["umask"])
+    finally:
+        quiet.context.detail = lambda: 2
+    assert counts == [0, 97, 0]
+
+
+def test_what_a_full_ring_loses_is_counted_and_the_sums_stay_whole(all_detail: Caught, caller: Caller) -> None:
+    with probing(all_detail, caller.process.pid, CALL_PAGES=4) as probe:
+        caller.does("umask", 4_999)
+        probe.poll()
+        made, seen = probe.tally.made(syscall.LOSSES[1]), probe.calls.seen
+        (row,) = [row for row in totals(probe) if row["name"] == "umask"]
+    assert made > 4_999 > seen > 0
+    assert all_detail.losses() == {"system calls: ring full": made - seen}
+    assert row["calls"] == 4_999
+
+
+def test_a_server_is_watched_once_it_listens(bpf: None, tmp_path: Path) -> None:
+    listen = (
+        "import os, socket, sys, time\n"
+        "door = socket.socket(); door.bind(('127.0.0.1', int(sys.argv[1]))); sys.stdin.readline(); door.listen()\n"
+        "[os.umask(0) for _ in range(31)]; print('done', flush=True); sys.stdin.readline()\n"
+    )
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    caught = Caught(tmp_path, http_ports=str(port), engine_wire_executables="")
+    process = subprocess.Popen(
+        [sys.executable, "-c", listen, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin and process.stdout
+    probe = syscall.Probe(caught.context)
+    try:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        time.sleep(0.05)
+        found = {row["name"]: row["calls"] for row in totals(probe)}
+    finally:
+        probe.close()
+        process.communicate()
+    assert found["umask"] == 31
+
+
+def test_names_are_those_of_the_kernels_header() -> None:
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+    if not header.exists():
+        pytest.skip("no header of Linux with the numbers of system calls")
+    lines = [line.split() for line in header.read_text().splitlines() if line.startswith("#define __NR_")]
+    assert {int(number): name.removeprefix("__NR_") for _, name, number in lines}.items() <= NAMES.items()
