@@ -20,7 +20,6 @@ from collectors import tetragon
 from collectors.identity import proc
 from collectors.wire import secrets
 from collectors.wire.tetragon_pb2 import GetEventsResponse
-from tests.collectors.killed import rows_before_kill
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
 from warpline.settings import Settings
 
@@ -215,41 +214,6 @@ def test_grpc_says_what_the_file_says_through_disconnects(shared_data: Path, tmp
     lost = seen.lost()
     assert lost["malformed message"] == 1
     assert lost["disconnected"] >= 1
-
-
-def test_what_passed_while_the_collector_was_dead_is_a_counted_gap(shared_data: Path, tmp_path: Path) -> None:
-    lines = (shared_data / BOOK).read_text().splitlines()
-    events = [json_format.Parse(each, GetEventsResponse(), ignore_unknown_fields=True) for each in lines]
-
-    def agent_double(request: bytes, call: Any) -> Iterator[bytes]:
-        for each in events:
-            yield each.SerializeToString()
-        while call.is_active():
-            time.sleep(0.05)
-
-    with grpc_double({"/tetragon.FineGuidanceSensors/GetEvents": agent_double}, f"unix:{tmp_path}/t.sock") as address:
-        heard = tmp_path / "heard-tetragon.json"
-
-        def enough(rows: list[dict[str, Any]]) -> bool:
-            newest = max([row["time_ns"] for row in rows], default=0)
-            kept = orjson.loads(heard.read_bytes())["until_ns"] if heard.exists() else None
-            return len(rows) == len(events) and kept == newest
-
-        before = rows_before_kill("tetragon", tmp_path, "process_event", enough, tetragon_address=address)
-        seen = Seen()
-        where = context(tmp_path, seen, "tetragon", tetragon_address=address)
-        with running(tetragon, where, seen):
-            until(lambda: bool(seen.rows("process_event")))
-    away = [row for row in seen.rows("loss") if row["reason"] == "collector was away"]
-    assert [(row["lost"], row["lower_bound"]) for row in away] == [(1, True)]
-    assert away[0]["start_ns"] == max(row["time_ns"] for row in before)
-    assert away[0]["end_ns"] > away[0]["start_ns"]
-
-
-def test_a_first_start_has_missed_nothing(tmp_path: Path) -> None:
-    seen = Seen()
-    tetragon.stream.Heard(context(tmp_path, seen, "tetragon"))
-    assert seen.lost() == {}
 
 
 def test_an_export_file_is_followed(shared_data: Path, tmp_path: Path) -> None:
