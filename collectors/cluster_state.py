@@ -3,8 +3,8 @@
 Lists, then watches, with the official client (`kubernetes_api`, else the service account, else a kubeconfig); a stream that
 breaks is resumed by resource version, and begun anew with a list where the server no longer knows it (410 Gone), so that
 nothing is told twice and no end state is missed. Any Kubernetes since 1.20; needs list and watch on pods, events, nodes,
-and, where Dynamic Resource Allocation is used (v1, v1beta2 or v1beta1: the best that the server offers), resourceslices
-and resourceclaims. One for the cluster.
+and, where Dynamic Resource Allocation is used (v1, v1beta2 or v1beta1: the best that the server offers), resourceslices and
+resourceclaims. One for the cluster. Costs one core for about 30,000 changes of objects/s.
 
 Model, version, role, quantisation and engine arguments come from labels, annotations and command lines, without secrets.
 Kubelet times are whole seconds: within one second, the order of Events is that of their reasons (see the view cold_start).

@@ -1,9 +1,9 @@
 """What GPUs executed and what the host asked of them, from the library that CUDA loads into its processes.
 
 Hook: `CUDA_INJECTION64_PATH` names `collectors/inject`'s library in the engine's pod; it listens to CUPTI and writes a ring
-file into a directory shared with the collector (setting `ring_dir`). This source reads all rings of the node.
-Since: CUDA 12.0, any Linux kernel. Cost: measured by the library itself and kept under the setting `gpu_budget_ratio`;
-`gpu_busy.overhead_ratio` says it. Privilege: write access to the ring directory.
+file into a directory shared with the collector (setting `ring_dir`). This source reads all rings of the node. Needs CUDA
+12.0 or later, any Linux kernel, and write access to the ring directory. Costs what the library itself measures and keeps
+under the setting `gpu_budget_ratio`; `gpu_busy.overhead_ratio` says it.
 
 It gives launches with the call's own times, executions with the GPU's times, and the time that GPUs were busy. Rows that a
 CUDA double made have `simulated` set. What is missing is counted: records that CUPTI dropped, rings that were overrun,

@@ -1,7 +1,7 @@
 """The model servers' own metrics, in one vocabulary: vLLM, SGLang, TensorRT-LLM, Triton, TGI, Dynamo, KServe.
 
-Scrapes `engine_urls` every `engine_interval_s`; any version, no privilege. An address that begins with `dns+` stands for
-every address that its name resolves to, so that a headless Service's pods are each their own target. Runs wherever that
+Scrapes `engine_urls` every `engine_interval_s`. Needs no privilege; any version. An address that begins with `dns+` stands
+for every address that its name resolves to, so that a headless Service's pods are each their own target. Runs wherever that
 setting names addresses: in the cluster's collector, or on a node. Costs about 1 ms of CPU per 500 series.
 
 What the numbers cannot tell: vLLM's first queue and prefill bucket ends at 0.3 s, so use sum / count below that. Buckets

@@ -1,8 +1,8 @@
 """Which requests each engine step computed, and with how many tokens: the step ledger, exact, from inside vLLM.
 
 Hook: the plugin `warpline-vllm`, installed in the engine's environment, writes a ring file into a directory shared with the
-collector (setting `ring_dir`). Since: vLLM 0.33 (its SchedulerOutput), any Linux kernel. Cost: below 50 µs of the engine's
-time per step at 256 requests; the collector reads arrays. Privilege: write access to the ring directory.
+collector (setting `ring_dir`). Needs vLLM 0.33 (its SchedulerOutput), any Linux kernel, and write access to the ring
+directory. Costs less than 50 µs of the engine's time per step at 256 requests; the collector reads arrays.
 
 It gives steps (the scheduler's own row, and one for each rank that ran them), their members with phase, context, draft and
 recomputed tokens, and what of requests' lives a scheduler knows. Why a request ended it does not know. Records that a full

@@ -2,7 +2,7 @@
 
 Follows `envoy_log_files` (wildcards; pods' logs in CRI's form or plain files) through rotation. Keys of an access log are
 configuration: JSON in the spellings of Istio, Envoy Gateway and Envoy's own commands, all texts or typed, and the default
-texts of Envoy and Istio are understood. Reads files only; about 40,000 lines/s per core.
+texts of Envoy and Istio are understood. Needs to read those files. Costs one core for about 40,000 lines/s.
 
 `duration` runs from the first byte in to the last byte out: of a streamed answer it holds the whole generation, and the
 upstream's time is not its time to first token. Log times are whole milliseconds of the proxy's wall clock. Bodies, cookies

@@ -1,13 +1,13 @@
 """Flows of Cilium's Hubble: who spoke with whom, what was dropped and why, and HTTP where its proxy sees it.
 
 From the gRPC observer of a node's agent, or of Relay for the cluster (`hubble_address`, TLS where `hubble_tls_ca` is
-set), or from the exporter's file (`hubble_file`). Cilium 1.10 and later; privilege: reading the agent's socket or file.
+set), or from the exporter's file (`hubble_file`). Needs Cilium 1.10 or later, and to read the agent's socket or file.
 Layer 7, request ids and trace ids are there only where Cilium's L7 visibility is on; everything else works without.
 
 A stream that breaks, or a collector that was killed, is continued by time: flows told already are known by their UUID
 (before Cilium 1.11 by their bytes), and a gap that the agent's ring could not cover is counted as lost. What Hubble itself
 lost goes into `loss`. Flows of this node are in node time; those of others, which Relay passes on, keep the wall clock of
-their node. One core takes about 30,000 flows/s with layer 7 from a file and 10,000 over gRPC.
+their node. Costs one core for about 30,000 flows/s with layer 7 from a file, 10,000 over gRPC.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processes and their pods: identity for all other rows, without Tetragon.
 
 Reads /proc every two seconds: who started, which cgroup (so which container and pod), which namespaces, what role at a
-model server; and who has ended. Any Linux; without privilege it sees less of other users' processes (executable,
+model server; and who has ended. Needs any Linux; without privilege it sees less of other users' processes (executable,
 namespaces). Costs about 20 µs for each process of the node and look. A process that lives for less than two seconds may be
 missed: Tetragon sees those. Command lines are kept only where `process_arguments` is on, and then without what looks like a
 secret. cgroup v1 and v2, systemd and cgroupfs drivers, containerd, CRI-O, docker and podman; time namespaces are told. A

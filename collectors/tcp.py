@@ -4,7 +4,7 @@ Raw tracepoints `inet_sock_set_state` (the opening, each change, the close) and 
 second and connection); addresses and counters are read from the socket. A row is the connection so far: the last one holds.
 The connection's number is a hash of its addresses, ports, network namespace and initial sequence numbers, so that
 `http_exchange` gives it the same number, and the two ends of it on two nodes pair by addresses and sequence numbers without
-a clock. Which processes are watched: see `http_exchange`, whose settings hold here as well.
+a clock. Which processes are watched, `http_ports`, `http_executables` and `http_cgroups` say, as for `http_exchange`.
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs a few µs for each connection,
 nothing for each segment.

@@ -1,15 +1,15 @@
 """Processes and what they did, as Cilium's Tetragon tells them: executions, exits, and the hooks of its policies.
 
-From the gRPC API of the node's agent (`tetragon_address`) or from its export file (`tetragon_file`). Tetragon 0.8 and
-later; privilege: reading the agent's socket or file. The file lacks what the agent's deny list drops (by default health
-checks and system namespaces); the gRPC stream does not.
+From the gRPC API of the node's agent (`tetragon_address`) or from its export file (`tetragon_file`). Needs Tetragon 0.8 or
+later, and to read the agent's socket or file. The file lacks what the agent's deny list drops (by default health checks and
+system namespaces); the gRPC stream does not.
 
 Times are CLOCK_BOOTTIME inside Tetragon (the exec id holds them) and wall clock in its events: for this node's processes
-both become node time. An exec id names one execution: for a process of this node that still lives, `process_uid` is
-made of its start in /proc, as all other sources make it; else of the execution's time, which is a little later.
-Arguments of hooks are kept only where they are numbers, paths or addresses: buffers and texts may hold content. Rate-limit
-lines become `loss`. GetEvents cannot resume: a disconnection, or a restart of the collector, is a
-loss of unknown size. About 30,000 events/s per core.
+both become node time. An exec id names one execution: for a process of this node that still lives, `process_uid` is made of
+its start in /proc, as all other sources make it; else of the execution's time, which is a little later. Arguments of hooks
+are kept only where they are numbers, paths or addresses: buffers and texts may hold content. Rate-limit lines become
+`loss`. GetEvents cannot resume: a disconnection, or a restart of the collector, is a loss of unknown size. Costs one core
+for about 30,000 events/s.
 """
 
 from __future__ import annotations
