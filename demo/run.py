@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
+import openai
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -146,8 +148,17 @@ def _is_up(metrics: str, source: str) -> bool:
         return False
 
 
+def _send(addresses: Addresses, requests: int, in_flight: int) -> list[load.Sent]:
+    try:
+        return asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight, model=MODEL))
+    except (httpx.HTTPError, openai.OpenAIError) as error:
+        raise WarplineError(
+            f"demo: the model server at {addresses.server} does not answer ({error!r}); start again"
+        ) from None
+
+
 def _watched_load(client: Client, addresses: Addresses, requests: int, in_flight: int, say: Say) -> bool:
-    sent = asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight, model=MODEL))
+    sent = _send(addresses, requests, in_flight)
     found, slowest = _found(client, sent)
     where = f"http://{addresses.dashboard}/request?id={slowest[0]}" if slowest else "nothing was found"
     slowest_ms = f"{slowest[1] / 1e6:.0f} ms" if slowest else "unknown"
@@ -187,5 +198,5 @@ def _keep_serving(seconds: float, addresses: Addresses, quiet: bool) -> None:
     end = time.monotonic() + seconds if seconds else float("inf")
     while time.monotonic() < end:
         if not quiet:
-            asyncio.run(load.run(f"http://{addresses.server}", *_QUIET_LOAD, model=MODEL))
+            _send(addresses, *_QUIET_LOAD)
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
