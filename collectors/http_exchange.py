@@ -31,7 +31,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from collectors.bpf import loader
+from collectors.bpf import http_scanner, loader
 from collectors.bpf.cost import KernelCost
 from collectors.bpf.http_rows import CONNECTION, EXCHANGE, PIECE, Assembler, still_open
 from collectors.bpf.ring import COUNTER, Records, Tally
@@ -110,7 +110,9 @@ class Probe:
         self.context = context
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         sizes = {"CONNECTIONS": CONNECTIONS, "PIECE_PAGES": PIECE_PAGES, "EXCHANGE_PAGES": EXCHANGE_PAGES}
-        self.loaded = loader.load(loader.read(*TEXTS), {**sizes, "HEAD_BYTES": head_bytes, **(defines or {})})
+        macros = {**sizes, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
+        self.loaded = loader.load(loader.read(*TEXTS), macros)
+        self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
         self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
         self.loaded.set_tail_calls("tls_steps", ["uprobe_tls_step", "uprobe_tls_head"])
         self.pieces = self.loaded.ring("pieces", PIECE)

@@ -41,9 +41,9 @@ static __always_inline int begins_wire(u8 *b, u32 outgoing)
 		return 1;
 	if (!outgoing)
 		return b[0] == 1 && b[1] == 1 && b[2] < 8;
-	if (b[0] == 2 && !b[1] && !b[2] && !b[3] && !b[4])
+	if ((b[0] & ~1) == 2 && !b[1] && !b[2] && !b[3] && !b[4])
 		return (b[9] & 0xf0) == 0x90;
-	return b[0] == 0 && (b[2] & 0xf0) == 0x90;
+	return b[0] < 2 && (b[2] & 0xf0) == 0x90;
 }
 
 static __always_inline struct stream *stream_of(struct key *k, u64 from)

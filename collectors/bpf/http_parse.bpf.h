@@ -31,74 +31,63 @@ static __always_inline int is_event_chunk(u64 *words)
 	       (low >> 32 | high << 32) == text;
 }
 
-static __always_inline void begin_head(struct direction *d)
+static __always_inline void begin_head(struct direction *d, u32 way)
 {
 	d->state = HEAD;
-	d->mode = FIRST_LINE;
-	d->line = 0;
-	d->roll = 0;
+	d->scan = way ? SCAN_RESPONSE : SCAN_REQUEST;
 	d->length = 0;
-	d->chunked = 0;
-	d->has_length = 0;
-	d->ended = 0;
+	d->seen = 0;
 	d->head_bytes = 0;
 	d->pieces = 0;
 	d->status = 0;
 }
 
-/* A byte of a header's name or value; letters are made small, which leaves digits, '-' and ':' as they are. */
-static __always_inline void scan_byte(struct direction *d, u8 byte)
+/* A number that leaves a loop by memory is any number to the verifier, which then walks what follows once, not once a turn. */
+#define READ_AGAIN(number) (*(volatile u32 *)&(number))
+/* A copy: what the verifier learns of it in a branch does not narrow the original, so that all branches end in one state. */
+#define APART(number) ({ u64 copy = (number); asm volatile("%0 |= 0" : "+r"(copy)); copy; })
+
+static __always_inline struct scanner *my_scanner(void)
 {
-	u64 roll = d->roll << 8 | (byte | 0x20);
-	u32 line = d->line + 1;
-	d->roll = roll;
-	d->line = line;
-	if (d->mode == NAME) {
-		if (byte != ':')
-			return;
-		d->mode = VALUE;
-		if (line == 15 && roll == BYTES8(':', 'h', 't', 'g', 'n', 'e', 'l', '-'))
-			d->mode = LENGTH_VALUE;
-		else if (line == 18 && roll == BYTES8(':', 'g', 'n', 'i', 'd', 'o', 'c', 'n'))
-			d->mode = CODING_VALUE;
-	} else if (d->mode == LENGTH_VALUE) {
-		if (byte >= '0' && byte <= '9') {
-			d->length = d->length * 10 + (byte - '0');
-			d->has_length = 1;
-		}
-	} else if (d->mode == CODING_VALUE) {
-		if ((roll & 0xffffffffffffffULL) == BYTES8('d', 'e', 'k', 'n', 'u', 'h', 'c', 0))
-			d->chunked = 1;
-	} else if (d->mode == FIRST_LINE && line == 12) {
-		d->status = ((roll >> 16) & 15) * 100 + ((roll >> 8) & 15) * 10 + (roll & 15);
-	}
+	u32 zero = 0;
+	return scanners.lookup(&zero);
 }
 
-/* Scans up to BLOCK bytes of a head; returns how many belong to it. State lives in map memory between two bytes, so that
- * the verifier sees one state per byte. */
+/* The next state for a byte, and what it adds to a number, without a branch: the verifier walks each turn of a loop once. */
+#define SCAN_BYTE(scanner, state, byte, number)                                                                        \
+	({                                                                                                             \
+		state = (scanner)->next[state][byte];                                                                  \
+		u64 effect = (scanner)->effects[state];                                                                \
+		number = number * (effect & 255) + (((byte) & 15) + 9 * ((byte) >> 6)) * (effect >> 8 & 255);         \
+		effect >> 16;                                                                                          \
+	})
+
+/* Scans up to BLOCK bytes of a head; returns how many belong to it. */
 static __always_inline u32 scan(struct direction *d, struct work *w, u32 bytes)
 {
+	struct scanner *scanner = my_scanner();
+	u64 state = d->scan, length = d->length, status = d->status, seen = 0;
 	w->consumed = bytes;
+	if (!scanner)
+		return bytes;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < BLOCK; i++) {
 		if (i >= bytes)
 			break;
-		u8 byte = w->block[i];
-		if (byte == '\r')
-			continue;
-		if (byte != '\n') {
-			scan_byte(d, byte);
-			continue;
-		}
-		if (!d->line) {
-			d->ended = 1;
+		u64 byte = w->block[i];
+		u64 more = SCAN_BYTE(scanner, state, byte, length);
+		status += (byte & 15) * (more & 255);
+		seen |= more;
+		if (APART(state) == SCAN_ENDED) {
 			w->consumed = i + 1;
 			break;
 		}
-		d->line = 0;
-		d->mode = NAME;
 	}
-	return w->consumed;
+	d->scan = state;
+	d->length = length;
+	d->status = status;
+	d->seen |= seen >> 8;
+	return READ_AGAIN(w->consumed);
 }
 
 static __always_inline u32 log2_of(u64 value)
@@ -168,13 +157,19 @@ static __always_inline void conclude(struct connection *c, struct work *w, u32 w
 		pending_at(c, c->requests - 1)->end_ns = w->now;
 }
 
+static __always_inline void begin_size(struct direction *d)
+{
+	d->remaining = 0;
+	d->scan = SCAN_SIZE;
+}
+
 /* What follows a head that is whole (RFC 9112 section 6.3). */
 static __always_inline void head_ends(struct connection *c, struct direction *d, struct work *w, u32 way)
 {
 	d->remaining = d->length;
-	u8 next = d->chunked ? CHUNK_SIZE : d->has_length ? (d->length ? LENGTH : IDLE) : way ? UNTIL_CLOSE : IDLE;
-	if (d->chunked)
-		d->remaining = 0, d->line = 0;
+	u8 next = d->seen & SCAN_CHUNKED ? CHUNK_SIZE : d->seen & SCAN_LENGTH ? (d->length ? LENGTH : IDLE) : way ? UNTIL_CLOSE : IDLE;
+	if (d->seen & SCAN_CHUNKED)
+		begin_size(d);
 	if (way) {
 		u16 status = d->status;
 		if (status == 101) { /* the connection speaks another protocol from here on */
@@ -207,37 +202,31 @@ static __always_inline void chunk_line(struct connection *c, struct direction *d
 		return;
 	}
 	w->consumed = bytes;
-	d->ended = 0;
+	struct scanner *scanner = my_scanner();
+	u64 scan = d->scan, size = d->remaining;
+	if (!scanner)
+		return;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 18; i++) {
 		if (i >= bytes)
 			break;
-		u8 byte = text[i];
-		if (byte == '\n') {
+		u64 byte = text[i];
+		SCAN_BYTE(scanner, scan, byte, size);
+		if (APART(scan) >= SCAN_ENDED) {
 			w->consumed = i + 1;
-			d->ended = 1;
 			break;
 		}
-		if (byte == '\r')
-			continue;
-		u8 small = byte | 0x20;
-		u8 digit = byte >= '0' && byte <= '9' ? byte - '0' : small >= 'a' && small <= 'f' ? small - 'a' + 10 : 255;
-		if (digit == 255)
-			d->mode = VALUE; /* an extension: what follows is no size */
-		else if (d->state == CHUNK_SIZE && d->mode != VALUE)
-			d->remaining = d->remaining << 4 | digit;
-		d->line++;
 	}
-	u32 ended = d->ended, line = d->line;
-	consume(c, d, w, way, w->consumed & 31);
-	if (!ended)
-		return;
-	d->line = 0;
-	d->mode = NAME;
-	if (d->state == CHUNK_SIZE) {
-		d->state = d->remaining ? CHUNK_DATA : TRAILER;
-		d->remaining += d->remaining ? 2 : 0; /* CR LF follow the data */
-	} else if (!line) {
+	d->scan = scan;
+	d->remaining = size;
+	consume(c, d, w, way, READ_AGAIN(w->consumed) & 31);
+	if (d->scan == SCAN_SIZE_ENDED && d->remaining) {
+		d->state = CHUNK_DATA;
+		d->remaining += 2; /* CR LF follow the data */
+	} else if (d->scan == SCAN_SIZE_ENDED || d->scan == SCAN_TRAILER_LINE) {
+		d->state = TRAILER;
+		d->scan = SCAN_TRAILER;
+	} else if (d->scan == SCAN_ENDED) {
 		message_ends(d, w);
 	}
 }
@@ -254,7 +243,7 @@ static __always_inline void counted(struct connection *c, struct direction *d, s
 	if (d->remaining)
 		return;
 	if (d->state == CHUNK_DATA)
-		d->state = CHUNK_SIZE, d->line = 0, d->mode = NAME;
+		d->state = CHUNK_SIZE, begin_size(d);
 	else
 		message_ends(d, w);
 }

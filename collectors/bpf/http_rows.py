@@ -29,10 +29,11 @@ EXCHANGE = np.dtype(
 )
 _DIRECTION = np.dtype(
     [
-        *((name, "<u8") for name in ("roll", "remaining", "length", "stream")),
-        *((name, "<u4") for name in ("line", "head_bytes")),
+        *((name, "<u8") for name in ("remaining", "length", "stream")),
+        ("head_bytes", "<u4"),
         ("status", "<u2"),
-        *((name, "u1") for name in ("state", "mode", "chunked", "has_length", "ended", "pieces")),
+        *((name, "u1") for name in ("state", "scan", "seen", "pieces")),
+        ("room", "u1", (6,)),
     ]
 )
 _PENDING = np.dtype(

@@ -1,5 +1,5 @@
 /* What is kept of each connection that speaks HTTP/1, and the two records that leave the Linux kernel. */
-#define BLOCK 256 /* bytes of a head scanned at once: the verifier walks the loop, a third of a second for this many */
+#define BLOCK 256 /* bytes of a head scanned at once: the verifier walks the loop for each of them */
 #define DEPTH 8 /* requests of one connection that may wait for their responses */
 #define FIRST 96
 #define GAPS 24
@@ -8,15 +8,14 @@
 enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS, TLS_WITHOUT_SOCKET };
 enum { SERVER = 0, CLIENT = 1 };
 enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE };
-enum { FIRST_LINE, NAME, VALUE, LENGTH_VALUE, CODING_VALUE };
 enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN };
 enum { OPEN_AT_START = 1, TRUNCATED = 2, IS_HEAD = 4, FAULTED = 8, IN_TLS = 16 };
 
 struct direction {
-	u64 roll, remaining, length, stream; /* stream: 64-bit offset behind the last byte that was handled */
-	u32 line, head_bytes;
+	u64 remaining, length, stream; /* stream: 64-bit offset behind the last byte that was handled */
+	u32 head_bytes;
 	u16 status;
-	u8 state, mode, chunked, has_length, ended, pieces;
+	u8 state, scan, seen, pieces, unused[6]; /* scan: the scanner's state within a head or a chunk's line */
 };
 
 struct pending {
@@ -64,6 +63,12 @@ struct work {
 	struct connection fresh;
 };
 
+/* The next state of the scanner for each state and byte, and what entering a state does (http_scanner.py). */
+struct scanner {
+	u8 next[256][256];
+	u32 effects[256]; /* from the lowest byte: factor, weight of a digit, weight of a status's digit, seen */
+};
+BPF_ARRAY(scanners, struct scanner, 1);
 BPF_HASH(connections, u64, struct connection, CONNECTIONS);
 BPF_PERCPU_ARRAY(works, struct work, 1);
 BPF_PERCPU_ARRAY(serials, u64, 1);

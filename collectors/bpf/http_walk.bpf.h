@@ -44,7 +44,7 @@ static __always_inline void begin_response(struct connection *c, struct directio
 	}
 	c->response.head_ns = w->now;
 	c->response.offset = offset;
-	begin_head(d);
+	begin_head(d, 1);
 }
 
 /* A connection without a state: is this the beginning, or the middle, of HTTP? Returns its role, or -1. */
@@ -100,15 +100,14 @@ static __always_inline void at_boundary(struct connection *c, struct direction *
 		struct pending *p = begin_request(c, w, d->stream);
 		if (BEGINS(words[0], 8, BYTES8('H', 'E', 'A', 'D', ' ', 0, 0, 0), 5))
 			p->flags |= IS_HEAD;
-		begin_head(d);
+		begin_head(d, 0);
 	} else if (way && is_response(words[0], bytes)) {
 		begin_response(c, d, w, d->stream);
 	} else if (way && bytes == 8 && c->requests == c->responses && is_event_chunk(words)) {
 		begin_response(c, d, w, d->stream);
 		c->response.head_ns = 0;
 		d->state = CHUNK_SIZE;
-		d->remaining = 0;
-		d->mode = NAME;
+		begin_size(d);
 	} else {
 		d->stream += w->total; /* nothing that we know: wait for the next call */
 		w->total = w->left = 0;
@@ -203,7 +202,7 @@ static __always_inline int scan_head(struct work *w)
 	}
 	d->head_bytes += used;
 	consume(c, d, w, way, used);
-	if (d->ended)
+	if (d->scan == SCAN_ENDED)
 		head_ends(c, d, w, way);
 	conclude(c, w, way);
 	return d->state == HEAD && w->left;
