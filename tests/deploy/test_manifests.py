@@ -109,6 +109,46 @@ def test_every_source_that_is_asked_for_exists(path: Path) -> None:
     assert {name for each in asked for name in each.split(",")} <= set(source.names())
 
 
+READS = {
+    "dcgm": "/var/lib/kubelet/pod-resources",
+    "cuda_kernel": "/run/warpline/rings",
+    "engine_step": "/run/warpline/rings",
+    "hubble": "/var/run/cilium",
+    "tetragon": "/var/run/tetragon",
+    "envoy_log": "/var/log/pods",
+}
+"""What a node's source reads of the host, as its settings have it by default."""
+
+
+@EACH_MANIFEST
+def test_what_a_source_reads_is_mounted_where_it_runs_and_only_there(path: Path) -> None:
+    node = [c for name, spec in pods(path) if name == "warpline-collector" for c in spec["containers"]]
+    for container in node:
+        sources = next(v["value"] for v in container["env"] if v["name"] == "WARPLINE_COLLECTOR_SOURCES").split(",")
+        wanted = {READS[each] for each in sources if each in READS}
+        assert wanted == {m["mountPath"] for m in container["volumeMounts"]} & set(READS.values())
+
+
+@EACH_MANIFEST
+def test_every_path_of_the_host_that_is_mounted_is_on_the_security_page(path: Path) -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    words = {"rings": "ring directory", "pod-resources": "pod-resources socket"}
+    words |= {"cilium": "Cilium", "tetragon": "Tetragon", "containerd": "containerd"}
+    for _, spec in pods(path):
+        for volume in spec["volumes"]:
+            if "hostPath" in volume:
+                assert words.get(volume["name"], volume["hostPath"]["path"]) in page, volume
+
+
+@EACH_MANIFEST
+def test_the_cluster_collector_may_read_what_its_source_watches(path: Path) -> None:
+    rules = [rule for each in objects(path) if each["kind"] == "ClusterRole" for rule in each["rules"]]
+    granted = {(group, kind) for rule in rules for group in rule["apiGroups"] for kind in rule["resources"]}
+    wanted = {("", "pods"), ("", "events"), ("", "nodes")}
+    wanted |= {("resource.k8s.io", "resourceslices"), ("resource.k8s.io", "resourceclaims")}
+    assert wanted <= granted or not any(c["name"] == "cluster" for c in containers(path))
+
+
 @EACH_MANIFEST
 def test_a_selector_selects_the_pods_that_it_means(path: Path) -> None:
     labels = [o["spec"]["template"]["metadata"]["labels"] for o in objects(path) if "template" in o.get("spec", {})]
