@@ -216,6 +216,25 @@ def test_grpc_says_what_the_file_says_through_disconnects(shared_data: Path, tmp
     assert lost["disconnected"] >= 1
 
 
+def test_a_hundred_times_the_usual_events_are_taken_whole(shared_data: Path, tmp_path: Path) -> None:
+    lines = (shared_data / BOOK).read_text().splitlines()
+    events = [json_format.Parse(each, GetEventsResponse(), ignore_unknown_fields=True) for each in lines]
+    messages = [each.SerializeToString() for each in events] * 100
+    seen = Seen()
+
+    def flood_double(request: bytes, call: Any) -> Iterator[bytes]:
+        yield from messages
+        while call.is_active():
+            time.sleep(0.05)
+
+    with grpc_double({"/tetragon.FineGuidanceSensors/GetEvents": flood_double}, f"unix:{tmp_path}/t.sock") as address:
+        where = context(tmp_path, seen, "tetragon", tetragon_address=address)
+        with running(tetragon, where, seen):
+            until(lambda: len(seen.rows("process_event")) >= len(messages), 60)
+    assert len(seen.rows("process_event")) == len(messages) == 2900
+    assert seen.lost() == {}
+
+
 def test_an_export_file_is_followed(shared_data: Path, tmp_path: Path) -> None:
     file, seen = tmp_path / "tetragon.log", Seen()
     file.write_bytes((shared_data / BOOK).read_bytes())
