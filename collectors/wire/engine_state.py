@@ -83,6 +83,7 @@ class Engine:
         return {
             table: dict(zip(names[table], map(list, zip(*rows, strict=True)), strict=True))
             for table, rows in taken.items()
+            if rows
         }
 
     def add_request(self, said: vllm.Request, time_ns: int) -> None:

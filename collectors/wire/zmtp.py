@@ -14,7 +14,7 @@ GREETING_BYTES = 64
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _MOST_BYTES = 64 << 20
 """A longer message than this is none of an engine's: the stream is not what it seems."""
-_LENGTH = rb"\x02\0\0\0\0[\0-\3]..."
+_LENGTH = rb"[\2\3]\0\0\0\0[\0-\3]..."
 FROM_ENGINE = re.compile(_LENGTH + rb"[\x90-\x9f]", re.DOTALL)
 TO_ENGINE = re.compile(rb"\x01\x01[\0-\7](?:[\0\1].|" + _LENGTH + rb")[\x90-\x9f\xdc]", re.DOTALL)
 """What begins a message from an engine (an array) and to it (its type in one byte, then an array), wherever it stands."""
@@ -118,7 +118,7 @@ class Reader:
 
     def _begins(self, data: bytes | bytearray) -> bool:
         """Whether `data` looks like the beginning of a message, short ones among them."""
-        if not self.begin.match(data) and not (len(data) > 2 and data[0] == 0 and data[2] & 0xF0 == 0x90):
+        if not self.begin.match(data) and not (len(data) > 2 and data[0] < 2 and data[2] & 0xF0 == 0x90):
             return False
         end = _end_of_message(data, 0)
         return end < 0 or end == len(data) or (end < len(data) and not data[end] & ~7)

@@ -261,6 +261,7 @@ def probing(caught: Caught, **defines: int) -> Iterator[engine_wire.Probe]:
 
 
 def emitted(probe: engine_wire.Probe) -> list[dict[str, Any]]:
+    time.sleep(0.1)  # A message may have come before the call that sent it has ended.
     found = [b.rows for b in probe.poll() if b.table.name == "engine_emission"]
     return pa.Table.from_batches(found, schema.table("engine_emission").arrow).to_pylist()
 

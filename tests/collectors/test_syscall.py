@@ -129,6 +129,7 @@ def test_at_detail_3_each_call_is_a_row_with_its_result_and_descriptor(all_detai
         caller.does("write", 997)
         caller.does("refused", 19)
         caller.does("umask", 23)
+        time.sleep(0.2)  # The thread that did it has ended by then.
         rows = probe.poll()[0].rows.to_pylist()
         summed = {row["name"]: row["calls"] for row in totals(probe)}
     assert [row["result"] for row in rows if row["name"] == "write" and row["descriptor"] == caller.null] == [13] * 997
