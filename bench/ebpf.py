@@ -6,6 +6,7 @@ and is the median of the ratios of neighbours, so that whatever else the machine
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ import numpy as np
 
 from collectors.bpf import loader
 from collectors.bpf.ring import Ring
-from collectors.http_exchange import ATTACH, Probe
+from collectors.http_exchange import ATTACH, ROWS_EVERY, Probe
 from warpline.clock import NodeClock
 from warpline.settings import Settings
 from warpline.source import Context
@@ -72,7 +73,12 @@ class Bench:
 
     def _poll(self) -> None:
         os.sched_setaffinity(0, {int(each) for each in OTHERS.split(",")})
-        while not self._stop.wait(0.05):
+        for turn in itertools.count():
+            if self._stop.wait(0.1):
+                return
+            if turn % ROWS_EVERY:
+                self.probe.follow()
+                continue
             rows = self.probe.poll().rows
             if rows.num_rows:
                 self.tables.append(rows)
@@ -142,9 +148,9 @@ def accuracy(bench: Bench) -> None:
             cpu, began = bench.cpu_ns, time.monotonic()
             load = bench.load(port, 64, rate, seconds, 10, 1)
             cpu_ratio = (bench.cpu_ns - cpu) / 1e9 / (time.monotonic() - began)
-            time.sleep(0.3)
+            time.sleep(0.5)
             truth = {row[0]: row for row in end()}
-        time.sleep(0.2)
+        time.sleep(0.4)
         rows = [row for table in bench.tables for row in table.to_pylist() if row["side"] == "server"]
         found = {int(row["trace_id"]): row for row in rows if row["trace_id"]}
         right = sum(_right(row, truth[number]) for number, row in found.items() if number in truth)

@@ -16,13 +16,17 @@ import pyarrow as pa
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
-_LINE, _SPACE, _QUESTION = 10, 32, 63
+_LINE, _SPACE, _QUOTE, _QUESTION = 10, 32, 34, 63
 _TRACEPARENT_BYTES = 55
 _MODEL_SERVERS = (b"chatcmpl-", b"cmpl-", b"resp_", b"gen-", b"msg_", b"embd-")
 """How ids of responses begin: OpenAI's API and the servers that speak it, OpenRouter's, Anthropic's."""
 _ID_LETTERS = np.isin(
     np.arange(256), np.frombuffer(b"-._0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "u1")
 )
+_DIGITS = np.full(256, 255, np.uint8)
+"""What each letter is as a hexadecimal digit; 255 where it is none."""
+for _letters in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    _DIGITS[np.frombuffer(_letters, np.uint8)] = np.arange(16)
 
 
 @dataclass(frozen=True)
@@ -88,25 +92,28 @@ def response_ids(first: Bytes, lengths: Places) -> pa.Array:
     Only ids of the forms that model servers make (chatcmpl-…, cmpl-…) are taken: anything else might be content.
     """
     rows, width = first.shape
-    text = np.where(np.arange(width) < lengths[:, None], first, 0)
-    text = np.concatenate([text, np.zeros((rows, 16), np.uint8)], axis=1)
-    named = np.ones((rows, width), bool)
-    for place, letter in enumerate(b'"id":'):
-        named &= text[:, place : place + width] == letter
-    row = np.arange(rows)
-    start = named.argmax(axis=1) + 5
-    start += text[row, start] == _SPACE
-    found = named.any(axis=1) & (text[row, start] == 34)
+    stride = width + 16  # So that no look ahead leaves a row.
+    text = np.zeros((rows, stride), np.uint8)
+    text[:, :width] = np.where(np.arange(width) < lengths[:, None], first, 0)
+    flat = text.ravel()
+    at = np.flatnonzero(flat[:-16] == _QUOTE)
+    for place, letter in enumerate(b'id":', 1):
+        at = at[flat[at + place] == letter]
+    row, earliest = np.unique(at // stride, return_index=True)
+    start = at[earliest] + 5
+    start += flat[start] == _SPACE
+    found = flat[start] == _QUOTE
     start += 1
-    known = np.zeros(rows, bool)
+    known = np.zeros(len(row), bool)
     for beginning in _MODEL_SERVERS:
-        letters = text[row[:, None], start[:, None] + np.arange(len(beginning))]
+        letters = flat[start[:, None] + np.arange(len(beginning))]
         known |= (letters == np.frombuffer(beginning, np.uint8)).all(axis=1)
-    behind = np.arange(text.shape[1]) >= start[:, None]
-    end = (behind & ~_ID_LETTERS[text]).argmax(axis=1)
-    present = found & known & (text[row, end] == 34)
-    base = row * text.shape[1]
-    return _texts(text.ravel(), base + start, base + end, present)
+    others = np.flatnonzero(~_ID_LETTERS[flat])
+    begins, ends, present = np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, bool)
+    if len(row):
+        begins[row], ends[row] = start, others[np.searchsorted(others, start)]
+        present[row] = found & known & (flat[ends[row]] == _QUOTE)
+    return _texts(flat, begins, ends, present)
 
 
 def _next(places: Places, at: Places, otherwise: Places) -> Places:
@@ -145,8 +152,7 @@ def _traceparents(flat: Bytes, begins: Places, rows: Places, count: int) -> tupl
     start = begins + len(b"traceparent:")
     start += flat[start] == _SPACE
     text = flat[start[:, None] + np.arange(_TRACEPARENT_BYTES)]
-    small = text | 32
-    digits = np.where((text >= 48) & (text <= 57), text - 48, np.where((small >= 97) & (small <= 102), small - 87, 255))
+    digits = _DIGITS[text]
     dashes = (text[:, [2, 35, 52]] == 45).all(axis=1)
     trace, span = digits[:, 3:35], digits[:, 36:52]
     valid = dashes & (trace < 16).all(axis=1) & (span < 16).all(axis=1) & trace.any(axis=1) & span.any(axis=1)

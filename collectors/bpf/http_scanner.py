@@ -49,7 +49,7 @@ DEFINES = {
 """Names of states and of what was seen, as macros of the program. Lines end in states from SCAN_ENDED on."""
 
 
-def scanner() -> npt.NDArray[np.void]:
+def scanner() -> np.void:
     """Return the whole machine as one SCANNER."""
     made = np.zeros(1, SCANNER)
     made["next"][0] = _table()
@@ -59,7 +59,8 @@ def scanner() -> npt.NDArray[np.void]:
     made["effects"][0, _CODED] = _effect(seen=_SEEN_CHUNKED)
     for place, status in enumerate((100, 10, 1)):
         made["effects"][0, _STATUS + place] = _effect(status=status)
-    return made[0]
+    found: np.void = made[0]
+    return found
 
 
 def _effect(factor: int = 1, weight: int = 0, status: int = 0, seen: int = 0) -> int:
