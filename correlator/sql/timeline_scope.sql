@@ -1,10 +1,7 @@
 -- One process or one named thing that a request touched, with when it did: what its timeline is made of.
 -- `request` may be any id that the request is known by. `subject` is NULL for a process that only belongs to another.
 -- parameters: request
-WITH RECURSIVE attempt AS (
-    SELECT DISTINCT attempt_uid FROM alias
-    WHERE request_uid = $request::VARCHAR OR attempt_uid = $request::VARCHAR OR value = $request::VARCHAR
-), known AS (
+WITH RECURSIVE named AS (
     SELECT $request::VARCHAR AS value
     UNION
     SELECT unnest([
@@ -12,6 +9,11 @@ WITH RECURSIVE attempt AS (
         concat_ws('/', client_node, client_connection_id, client_ordinal, 'client')
     ])
     FROM request WHERE request_uid = $request::VARCHAR
+), attempt AS (
+    SELECT DISTINCT attempt_uid FROM alias
+    WHERE request_uid = $request::VARCHAR OR attempt_uid = $request::VARCHAR OR value IN (SELECT value FROM named)
+), known AS (
+    SELECT value FROM named
     UNION
     SELECT value FROM alias WHERE attempt_uid IN (SELECT attempt_uid FROM attempt)
 ), touched AS (
