@@ -5,7 +5,7 @@
 #define GAPS 24
 #define SENDS_DATA (1ULL << 1 | 1ULL << 20 | 1ULL << 44 | 1ULL << 46) /* write, writev, sendto, sendmsg */
 
-enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS, TLS_WITHOUT_SOCKET };
+enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS, TLS_WITHOUT_SOCKET, LEFT_OUT };
 enum { SERVER = 0, CLIENT = 1 };
 enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE };
 enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN };
@@ -69,6 +69,7 @@ struct scanner {
 	u32 effects[256]; /* from the lowest byte: factor, weight of a digit, weight of a status's digit, seen */
 };
 BPF_ARRAY(scanners, struct scanner, 1);
+BPF_ARRAY(at_least, u32, 1); /* 1: the least detail, one connection in four */
 BPF_HASH(connections, u64, struct connection, CONNECTIONS);
 BPF_PERCPU_ARRAY(works, struct work, 1);
 BPF_PERCPU_ARRAY(serials, u64, 1);

@@ -61,6 +61,16 @@ static __always_inline int recognise(struct work *w, u64 *words, u32 bytes)
 	return -1;
 }
 
+/* At the least detail, whole connections are left out. Both ends of one, on whatever node, have the same ports. */
+static __always_inline int left_out(struct ends *e, u64 socket)
+{
+	u32 zero = 0, *least = at_least.lookup(&zero);
+	if (!least || !*least)
+		return 0;
+	u32 number = e->family == FAMILY_UNIX ? socket >> 6 : e->local_port ^ e->remote_port;
+	return number * 0x9e3779b1U >> 30 != 0;
+}
+
 static __always_inline struct connection *open_connection(struct work *w, u64 *words, u32 bytes)
 {
 	int role = recognise(w, words, bytes);
@@ -74,6 +84,11 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 	read_ends(&c->ends, w->socket, family);
 	if (w->watch == WATCH_PORTS && !ports.lookup(&c->ends.local_port) && !ports.lookup(&c->ends.remote_port))
 		return 0;
+	if (left_out(&c->ends, w->socket)) {
+		if (is_request(words[0], bytes))
+			count_lost(LEFT_OUT, 1);
+		return 0;
+	}
 	if (family != FAMILY_UNIX)
 		read_progress(&c->ends, &p, w->socket);
 	c->tls = w->tls;
@@ -96,7 +111,11 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 static __always_inline void at_boundary(struct connection *c, struct direction *d, struct work *w, u32 way, u64 *words,
 					u32 bytes)
 {
-	if (!way && is_request(words[0], bytes)) {
+	if (!way && is_request(words[0], bytes) && c->requests == c->responses && left_out(&c->ends, w->socket)) {
+		count_lost(LEFT_OUT, 1);
+		w->total = w->left = 0;
+		connections.delete(&w->key);
+	} else if (!way && is_request(words[0], bytes)) {
 		struct pending *p = begin_request(c, w, d->stream);
 		if (BEGINS(words[0], 8, BYTES8('H', 'E', 'A', 'D', ' ', 0, 0, 0), 5))
 			p->flags |= IS_HEAD;

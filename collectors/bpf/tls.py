@@ -36,6 +36,7 @@ class Libraries:
         self._loaded = loaded
         self._on = loaded.map("tls_watched", "<u4", "<u4")
         self._files: set[tuple[str, str]] = set()
+        self._links: list[object] = []
         self._since: dict[int, float] = {}
         self._soon_s = self._again_s = 0.0
 
@@ -58,13 +59,24 @@ class Libraries:
                         self._files.add(file)
                         self._attach(path)
 
+    def let_go(self) -> None:
+        """Detach from every library; the next `refresh` finds them anew."""
+        while self._links:
+            self._loaded.detach(self._links.pop())
+        self._files.clear()
+        self._since.clear()
+        self._soon_s = self._again_s = 0.0
+        self._on.set(0, 0)
+
     def _attach(self, path: Path) -> None:
         try:
             found = elf.symbols(path, FUNCTIONS)
             for function, on_return in (("uprobe_tls_enter", False), ("uprobe_tls_return", True)):
                 places = {at: FUNCTIONS[name] for name, at in found.items() if not (on_return and name == _HANDSHAKE)}
                 if places:
-                    self._loaded.attach_uprobes(function, str(path), list(places), on_return, 0, list(places.values()))
+                    cookies = list(places.values())
+                    link = self._loaded.attach_uprobes(function, str(path), list(places), on_return, 0, cookies)
+                    self._links.append(link)
         except (SourceError, OSError) as error:
             log.warning("%s: TLS is not read there: %s", path, error)
             return

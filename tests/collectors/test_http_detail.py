@@ -1,0 +1,119 @@
+"""What the HTTP source leaves out at each level of detail, and that it says so."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors.http_exchange import Probe
+from tests.collectors.conftest import Caught
+
+pytestmark = pytest.mark.needs_bpf
+HERE = Path(__file__).parent
+LEFT_OUT = "left out: detail 1 follows one connection in four"
+
+
+class Level:
+    """The detail in force, which a test turns."""
+
+    value = 2
+
+
+@pytest.fixture(scope="module")
+def level() -> Level:
+    return Level()
+
+
+@pytest.fixture(scope="module")
+def probe(bpf: None, caught: Caught, level: Level) -> Iterator[Probe]:
+    caught.context.detail = lambda: level.value
+    found = Probe(caught.context)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def port(probe: Probe) -> Iterator[int]:
+    process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), "0"], stdout=subprocess.PIPE)
+    assert process.stdout
+    found = int(process.stdout.readline())
+    probe.targets.watch(process.pid)
+    yield found
+    process.kill()
+    process.communicate()
+
+
+def ask(door: socket.socket, times: int) -> None:
+    for _ in range(times):
+        door.sendall(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\n")
+        while not door.recv(65536).endswith(b"}"):
+            pass
+
+
+def rows(probe: Probe) -> list[dict[str, Any]]:
+    found = []
+    for _ in range(5):
+        time.sleep(0.05)
+        found += probe.poll().rows.to_pylist()
+    return found
+
+
+def test_at_the_least_detail_whole_connections_are_left_out_and_their_requests_counted(
+    probe: Probe, caught: Caught, level: Level, port: int
+) -> None:
+    level.value = 1
+    probe.poll()
+    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(61)]
+    for door in doors:
+        ask(door, 3)
+        door.close()
+    found = rows(probe)
+    by_connection: dict[int, int] = {}
+    for row in found:
+        by_connection[row["connection_id"]] = by_connection.get(row["connection_id"], 0) + 1
+    assert set(by_connection.values()) == {3}
+    assert 0 < len(by_connection) < 61
+    assert len(found) + caught.losses()[LEFT_OUT] == 183
+
+
+def test_a_connection_that_is_followed_is_let_go_of_at_its_next_request(
+    probe: Probe, caught: Caught, level: Level, port: int
+) -> None:
+    level.value = 2
+    probe.poll()
+    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(17)]
+    for door in doors:
+        ask(door, 1)
+    assert len(rows(probe)) == 17
+    before = caught.losses().get(LEFT_OUT, 0)
+    level.value = 1
+    probe.poll()
+    for door in doors:
+        ask(door, 1)
+        door.close()
+    found = rows(probe)
+    assert len(found) < 17
+    assert len(found) + caught.losses()[LEFT_OUT] - before == 17
+
+
+def test_nothing_is_attached_at_detail_0_and_all_is_seen_again_after(
+    probe: Probe, caught: Caught, level: Level, port: int
+) -> None:
+    level.value = 0
+    probe.poll()
+    with socket.create_connection(("127.0.0.1", port)) as door:
+        ask(door, 7)
+        assert rows(probe) == []
+        assert caught.losses()["not looked at: detail 0"] == 1
+        level.value = 2
+        probe.poll()
+        ask(door, 5)
+    found = rows(probe)
+    assert [(row["path"], row["status"], row["parse"]) for row in found] == [("/v1/models", 200, "full")] * 5
