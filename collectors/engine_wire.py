@@ -12,9 +12,9 @@ text leaves it. Bytes of a socket leave the kernel only once it has begun like Z
 Engines are found by `engine_wire_executables`, by default the title that vLLM gives them. A layout that is not known is
 counted, its numbers of elements are logged, and after 16 messages of it without one that is known the socket is left alone.
 
-Needs vLLM 0.33 (V1 engine), Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs about
-1 µs and 1 µs for each 4 KiB of the engine's own time, and 30 µs here for each message (bench/probes.py prints today's).
-At detail 1, emissions are left out.
+Needs vLLM 0.33 (V1 engine), Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs some µs
+of the engine's own time for each message, 0.1 µs for every other system call of the node, and here some µs for each request
+in each message (bench/probes.py prints today's). At detail 1, emissions are left out.
 
 Not seen: messages between an engine and an API server in one process; encrypted ZMQ. A message of which a piece was lost is
 lost whole, and its number stays free. An engine with several API servers sends each its own message of a step: they are

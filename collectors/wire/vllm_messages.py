@@ -186,13 +186,12 @@ def read_aborts(body: bytes) -> list[str]:
 
 def length(array: Raw) -> int | None:
     """Return how many elements a msgpack array has, by its header alone; None where it is no array (nil, a tensor)."""
-    head = bytes(memoryview(array)[:5])
-    if not head:
-        return None
-    if head[0] & 0xF0 == 0x90:
-        return head[0] & 0x0F
-    if head[0] in (0xDC, 0xDD):
-        return int.from_bytes(head[1 : 3 if head[0] == 0xDC else 5], "big")
+    view = memoryview(array)
+    first = view[0] if len(view) else 0
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    if first in (0xDC, 0xDD):
+        return int.from_bytes(view[1 : 3 if first == 0xDC else 5], "big")
     return None
 
 

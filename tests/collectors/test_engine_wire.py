@@ -298,12 +298,12 @@ def test_what_a_full_ring_loses_is_counted_and_the_rest_is_right(bpf: None, caug
         sender.send(5, padding=3)
         before = emitted(probe)
         sender.send(997, padding=1_009)
-        probe.poll()
-        sender.send(11, padding=5)
+        emitted(probe)
+        sender.send(11, padding=307)
         after = emitted(probe)
         made = probe.tally.made(engine_wire.LOSSES[1])
         seen = probe.chunks.seen
     assert [row["new_tokens"] for row in before] == [3] * 5
-    assert [row["new_tokens"] for row in after] == [5] * 11
+    assert [row["new_tokens"] for row in after] == [307] * 11
     assert made == seen + caught.losses()["engine wire: ring full"]
     assert after[0]["message"] > 6
