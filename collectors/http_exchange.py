@@ -32,6 +32,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -39,8 +40,8 @@ from collectors.bpf import http_scanner, loader
 from collectors.bpf.cost import KernelCost
 from collectors.bpf.http_rows import CONNECTION, EXCHANGE, PIECE, Assembler, still_open
 from collectors.bpf.ring import COUNTER, Records, Tally
-from collectors.bpf.targets import Rules, Targets
-from collectors.bpf.tls import Libraries
+from collectors.bpf.targets import Rules, Targets, chosen
+from collectors.bpf.tls import Libraries, linked_in
 from collectors.identity.batches import Cgroups
 from warpline import schema
 from warpline.batch import Batch
@@ -94,6 +95,17 @@ def check(settings: Settings) -> str | None:
     if not _rules(settings):
         return "nothing is watched: set http_ports, http_executables or http_cgroups"
     return loader.why_not()
+
+
+def limits(settings: Settings) -> str:
+    """Return what is not seen on this node: HTTP/2, and the TLS that watched processes have in themselves."""
+    found: dict[tuple[str, str], int] = {}
+    for pid, name in chosen(_rules(settings)).items():
+        kind = linked_in(Path(f"/proc/{pid}/exe"))
+        if kind:
+            found[name, kind] = found.get((name, kind), 0) + 1
+    inside = [f"TLS inside of {name} ({kind}, {count} running)" for (name, kind), count in sorted(found.items())]
+    return "not seen: " + ", ".join(["HTTP/2", *inside])
 
 
 def run(context: Context) -> Iterator[Batch]:

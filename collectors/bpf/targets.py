@@ -97,13 +97,20 @@ class Targets:
     def _look(self, pids: Iterable[int]) -> None:
         if self.rules.executables or self.rules.cgroups:
             for pid in pids:
-                if self._matches(pid):
+                if _matches(self.rules, pid):
                     self.watch(pid)
 
-    def _matches(self, pid: int) -> bool:
-        if self.rules.executables and any(part in _command(pid) for part in self.rules.executables):
-            return True
-        return bool(self.rules.cgroups) and any(part in _text(pid, "cgroup") for part in self.rules.cgroups)
+
+def chosen(rules: Rules) -> dict[int, str]:
+    """Return the processes that the rules name now, each with the name of its program."""
+    pids = {pid for pid in _processes() if _matches(rules, pid)} | {pid for pid, _ in _by_port(set(rules.ports))}
+    return {pid: _text(pid, "comm").strip() for pid in sorted(pids - {os.getpid()})}
+
+
+def _matches(rules: Rules, pid: int) -> bool:
+    if rules.executables and any(part in _command(pid) for part in rules.executables):
+        return True
+    return bool(rules.cgroups) and any(part in _text(pid, "cgroup") for part in rules.cgroups)
 
 
 def _items(text: str) -> list[str]:

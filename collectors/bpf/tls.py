@@ -8,6 +8,7 @@ of one image layer share one link. A statically linked BoringSSL without symbols
 from __future__ import annotations
 
 import logging
+import mmap
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,23 @@ FUNCTIONS |= {_HANDSHAKE: HANDSHAKE}
 """What is probed, and the cookie that tells the program which it is (http_tls.bpf.h)."""
 _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
 _YOUNG_S, _SOON_S, _AGAIN_S = 10.0, 0.2, 5.0
+
+_LINKED_IN = {
+    "BoringSSL": b"/boringssl/",
+    "Go": b"crypto/tls.(*Conn).",
+    "rustls": b"rustls::conn",
+    "OpenSSL": b"ssl/ssl_lib.c",
+}
+"""Texts that a program's file has where that TLS is part of it: names of its sources and functions."""
+
+
+def linked_in(path: Path) -> str | None:
+    """Return which TLS is a part of the program `path` itself, where it cannot be read; None where none is known."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return next((name for name, text in _LINKED_IN.items() if data.find(text) >= 0), None)
+    except (OSError, ValueError):  # Gone, not ours to read, or empty.
+        return None
 
 
 class Libraries:

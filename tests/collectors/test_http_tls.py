@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from collectors import http_exchange
+from collectors.bpf.tls import linked_in
 from collectors.http_exchange import Probe
 from tests.collectors.conftest import Caught
+from warpline.settings import Settings
 
 pytestmark = pytest.mark.needs_bpf
 ROOT = Path(__file__).parent.parent.parent
+CONFIGURATION = "{admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}"
 CLIENT = """
 import sys, asyncio, httpx
 url, mode = sys.argv[1:]
@@ -82,6 +86,26 @@ def test_23_requests_under_tls_are_23_rows_on_each_side(
     assert ports[0] == ports[1]
     assert "SECRET" not in str(rows)
     assert "tls data without a socket" not in caught.losses()
+
+
+def test_tls_that_is_a_part_of_a_watched_program_is_told_of() -> None:
+    program = Path(sys.executable).parent / "envoy"
+    if not program.exists():
+        pytest.skip("no Envoy, whose TLS is BoringSSL linked in")
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    command = [program, "--config-yaml", CONFIGURATION % port, "--log-level", "off", "--disable-hot-restart"]
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 30
+        while linked_in(Path(f"/proc/{process.pid}/exe")) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        said = http_exchange.limits(Settings(http_executables=f"port_value: {port}"))
+    finally:
+        process.kill()
+        process.wait()
+    assert said == "not seen: HTTP/2, TLS inside of envoy (BoringSSL, 1 running)"
+    assert linked_in(Path("/bin/sh")) is None
 
 
 def wait_for(port: int, probe: Probe) -> None:
