@@ -29,7 +29,7 @@ _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
 _YOUNG_S, _SOON_S, _AGAIN_S = 10.0, 0.2, 5.0
 
 _LINKED_IN = {
-    "BoringSSL": b"/boringssl/",
+    "BoringSSL": b"OPENSSL_internal",
     "Go": b"crypto/tls.(*Conn).",
     "rustls": b"rustls::conn",
     "OpenSSL": b"ssl/ssl_lib.c",
