@@ -75,6 +75,7 @@ class Addresses:
             "WARPLINE_DCGM_INTERVAL_S": "1",
             "WARPLINE_ENGINE_URLS": f"{self.server}",
             "WARPLINE_ENGINE_INTERVAL_S": "1",
+            "WARPLINE_ENGINE_WIRE_EXECUTABLES": "demo.engine.core",
         }
 
 
