@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from collectors.recordings.files import Part
 from warpline.errors import SourceError
 
+Numbers = NDArray[Any]
 PIECE_BYTES = 4 << 20
 LARGEST_EVENT_BYTES = 64 << 20
 _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _NOT_JSON = re.compile(rb"(?<=[:,\[\s])-?(?:inf|nan|Infinity|NaN)\b")
 _GUESS_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
+_DEEPEST = 1024
+"""Of brackets in brackets: what orjson parses at most."""
 
 _CLASS = np.zeros(256, np.int8)
 _CLASS[[0x7B, 0x5B]] = 1  # { [
@@ -52,8 +58,8 @@ class EventScanner:
         if is_object:
             self._read_tail()
 
-    def _more(self) -> bool:
-        piece = self.part.read(self._piece_bytes)
+    def _more(self, size: int = 0) -> bool:
+        piece = self.part.read(size or self._piece_bytes)
         self._rest += piece
         self._ended = not piece
         return bool(piece)
@@ -91,7 +97,10 @@ class EventScanner:
             found = self._guess()
             if found is not None:
                 return found
-            comma, end = _boundaries(self._rest)
+            try:
+                comma, end = _boundaries(self._rest)
+            except ValueError as error:
+                raise SourceError(f"{self.part.name}: {error}; it is no trace") from None
             if end >= 0:
                 piece, self._rest = self._rest[:end], self._rest[end:]
                 if not piece.strip():
@@ -106,7 +115,11 @@ class EventScanner:
                 raise SourceError(
                     f"{self.part.name}: one event is over {LARGEST_EVENT_BYTES >> 20} MiB; it is no trace"
                 )
-            self._more()
+            self._double()
+
+    def _double(self) -> None:
+        """Read until there is twice as much: a rest that is scanned again and again must not cost its square."""
+        self._more(max(self._piece_bytes, len(self._rest)))
 
     def _guess(self) -> tuple[list[Any], bytes] | None:
         low = max(0, len(self._rest) - _GUESS_BYTES)
@@ -155,45 +168,70 @@ class EventScanner:
         self.metadata.update(after)
 
 
-def _structure(piece: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return positions, classes and depth after each bracket or comma that stands outside of strings."""
-    codes = _CLASS[np.frombuffer(piece, np.uint8)]
-    where = np.flatnonzero(codes)
-    kinds = codes[where]
-    quotes = where[kinds == 2]
-    if b"\\" in piece:
-        kinds[np.isin(where, quotes[_escaped(piece, quotes)])] = 0
-    inside = np.cumsum(kinds == 2) % 2 == 1
-    keep = ~inside & (kinds != 2) & (kinds != 0)
-    where, kinds = where[keep], kinds[keep]
-    return where, kinds, np.cumsum(np.where(kinds == 3, 0, kinds))
+@dataclass
+class _State:
+    """Where a scan stands between two blocks: depth of brackets, whether inside a string, backslashes just before."""
+
+    depth: int = 0
+    quoted: bool = False
+    backslashes: int = 0
 
 
-def _escaped(piece: bytes, quotes: np.ndarray) -> np.ndarray:
-    """Say which quotes follow an odd number of backslashes."""
-    data = np.frombuffer(piece, np.uint8)
-    odd = np.zeros(len(quotes), bool)
-    alive = np.ones(len(quotes), bool)
-    distance = 1
-    while alive.any():
-        before = quotes - distance
-        alive &= (before >= 0) & (data[np.maximum(before, 0)] == 0x5C)
-        odd ^= alive
-        distance += 1
-    return odd
+def _structure(piece: bytes) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
+    """Yield, block by block, positions, classes and depth after each bracket or comma that stands outside of strings.
+
+    Blocks bound the memory, whatever the bytes are. Raises ValueError where brackets nest deeper than in any trace.
+    """
+    data, state = np.frombuffer(piece, np.uint8), _State()
+    for low in range(0, len(data), _BLOCK_BYTES):
+        block = data[low : low + _BLOCK_BYTES]
+        codes = _CLASS[block]
+        where = np.flatnonzero(codes)
+        kinds = codes[where]
+        kinds[_escaped(block, where, kinds, state)] = 0
+        inside = np.cumsum(kinds == 2) % 2 == (0 if state.quoted else 1)
+        state.quoted ^= bool(np.count_nonzero(kinds == 2) % 2)
+        keep = ~inside & (kinds != 2) & (kinds != 0)
+        where, kinds = where[keep], kinds[keep]
+        depth = state.depth + np.cumsum(np.where(kinds == 3, 0, kinds), dtype=np.int64)
+        if len(depth):
+            state.depth = int(depth[-1])
+            if depth.max() > _DEEPEST:
+                raise ValueError(f"brackets nest deeper than {_DEEPEST}")
+        yield where + low, kinds, depth
+
+
+def _escaped(block: Numbers, where: Numbers, kinds: Numbers, state: _State) -> Numbers:
+    """Return the indices in `where` of quotes that follow an odd number of backslashes."""
+    is_plain = block != 0x5C
+    if is_plain.all() and not state.backslashes:
+        return where[:0]
+    start = -1 - state.backslashes
+    plain = np.maximum.accumulate(
+        np.where(is_plain, np.arange(len(block)), start)
+    )  # The last byte that is no backslash.
+    state.backslashes = len(block) - 1 - int(plain[-1])
+    quotes = np.flatnonzero(kinds == 2)
+    at = where[quotes]
+    before = np.where(at > 0, plain[at - 1], start)
+    escaped: Numbers = quotes[(at - before - 1) % 2 == 1]
+    return escaped
 
 
 def _boundaries(piece: bytes) -> tuple[int, int]:
     """Return the position of the last comma between two events, and of the bracket that ends the array; -1 if none."""
-    where, kinds, depth = _structure(piece)
-    ends = np.flatnonzero(depth < 0)
-    if len(ends):
-        return -1, int(where[ends[0]])
-    commas = where[(kinds == 3) & (depth == 0)]
-    return (int(commas[-1]) if len(commas) else -1), -1
+    comma = -1
+    for where, kinds, depth in _structure(piece):
+        ends = np.flatnonzero(depth < 0)
+        if len(ends):
+            return -1, int(where[ends[0]])
+        commas = where[(kinds == 3) & (depth == 0)]
+        comma = int(commas[-1]) if len(commas) else comma
+    return comma, -1
 
 
 def _split(piece: bytes) -> list[bytes]:
-    where, kinds, depth = _structure(piece)
-    cuts = where[(kinds == 3) & (depth == 0)].tolist()
+    cuts: list[int] = []
+    for where, kinds, depth in _structure(piece):
+        cuts += where[(kinds == 3) & (depth == 0)].tolist()
     return [piece[low:high] for low, high in zip([0, *(c + 1 for c in cuts)], [*cuts, len(piece)], strict=True)]
