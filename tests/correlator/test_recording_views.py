@@ -162,3 +162,19 @@ def test_each_process_of_a_real_report_keeps_its_own_gpu(store: Store, shared_da
     assert [row["gpu_uuid"] for row in of(store, "recording_busy", recording)] == ["0", "1"]
     launched = of(store, "recording_launch", recording)
     assert sum(row["executions"] for row in launched) <= 4733
+
+
+@pytest.mark.slow
+def test_a_launch_of_a_million_kernels_is_one_launch_and_multiplies_none(store: Store, tmp_path: Path) -> None:
+    count = 1_000_000
+    head = {"ph": "X", "cat": "cuda_runtime", "name": "cudaGraphLaunch", "pid": 1, "tid": 2, "ts": 10, "dur": 4}
+    node = {"ph": "X", "cat": "kernel", "name": "node", "pid": 0, "tid": 7, "ts": 30, "dur": 1}
+    launch = json.dumps(head | {"args": {"correlation": 11}})
+    kernels = f",\n{json.dumps(node | {'args': {'correlation': 11, 'device': 0, 'stream': 7}})}" * count
+    path = tmp_path / "graph.json"
+    path.write_text(f'{{"baseTimeNanoseconds": {BASE}, "traceEvents": [{launch}{kernels}]}}')
+    recording = put(store, kineto, path, tmp_path).recording
+    (found,) = of(store, "recording_launch", recording)
+    assert (found["api"], found["executions"], found["kernel_ns"]) == ("cudaGraphLaunch", count, count * 1000)
+    (busy,) = of(store, "recording_busy", recording)
+    assert (busy["executions"], busy["kernel_ns"], busy["busy_ns"]) == (count, count * 1000, 1000)
