@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Streamlit warns at import that its caches live in memory while no server runs, as they should in a test.
+os.environ.setdefault("STREAMLIT_LOGGER_LEVEL", "error")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

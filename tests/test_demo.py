@@ -33,7 +33,10 @@ def test_where_bpf_cannot_run_the_demo_says_why_and_replays_a_sample_trace() -> 
     if os.geteuid() != 0:
         drop = []  # Without root BPF cannot run anyway.
     done = subprocess.run(
-        [*drop, sys.executable, "-m", "warpline.cli", "demo", "--seconds", "1"], capture_output=True, text=True, check=False
+        [*drop, sys.executable, "-m", "warpline.cli", "demo", "--seconds", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "BPF cannot run here: " in done.stdout
