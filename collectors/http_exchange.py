@@ -23,7 +23,7 @@ every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s
 Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was first mapped on
 this node less than 0.2 s before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile,
 splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its
-response then makes a row marked open_at_start). A 33rd step within one system call's data (many pipelined messages or chunks
+response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined messages or chunks
 in one large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
 """
 
@@ -61,6 +61,9 @@ TEXTS = (
     "http_tls.bpf.h",
     "http_exchange.bpf.c",
 )
+_TLS_MAPS = {"steps": "tls_steps", "works": "tls_works", "masks": "tls_masks"}
+TWINS = {"uprobe_tls_step": ("raw_step", _TLS_MAPS), "uprobe_tls_head": ("raw_head", _TLS_MAPS)}
+"""Programs that read HTTP under TLS: the same code, compiled once, with other maps."""
 ATTACH = {
     "raw_sys_exit": "sys_exit",
     "raw_sock_state": "inet_sock_set_state",
@@ -134,7 +137,8 @@ class Probe:
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         sizes = {"CONNECTIONS": CONNECTIONS, "PIECE_PAGES": PIECE_PAGES, "EXCHANGE_PAGES": EXCHANGE_PAGES}
         macros = {**sizes, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
-        self.loaded = loader.load(loader.read(*TEXTS), macros)
+        self.loaded = loader.load(loader.read(*TEXTS), macros, TWINS)
+        self.loaded.map("tls_masks", "<u4", "<u8").set(0, (1 << 64) - 1)
         self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
         self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
         self.loaded.set_tail_calls("tls_steps", ["uprobe_tls_step", "uprobe_tls_head"])

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 RAW_TRACEPOINT, KPROBE, UPROBE_MULTI = 17, 2, 48
+INSTRUCTION, LOAD_IMMEDIATE, MAP_DESCRIPTOR = 8, 0x18, 1
 FUNCTION = re.compile(r"^int (raw|uprobe)_(\w+)\(", re.MULTILINE)
 
 
@@ -34,7 +35,23 @@ def build(job: dict[str, Any]) -> dict[str, int]:
         name = f"{kind}_{rest}"
         type_, attach = (RAW_TRACEPOINT, -1) if kind == "raw" else (KPROBE, UPROBE_MULTI)
         found[f"program:{name}"] = module.load_func(name, type_, attach_type=attach).fd
+    for name, (original, maps) in job["twins"].items():
+        # In its own place in BCC's memory, so that BCC, of whatever version, loads it as it loads all others.
+        code = (ctypes.c_ubyte * lib.bpf_function_size(module.module, original.encode())).from_address(
+            lib.bpf_function_start(module.module, original.encode())
+        )
+        _exchange_maps(code, {found[f"map:{old}"]: found[f"map:{new}"] for old, new in maps.items()})
+        del module.funcs[original.encode()]
+        found[f"program:{name}"] = module.load_func(original, KPROBE, attach_type=UPROBE_MULTI).fd
     return found
+
+
+def _exchange_maps(code: Any, maps: dict[int, int]) -> None:
+    """Let the instructions that load a map's descriptor (BPF_LD_IMM64, BPF_PSEUDO_MAP_FD) load another's."""
+    for at in range(0, len(code), INSTRUCTION):
+        if code[at] == LOAD_IMMEDIATE and code[at + 1] >> 4 == MAP_DESCRIPTOR:
+            descriptor = int.from_bytes(bytes(code[at + 4 : at + 8]), "little")
+            code[at + 4 : at + 8] = list(maps.get(descriptor, descriptor).to_bytes(4, "little"))
 
 
 def main(descriptor: int) -> None:

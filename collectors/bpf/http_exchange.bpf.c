@@ -15,9 +15,20 @@ static __always_inline struct work *my_work(void)
 	return works.lookup(&zero);
 }
 
+/* The same in a system call and in a TLS library: the two programs that call it are loaded for both (Probe's twins). */
+static __always_inline struct work *step_work(void)
+{
+	u32 zero = 0;
+	u64 *mask = masks.lookup(&zero), key = bpf_get_current_pid_tgid();
+	if (!mask)
+		return 0;
+	key &= *mask;
+	return works.lookup((void *)&key);
+}
+
 int raw_step(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct work *w = my_work();
+	struct work *w = step_work();
 	int next = w ? walk(w) : -1;
 	if (next < 0)
 		return 0;
@@ -28,7 +39,7 @@ int raw_step(struct bpf_raw_tracepoint_args *ctx)
 
 int raw_head(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct work *w = my_work();
+	struct work *w = step_work();
 	int more = w ? scan_head(w) : -1;
 	if (more < 0)
 		return 0;

@@ -72,6 +72,7 @@ BPF_ARRAY(scanners, struct scanner, 1);
 BPF_ARRAY(at_least, u32, 1); /* 1: the least detail, one connection in four */
 BPF_HASH(connections, u64, struct connection, CONNECTIONS);
 BPF_PERCPU_ARRAY(works, struct work, 1);
+BPF_ARRAY(masks, u64, 1); /* which bits of a thread's id are its key in works: none, but all of them in tls_works */
 BPF_PERCPU_ARRAY(serials, u64, 1);
 BPF_RINGBUF_OUTPUT(pieces, PIECE_PAGES);
 BPF_RINGBUF_OUTPUT(exchanges, EXCHANGE_PAGES);

@@ -22,7 +22,8 @@ BPF_TABLE("lru_hash", u64, struct session, pending_write, 8192);
 BPF_TABLE("lru_hash", u64, struct tls_call, tls_calls, 8192);
 BPF_TABLE("lru_hash", u64, struct work, tls_works, 2048);
 BPF_ARRAY(blank, struct work, 1);
-BPF_PROG_ARRAY(tls_steps, 2);
+BPF_PROG_ARRAY(tls_steps, 2); /* raw_step and raw_head once more, with these maps */
+BPF_ARRAY(tls_masks, u64, 1);
 
 static __always_inline int watches_tls(void)
 {
@@ -127,27 +128,5 @@ int uprobe_tls_return(struct pt_regs *ctx)
 	w->done = 0;
 	w->tls = 1;
 	tls_steps.call(ctx, 0);
-	return 0;
-}
-
-int uprobe_tls_step(struct pt_regs *ctx)
-{
-	struct work *w = thread_work(bpf_get_current_pid_tgid());
-	int next = w ? walk(w) : -1;
-	if (next < 0)
-		return 0;
-	tls_steps.call(ctx, next);
-	count_lost(LOST_STEPS, 1);
-	return 0;
-}
-
-int uprobe_tls_head(struct pt_regs *ctx)
-{
-	struct work *w = thread_work(bpf_get_current_pid_tgid());
-	int more = w ? scan_head(w) : -1;
-	if (more < 0)
-		return 0;
-	tls_steps.call(ctx, more);
-	count_lost(LOST_STEPS, 1);
 	return 0;
 }

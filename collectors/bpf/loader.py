@@ -112,15 +112,21 @@ def read(*names: str) -> str:
     return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("prelude.bpf.h", *names))
 
 
-def load(text: str, defines: Mapping[str, int] | None = None) -> Loaded:
+Twins = Mapping[str, tuple[str, Mapping[str, str]]]
+
+
+def load(text: str, defines: Mapping[str, int] | None = None, twins: Twins | None = None) -> Loaded:
     """Compile and load `text`, with the layouts that it names and `defines` as macros; nothing is attached yet.
+
+    `twins` names uprobe programs that are another function once more, with other maps in the place of its own:
+    `{name: (function, {map: other map})}`.
 
     Takes one to two seconds. Raises SourceError with the compiler's or the verifier's last words.
     """
     layouts = btf.macros(text)
     macros = {**layouts, **_node(), **(defines or {})}
     flags = ["-w", *(f"-D{name}={value}" for name, value in macros.items())]
-    job = {"text": text, "flags": flags, "headers": str(HERE / "stub_headers")}
+    job = {"text": text, "flags": flags, "headers": str(HERE / "stub_headers"), "twins": dict(twins or {})}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     # What it says goes to a file: a verifier's log is longer than a pipe holds.
     with ours, tempfile.TemporaryFile() as said:
