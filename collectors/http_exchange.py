@@ -23,8 +23,8 @@ every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s
 Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was first mapped on
 this node less than 0.2 s before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile,
 splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its
-response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined messages or chunks
-in one large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
+response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined messages or
+chunks in one large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
 """
 
 from __future__ import annotations
