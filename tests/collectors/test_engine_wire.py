@@ -260,10 +260,15 @@ def probing(caught: Caught, **defines: int) -> Iterator[engine_wire.Probe]:
         probe.close()
 
 
-def emitted(probe: engine_wire.Probe) -> list[dict[str, Any]]:
-    time.sleep(0.1)  # A message may have come before the call that sent it has ended.
-    found = [b.rows for b in probe.poll() if b.table.name == "engine_emission"]
-    return pa.Table.from_batches(found, schema.table("engine_emission").arrow).to_pylist()
+def emitted(probe: engine_wire.Probe, wanted: int = 0) -> list[dict[str, Any]]:
+    """What the probe tells until it has told `wanted` rows; a moment's worth where it is to tell none."""
+    found: list[pa.RecordBatch] = []
+    deadline = time.monotonic() + 20
+    while True:
+        time.sleep(0.1)  # A message may have come before the call that sent it has ended.
+        found += [b.rows for b in probe.poll() if b.table.name == "engine_emission"]
+        if sum(rows.num_rows for rows in found) >= wanted or time.monotonic() > deadline:
+            return pa.Table.from_batches(found, schema.table("engine_emission").arrow).to_pylist()
 
 
 def test_20011_messages_of_every_size_come_whole_and_in_order(bpf: None, caught: Caught, tmp_path: Path) -> None:
@@ -273,9 +278,9 @@ def test_20011_messages_of_every_size_come_whole_and_in_order(bpf: None, caught:
         for count, padding in ((10_007, 1), (9_001, 17), (996, 3_000), (7, 100_003)):
             for _ in range(count // 500):
                 sender.send(500, padding=padding)
-                rows += emitted(probe)
+                rows += emitted(probe, 500)
             sender.send(count % 500, padding=padding)
-            rows += emitted(probe)
+            rows += emitted(probe, count % 500)
     assert [row["message"] for row in rows] == list(range(1, 20_012))
     assert Counter(row["new_tokens"] for row in rows) == {1: 10_007, 17: 9_001, 3_000: 996, 100_003: 7}
     assert caught.losses() == {}
@@ -296,11 +301,11 @@ def test_what_a_full_ring_loses_is_counted_and_the_rest_is_right(bpf: None, caug
     with probing(caught, CHUNK_PAGES=16) as probe, sending(tmp_path) as sender:
         probe.targets.watch(sender.process.pid)
         sender.send(5, padding=3)
-        before = emitted(probe)
+        before = emitted(probe, 5)
         sender.send(997, padding=1_009)
         emitted(probe)
         sender.send(11, padding=307)
-        after = emitted(probe)
+        after = emitted(probe, 11)
         made = probe.tally.made(engine_wire.LOSSES[1])
         seen = probe.chunks.seen
     assert [row["new_tokens"] for row in before] == [3] * 5
