@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +36,13 @@ class Scene:
     fires: tuple[str, ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
     why_thresholds: str = ""
+    height_s: tuple[int, int] | None = None
+    """The part that is recorded where the incident goes on before and after it, in seconds after its start."""
 
 
 async def healthy(on: Stage) -> None:
     """A small model's ordinary load: short prompts, short answers."""
-    await on.arrive(3, 24, 12, 4)
+    await on.arrive(3, 24, 12, 2)
 
 
 async def long_prefill(on: Stage) -> None:
@@ -56,9 +57,9 @@ async def long_prefill(on: Stage) -> None:
 
 
 async def preemption_storm(on: Stage) -> None:
-    """A KV cache of 400 blocks under clients that would need 600."""
-    await on.fault(kv_blocks=400)
-    await on.converse(34, 22, 200, 60)
+    """A KV cache of 400 blocks under clients that would need 1,280."""
+    await on.fault(kv_blocks=400, max_num_seqs=64)
+    await on.converse(40, 17, 100, 400, stream=False)
 
 
 async def thermal_throttling(on: Stage) -> None:
@@ -88,12 +89,13 @@ async def noisy_neighbour(on: Stage) -> None:
 
 async def overload(on: Stage) -> None:
     """Twice the requests that the GPU can serve, with prompts of 1,500 tokens."""
-    await on.arrive(20, 22, 1500, 2)
+    await on.fault(max_num_batched_tokens=2048)
+    await on.arrive(20, 24, 1500, 2)
 
 
 async def host_stalls(on: Stage) -> None:
     """The engine's process gets the CPU for few milliseconds of each third of a second, as under a tight CPU limit."""
-    await on.fault(max_num_seqs=4)
+    await on.fault(max_num_seqs=2)
 
     async def stall() -> None:
         while True:
@@ -102,7 +104,7 @@ async def host_stalls(on: Stage) -> None:
 
     stalling = asyncio.create_task(stall())
     try:
-        await on.arrive(2, 26, 12, 6)
+        await on.arrive(4, 30, 12, 6)
     finally:
         stalling.cancel()
 
@@ -135,9 +137,10 @@ SCENES: dict[str, Scene] = {
         ("prefill_delays_others",),
     ),
     "preemption_storm": Scene(
-        "34 clients on a KV cache that holds two thirds of what they need",
+        "40 clients on a KV cache that holds a third of what they need",
         preemption_storm,
         ("preemption_storm", "kv_cache_full"),
+        height_s=(3, 18),
     ),
     "thermal_throttling": Scene(
         "the GPU's clock falls to a tenth for fourteen seconds",
@@ -152,17 +155,18 @@ SCENES: dict[str, Scene] = {
     "noisy_neighbour": Scene(
         "a training job takes the GPU beside the engine",
         noisy_neighbour,
-        ("noisy_neighbour", "unexplained_share"),
+        ("noisy_neighbour", "unexplained_share", "rows_lost"),
     ),
     "overload": Scene(
         "about twice the requests that the GPU can serve",
         overload,
-        ("queue_growing", "ttft_objective"),
+        ("queue_growing", "ttft_objective", "gpu_saturated"),
+        height_s=(3, 24),
     ),
     "host_stalls": Scene(
         "the engine's process hardly gets the CPU",
         host_stalls,
-        ("gpu_idle_while_waiting",),
+        ("gpu_idle_while_waiting", "ttft_slow_on_idle_gpu", "tpot_objective"),
     ),
     "collector_stopped": Scene(
         "the collector does not run for twenty seconds, while requests go on",
@@ -185,7 +189,10 @@ def record(name: str, folder: Path) -> sample.Manifest:
         asyncio.run(_played(scene, on))
         time.sleep(_LAST_ROWS_S)
         about = f"{scene.about}; all real but for the GPU, which is simulated"
-        return sample.record(on.client, folder / name, began_ns, time.time_ns(), about, public=True)
+        until_ns = time.time_ns()
+        if scene.height_s:
+            began_ns, until_ns = (began_ns + second * 1_000_000_000 for second in scene.height_s)
+        return sample.record(on.client, folder / name, began_ns, until_ns, about, public=True)
 
 
 async def _played(scene: Scene, on: Stage) -> None:
@@ -198,8 +205,27 @@ def describe(name: str, folder: Path) -> None:
     scene, path = SCENES[name], folder / name / "manifest.json"
     said = {"fires": list(scene.fires), "thresholds": scene.thresholds, "why_thresholds": scene.why_thresholds}
     (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    (folder / name / "README.md").write_text(_readme(name, scene), encoding="utf-8")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(manifest | {"expected": _VIEWS}, indent=2) + "\n", encoding="utf-8")
+
+
+def _readme(name: str, scene: Scene) -> str:
+    fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
+    return f"""# {name}
+
+{(scene.play.__doc__ or "").strip()}
+
+Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients, server,
+sockets and packets are real; the GPU is simulated, and its rows say so.
+
+What must come out (`tests/correlator/test_incidents.py`):
+
+{fires}
+
+`expected/firings.csv` has every rule that fires, `expected/` the golden rows of the views that the manifest names
+(`make golden` writes them anew), `docs/rules.md` the table of all rules and incidents.
+"""
 
 
 def main(names: Sequence[str], folder: Path, play: bool) -> None:
@@ -218,4 +244,4 @@ if __name__ == "__main__":
     parser.add_argument("--into", type=Path, default=SAMPLES)
     parser.add_argument("--describe", action="store_true", help="only write what is said of those recorded")
     args = parser.parse_args()
-    sys.exit(main(args.names, args.into, not args.describe))
+    main(args.names, args.into, not args.describe)

@@ -22,7 +22,7 @@ from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
 from demo.engine import MODEL, launch
 from demo.run import Addresses
-from warpline.children import Children, answers
+from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError
 from warpline.settings import Settings
@@ -43,11 +43,11 @@ class Stage:
     web: httpx.AsyncClient
     client: Client
 
-    async def ask(self, prompt_tokens: int, output_tokens: int) -> int:
-        """Send one streamed completion and return its HTTP status; 0 where the connection broke."""
+    async def ask(self, prompt_tokens: int, output_tokens: int, stream: bool = True) -> int:
+        """Send one completion, streamed or not, and return its HTTP status; 0 where the connection broke."""
         trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
         headers = {"x-request-id": secrets.token_hex(12), "traceparent": trace}
-        body = {"model": MODEL, "prompt": "word " * prompt_tokens, "max_tokens": output_tokens, "stream": True}
+        body = {"model": MODEL, "prompt": "word " * prompt_tokens, "max_tokens": output_tokens, "stream": stream}
         try:
             async with self.web.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
                 async for _ in answer.aiter_raw():
@@ -64,13 +64,15 @@ class Stage:
                 tasks.create_task(self.ask(prompt_tokens, output_tokens))
                 await asyncio.sleep(1 / per_second)
 
-    async def converse(self, clients: int, seconds: float, prompt_tokens: int, output_tokens: int) -> None:
+    async def converse(
+        self, clients: int, seconds: float, prompt_tokens: int, output_tokens: int, stream: bool = True
+    ) -> None:
         """Let clients send one request after the other for a while."""
         end = time.monotonic() + seconds
 
         async def one() -> None:
             while time.monotonic() < end:
-                await self.ask(prompt_tokens, output_tokens)
+                await self.ask(prompt_tokens, output_tokens, stream)
 
         await asyncio.gather(*(one() for _ in range(clients)))
 
@@ -93,7 +95,9 @@ class Stage:
     def neighbour(self) -> Iterator[None]:
         """Have a second process work on the GPU, watched as the engine is."""
         rings = Path(self.environment["WARPLINE_RING_DIR"])
-        variables = self.environment | driver.environment(build_double(), build_library(), rings)
+        # Without step numbers the library records one stretch in eight; busy time would be an eighth too.
+        every = {"WARPLINE_GPU_EAGER_STEPS": "1/1"}
+        variables = self.environment | driver.environment(build_double(), build_library(), rings) | every
         child = self.children.start("neighbour", ["-m", "demo.neighbour"], variables)
         try:
             yield
@@ -135,7 +139,9 @@ def opened() -> Iterator[Stage]:
         stack.callback(shutil.rmtree, state_dir, ignore_errors=True)
         children = Children(state_dir / "logs")
         stack.callback(children.stop)
-        addresses = Addresses.free()
+        addresses = Addresses(
+            *(f"127.0.0.1:{free_port()}" for _ in range(5))
+        )  # Never the usual ones: others send there.
         environment = addresses.environment(state_dir) | {
             "WARPLINE_NODE": NODE,
             "WARPLINE_COLLECTOR_SOURCES": _SOURCES,

@@ -2,11 +2,15 @@
 
 Each sample trace goes through OTLP into a store of its own; the rows of the views that its manifest names become
 `expected/<view>.csv`. `make golden` runs this; a test compares. Views without parameters are kept in full, one that has some
-is asked with those in the manifest.
+is asked with those in the manifest. Of incidents, `expected/firings.csv` says when each alert rule fires, and docs/rules.md
+holds the table of rules and incidents.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from correlator import alert_rule, backtest
+from correlator.alert_rule import Rule
 from correlator.joins import Joins
 from correlator.store import Store
+from tests import rule_table
 from warpline import otlp, sample, schema
 from warpline.settings import Settings
 
@@ -56,18 +63,39 @@ def as_csv(table: pa.Table) -> str:
     plain = pa.Table.from_arrays([pc.cast(c, pa.string()) for c in flat], table.column_names)
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(plain.sort_by([(name, "ascending") for name in plain.column_names]), sink)
-    return sink.getvalue().to_pybytes().decode()
+    return str(sink.getvalue().to_pybytes(), "utf-8")
 
 
-def main() -> None:
-    """Write everything anew."""
+def firings(case: Path, rules: list[Rule]) -> str:
+    """Return when rules fire on an incident as CSV: seconds after its start, and for how long."""
+    sink = io.StringIO()
+    lines = csv.writer(sink, lineterminator="\n")
+    lines.writerow(("rule", "labels", "after_s", "for_s", "summary"))
+    with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
+        window = found.start_ns, found.end_ns
+        for each in backtest.run(rules, store.query, window, rule_table.incident(case).thresholds)[0]:
+            length = None if each.end_ns is None else (each.end_ns - each.start_ns) // 1_000_000_000
+            after = (each.start_ns - found.start_ns) // 1_000_000_000
+            lines.writerow((each.rule, each.labels, after, length, each.summary))
+    return sink.getvalue()
+
+
+def main(names: list[str]) -> None:
+    """Write everything anew, or of the sample traces only those named."""
     SCHEMA_PAGE.write_text(schema.markdown(), encoding="utf-8")
     for case in cases():
+        if names and case.name not in names:
+            continue
         (case / "expected").mkdir(exist_ok=True)
+        if (case / rule_table.INCIDENT).exists():
+            text = firings(case, alert_rule.load())
+            (case / "expected" / "firings.csv").write_text(text, encoding="utf-8")
+            print(f"{case.name}: {text.count(chr(10)) - 1} firings")
         for view, text in rows(case):
             (case / "expected" / f"{view}.csv").write_text(text, encoding="utf-8")
             print(f"{case.name}: {view}: {text.count(chr(10)) - 1} rows")
+    rule_table.PAGE.write_text(rule_table.page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

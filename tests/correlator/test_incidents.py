@@ -1,0 +1,97 @@
+"""Sample incidents, recorded from the running model server's double: the rules that must fire do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from correlator import alert_rule, backtest, explain
+from tests import golden, rule_table
+from warpline import sample
+from warpline.settings import Settings
+
+CASES = rule_table.incidents()
+INCIDENTS = [case for case in CASES if case.name != "healthy"]
+_SIMULATED = ("gpu_kernel", "launch", "engine_step", "step_member", "engine_request", "engine_event")
+_LARGEST_BYTES = 1_500_000
+
+
+def fired(case: Path, names: list[str]) -> set[str]:
+    with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
+        window = found.start_ns, found.end_ns
+        thresholds = rule_table.incident(case).thresholds
+        firings, _ = backtest.run(backtest.chosen(names), store.query, window, thresholds)
+    return {each.rule for each in firings}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", INCIDENTS, ids=lambda case: case.name)
+def test_the_rules_that_an_incident_is_about_fire_on_it(case: Path) -> None:
+    wanted = rule_table.incident(case).fires
+    assert wanted
+    assert fired(case, wanted) == set(wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("long_prefill", "its tokens waited for the prompts of others in the same steps"),
+        ("thermal_throttling", "its GPU was throttled"),
+        ("noisy_neighbour", "another process worked on its GPU meanwhile"),
+        ("packet_loss", "segments of its connection were sent again"),
+        ("preemption_storm", "preempt"),
+    ],
+)
+def test_some_slow_request_of_an_incident_is_explained_by_it(name: str, said: str) -> None:
+    slowest = "SELECT request_uid FROM request WHERE path = '/v1/completions' ORDER BY duration_ns DESC LIMIT 5"
+    with backtest.opened(rule_table.SAMPLES / name, Settings(correlator_memory_limit_mb=512)) as (store, _):
+        chosen = store.query(slowest)["request_uid"].to_pylist()
+        found = [explain.explain(lambda view, **asked: store.view(view, asked).read_all(), each) for each in chosen]
+    sentences = [cause.sentence for each in found for cause in each.causes]
+    assert any(said in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_views_of_a_sample_incident_are_its_golden_rows(case: Path) -> None:
+    views = dict(golden.rows(case))
+    assert set(views) == set(sample.load(case).expected) == {"request_summary", "loss_total"}
+    for view, text in views.items():
+        assert text == (case / "expected" / f"{view}.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_no_rule_fires_on_the_healthy_recording() -> None:
+    assert fired(rule_table.SAMPLES / "healthy", []) == set()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_golden_firings_hold_what_an_incident_is_about(case: Path) -> None:
+    found = rule_table.fired(case)
+    assert set(rule_table.incident(case).fires) <= set(found)
+    if case.name == "healthy":
+        assert found == {}
+
+
+def test_the_table_of_rules_and_incidents_is_current_and_every_silent_rule_has_a_reason() -> None:
+    assert rule_table.PAGE.read_text(encoding="utf-8") == rule_table.page(), "run `make golden`"
+    heard = {rule for case in CASES for rule in rule_table.fired(case)}
+    assert {rule.name for rule in alert_rule.load()} - heard == set(rule_table.SILENT)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_comes_of_the_gpu_double_says_that_it_is_simulated_and_a_sample_is_small(case: Path) -> None:
+    found = sample.load(case)
+    for name in _SIMULATED:
+        if name in found.rows:
+            assert pq.read_table(case / f"{name}.parquet")["simulated"].to_pylist() == [True] * found.rows[name]
+    # An exporter's rows have what its page says: the device's name.
+    assert all("(simulated)" in name for name in pq.read_table(case / "gpu.parquet")["model"].to_pylist())
+    assert sum(path.stat().st_size for path in case.glob("*.parquet")) < _LARGEST_BYTES
+
+
+def test_what_begins_after_the_end_of_a_recording_is_no_firing() -> None:
+    assert "collector_silent" not in fired(rule_table.SAMPLES / "gpu_memory_error", ["collector_silent"])
