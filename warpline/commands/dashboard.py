@@ -37,7 +37,9 @@ def flags(settings: Settings) -> list[str]:
     if settings.dashboard_auth not in AUTH:
         raise SettingsError(f"dashboard_auth is {settings.dashboard_auth!r}; give oidc, header, or nothing")
     if settings.dashboard_auth == "oidc" and not settings.dashboard_secrets_file:
-        raise SettingsError("dashboard_auth is oidc, dashboard_secrets_file is empty; name the file with the [auth] section")
+        raise SettingsError(
+            "dashboard_auth is oidc, dashboard_secrets_file is empty; name the file with the [auth] section"
+        )
     chosen = {
         "server.address": host.strip("[]"),
         "server.port": port,
