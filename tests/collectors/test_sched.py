@@ -200,17 +200,23 @@ def test_below_the_threshold_only_sums_are_told(quiet: Caught, waiter: Waiter) -
         since_ns = quiet.context.clock.now_ns()
         waiter.does("tick", 97)
         assert all(row["end_ns"] - row["start_ns"] >= 40e6 for row in rows(probe, waiter, since_ns))
-        probe.sums()
-        told = [row for batch in probe.sums() for row in batch.rows.to_pylist() if row["reason"] == "sleep"]
-    assert [row["intervals"] for row in told] == [97]
-    assert told[0]["process_uid"].endswith(f":{waiter.process.pid}")
-    assert told[0]["longest_ns"] <= told[0]["total_ns"] < told[0]["end_ns"] - told[0]["start_ns"]
+        # Two looks: a sleep that ends while the sums change hands is in the other ones.
+        batches = [batch for _ in range(2) for batch in probe.sums()]
+    told = [row for batch in batches for row in batch.rows.to_pylist() if row["reason"] == "sleep"]
+    assert sum(row["intervals"] for row in told) == 97
+    assert all(row["process_uid"].endswith(f":{waiter.process.pid}") for row in told)
+    assert all(row["longest_ns"] <= row["total_ns"] < row["end_ns"] - row["start_ns"] for row in told)
 
 
 def test_what_a_full_ring_loses_is_counted(all_detail: Caught, waiter: Waiter) -> None:
     with probing(all_detail, waiter.process.pid, INTERVAL_PAGES=2) as probe:
         waiter.does("tick", 997)
-        probe.poll()
-        made, seen = probe.tally.made(sched.LOSSES[1]), probe.intervals.seen
+        deadline = time.monotonic() + 10
+        while True:  # The waiter's wait for its next order may be made between the look and the count.
+            probe.poll()
+            made, seen = probe.tally.made(sched.LOSSES[1]), probe.intervals.seen
+            lost = all_detail.losses()
+            if lost == {"times off the cpu: ring full": made - seen} or time.monotonic() > deadline:
+                break
     assert made >= 997 > seen > 0
-    assert all_detail.losses() == {"times off the cpu: ring full": made - seen}
+    assert lost == {"times off the cpu: ring full": made - seen}
