@@ -192,6 +192,8 @@ def record(name: str, folder: Path) -> sample.Manifest:
         until_ns = time.time_ns()
         if scene.height_s:
             began_ns, until_ns = (began_ns + second * 1_000_000_000 for second in scene.height_s)
+        for old in (folder / name).glob("*.parquet"):
+            old.unlink()  # A table that had rows the last time may have none now.
         return sample.record(on.client, folder / name, began_ns, until_ns, about, public=True)
 
 

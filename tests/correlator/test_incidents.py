@@ -85,6 +85,7 @@ def test_the_table_of_rules_and_incidents_is_current_and_every_silent_rule_has_a
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_comes_of_the_gpu_double_says_that_it_is_simulated_and_a_sample_is_small(case: Path) -> None:
     found = sample.load(case)
+    assert {path.stem for path in case.glob("*.parquet")} == set(found.rows)
     for name in _SIMULATED:
         if name in found.rows:
             assert pq.read_table(case / f"{name}.parquet")["simulated"].to_pylist() == [True] * found.rows[name]
