@@ -185,7 +185,7 @@ def _found(client: Client, sent: list[load.Sent]) -> tuple[int, tuple[str, int] 
 
 
 def _replay_newest(children: Children, environment: dict[str, str], say: Say) -> None:
-    manifests = sorted(_SAMPLES.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    manifests = sorted(_SAMPLES.glob("*/manifest.json"), key=lambda path: sample.load(path.parent).start_ns)
     if not manifests:
         raise WarplineError(f"demo: no sample trace under {_SAMPLES}; clone the project whole")
     newest = manifests[-1].parent
