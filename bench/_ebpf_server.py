@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 CHUNKS = 8
 EVENT = b'data: {"id":"chatcmpl-%032x","choices":[{"delta":{"content":"tok"}}]}\n\n'
@@ -45,10 +47,7 @@ async def nothing(scope: dict[str, Any], receive: Any, send: Any) -> None:
     records.append((number, scope["method"], scope["path"], scope["client"][1], first))
 
 
-def fastapi_app() -> Any:
-    from fastapi import FastAPI, Request
-    from fastapi.responses import StreamingResponse
-
+def fastapi_app() -> FastAPI:
     app = FastAPI()
 
     @app.post("/v1/chat/completions")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from correlator.joins import Joins
-from correlator.membership import from_stays, from_wire
-from correlator.store import Store
+from correlator.joins.membership import from_stays, from_wire
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from tests.simulator.score import Score, score, toy, truth_cost
 from warpline import schema
 from warpline.batch import Batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from correlator.clock_offset import Points, forward, offset, reverse
+from correlator.joins.clock_offset import Points, forward, offset, reverse
 
 SECONDS = 900.0
 SCENARIOS = {"skb": (15e-6, 0.05), "syscall": (60e-6, 0.2)}

@@ -82,6 +82,10 @@ static int take(struct line *l, const char *data, long size)
 		}
 		from = end + 4 - l->head - l->head_length;
 		l->in_head = 0;
+		if (strncmp(l->head, "HTTP/1.1 200", 12)) {
+			fprintf(stderr, "not measured: the server answered %.60s\n", l->head);
+			exit(4);
+		}
 		length = strcasestr(l->head, "content-length:");
 		l->chunked = !(length && length < end);
 		l->wanted = l->chunked ? 0 : atol(length + 15);

@@ -23,9 +23,9 @@ import pyarrow as pa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from bench.payloads import PAYLOADS, requests
-from correlator.ingest import Ingest
-from correlator.receive import Receiver
-from correlator.store import Store
+from correlator.doors.receive import Receiver
+from correlator.storage.ingest import Ingest
+from correlator.storage.store import Store
 from warpline import otlp
 from warpline.otlp import scanner
 from warpline.settings import Settings

@@ -13,8 +13,8 @@ import time
 
 import duckdb
 
-from correlator.joins import Joins
-from correlator.store import Store
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings

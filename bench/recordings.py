@@ -97,8 +97,8 @@ def export_of(path: Path) -> tuple[float, int, int]:
     import dataclasses
 
     from collectors import kineto
-    from correlator import perfetto, timeline_scope
-    from correlator.store import Store
+    from correlator.storage.store import Store
+    from correlator.timeline import perfetto, timeline_scope
     from warpline.clock import NodeClock
     from warpline.settings import Settings
     from warpline.source import Context

@@ -22,11 +22,11 @@ import pyarrow as pa
 import urllib3
 
 from bench.payloads import requests
-from correlator.ingest import Ingest
-from correlator.intake import Intake
-from correlator.segments import write as write_segment
-from correlator.store import Store
-from correlator.upkeep import Upkeep
+from correlator.doors.intake import Intake
+from correlator.storage.ingest import Ingest
+from correlator.storage.segments import write as write_segment
+from correlator.storage.store import Store
+from correlator.storage.upkeep import Upkeep
 from tests.faults.rig import Rig, wait_until
 from warpline import otlp, record, schema
 from warpline.batch import Batch

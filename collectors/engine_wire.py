@@ -4,7 +4,7 @@ vLLM runs them as two processes that exchange one ZMQ message a step over a loca
 at the end of every system call (raw tracepoint `sys_exit`) takes what the engine's process sends and receives there, in
 pieces of 4 KiB; here ZMTP is put together again and decoded by a table of vLLM's layouts (wire/vllm_messages.py). No flag
 and no plugin is needed. From it come each request's ids, trace context and token counts, when it was queued, scheduled,
-preempted, finished, and for each step who got how many tokens: what correlator/replay.py makes the step ledger of.
+preempted, finished, and for each step who got how many tokens: what correlator/joins/replay.py makes the step ledger of.
 
 The messages hold prompts and answers as token ids. They are reduced to counts here, in the collector; neither an id nor a
 text leaves it. Bytes of a socket leave the kernel only once it has begun like ZMTP.

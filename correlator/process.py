@@ -7,17 +7,17 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from correlator.alert_routes import routes as alert_routes
-from correlator.alert_watch import AlertWatch
-from correlator.autoscale import routes as autoscale_routes
-from correlator.ingest import Ingest
-from correlator.joins import Joins
-from correlator.perfetto import routes as perfetto_routes
-from correlator.receive import Receiver
+from correlator.alerting.alert_routes import routes as alert_routes
+from correlator.alerting.alert_watch import AlertWatch
+from correlator.alerting.autoscale import routes as autoscale_routes
+from correlator.doors.receive import Receiver
+from correlator.joins.stages import Joins
 from correlator.serve import QueryServer
-from correlator.store import Store
-from correlator.timeline import routes as timeline_routes
-from correlator.upkeep import Upkeep
+from correlator.storage.ingest import Ingest
+from correlator.storage.store import Store
+from correlator.storage.upkeep import Upkeep
+from correlator.timeline.chunks import routes as timeline_routes
+from correlator.timeline.perfetto import routes as perfetto_routes
 from warpline import telemetry
 from warpline.settings import Settings
 from warpline.telemetry import Reading

@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from correlator.access import Access
-from correlator.store import Store
+from correlator.doors.access import Access
+from correlator.storage.store import Store
 from correlator.wanted import Wanted
 from warpline import telemetry
 from warpline.errors import SchemaError, SettingsError, StoreError

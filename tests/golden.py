@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from correlator import alert_rule, backtest
-from correlator.alert_rule import Rule
-from correlator.joins import Joins
-from correlator.store import Store
+from correlator.alerting import alert_rule, backtest
+from correlator.alerting.alert_rule import Rule
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from tests import rule_table
 from warpline import otlp, sample, schema
 from warpline.settings import Settings

@@ -26,7 +26,9 @@ _HANDSHAKE = "SSL_do_handshake"
 FUNCTIONS |= {_HANDSHAKE: HANDSHAKE}
 """What is probed, and the cookie that tells the program which it is (http_tls.bpf.h)."""
 _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
-_YOUNG_S, _SOON_S, _AGAIN_S = 10.0, 0.2, 5.0
+LOOK_AGAIN_S = 0.2
+"""New processes are looked at this often: TLS that begins sooner after its library was first mapped is not seen."""
+_YOUNG_S, _AGAIN_S = 10.0, 5.0
 
 _LINKED_IN = {
     "BoringSSL": b"OPENSSL_internal",
@@ -64,7 +66,7 @@ class Libraries:
         now = time.monotonic()
         if now < self._soon_s:
             return
-        self._soon_s = now + _SOON_S
+        self._soon_s = now + LOOK_AGAIN_S
         self._since = {pid: self._since.get(pid, now) for pid in pids()}
         everyone = now >= self._again_s
         if everyone:

@@ -1,5 +1,5 @@
 -- One event of a Chrome trace (JSON text): a bar, the name of a process or thread, or an arrow from a launch to what it launched.
--- Read by `correlator/perfetto.py`, not a view. Times are µs with three decimals after $base_ns, so no nanosecond is lost.
+-- Read by `correlator/timeline/perfetto.py`, not a view. Times are µs with three decimals after $base_ns, so no nanosecond is lost.
 WITH bar AS (
     SELECT lane, node, process_uid, unit, number, rank, depth, start_ns, end_ns, name, class, step_ordinal, correlation_id, subject
     FROM timeline_slice

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from collectors import kineto
-from correlator import perfetto, timeline_scope
+from correlator.timeline import perfetto, timeline_scope
 from tests.correlator.recordings import put, store_in
 
 SPEEDSCOPE = "speedscope@1.25.0"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 
 from collectors import engine_step, engine_wire
-from correlator.membership import from_wire
+from correlator.joins.membership import from_wire
 from demo import load
 from demo.engine import MODEL, launch
 from tests.collectors.conftest import Caught

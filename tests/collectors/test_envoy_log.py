@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collectors import envoy_log
-from correlator import ids
+from correlator.joins import ids
 from tests.collectors.telemetry_doubles import Seen, context, running, until
 from warpline.settings import Settings
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from collectors import http_exchange
+from collectors.bpf import tls as tls_libraries
 from collectors.bpf.tls import linked_in
 from collectors.http_exchange import Probe
 from tests.collectors.conftest import Caught
@@ -114,16 +115,22 @@ def wait_for(port: int, probe: Probe) -> None:
         probe.poll()
         try:
             socket.create_connection(("127.0.0.1", port)).close()
-            probe.poll()
-            return
         except OSError:
             time.sleep(0.1)
+            continue
+        looked = (
+            time.monotonic() + 3 * tls_libraries.LOOK_AGAIN_S
+        )  # It listens now, so the next look finds its library.
+        while time.monotonic() < looked:
+            probe.poll()
+            time.sleep(0.05)
+        return
     raise AssertionError("the server did not start")
 
 
 def gather(probe: Probe, count: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     while len(rows) < count and time.monotonic() < deadline:
         time.sleep(0.05)
         rows += probe.poll().rows.to_pylist()

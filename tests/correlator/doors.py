@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from correlator.receive import Receiver
+from correlator.doors.receive import Receiver
 from warpline.batch import Batch
 from warpline.errors import StoreError
 from warpline.settings import Settings
@@ -18,7 +18,7 @@ NOW = 1_764_000_000_000_000_000
 
 
 class Busy(StoreError):
-    """Says that nothing can be taken now, as `correlator.ingest` does."""
+    """Says that nothing can be taken now, as `correlator.storage.ingest` does."""
 
     retry_after_s = 1.5
 

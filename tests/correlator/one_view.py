@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from correlator import views
+from correlator.storage import views
 from warpline import schema
 from warpline.batch import Batch
 

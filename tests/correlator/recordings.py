@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from correlator.store import Store
+from correlator.storage.store import Store
 from tests.collectors.reading import Reading, read
 from warpline.settings import Settings
 

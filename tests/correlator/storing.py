@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from correlator.store import Store
+from correlator.storage.store import Store
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from correlator import alert_rule
-from correlator.alert_watch import AlertWatch
-from correlator.alerts import Alerts
-from correlator.store import Store
+from correlator.alerting import alert_rule
+from correlator.alerting.alert_watch import AlertWatch
+from correlator.alerting.alerts import Alerts
+from correlator.storage.store import Store
 from warpline import schema
 from warpline.batch import Batch
 from warpline.children import free_port

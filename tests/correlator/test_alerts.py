@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pytest
 
-from correlator import alert_rule
-from correlator.alert_rule import Rule
-from correlator.alerts import Alert, Alerts, batch
+from correlator.alerting import alert_rule
+from correlator.alerting.alert_rule import Rule
+from correlator.alerting.alerts import Alert, Alerts, batch
 from warpline.errors import SchemaError, StoreError
 
 SECOND = 1_000_000_000

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator.attribution import (
+from correlator.joins.attribution import (
     ATTENTION,
     DENSE,
     DUMMY,
@@ -143,7 +143,7 @@ def test_a_class_without_weights_falls_back_to_tokens_and_says_so() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(members, min_size=1, max_size=30), st.integers(1, 10**7), st.integers(1, 50))
 def test_cutting_the_work_into_pieces_changes_nothing(steps: list[list[Member]], time: int, rows: int) -> None:
-    from correlator import attribution
+    from correlator.joins import attribution
 
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in steps])]).astype(np.int64)
     flat = [m for s in steps for m in s]

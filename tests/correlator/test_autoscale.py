@@ -6,8 +6,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from correlator.autoscale import routes
-from correlator.store import Store
+from correlator.alerting.autoscale import routes
+from correlator.storage.store import Store
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings

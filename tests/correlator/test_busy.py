@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.busy import busy_time
+from correlator.joins.busy import busy_time
 
 intervals = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 300), st.integers(0, 90)), min_size=1, max_size=60)
 

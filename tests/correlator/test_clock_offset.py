@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator import clock_offset
-from correlator.clock_offset import Offset, forward, offset, reverse, through
+from correlator.joins import clock_offset
+from correlator.joins.clock_offset import Offset, forward, offset, reverse, through
 
 S = 1_000_000_000
 

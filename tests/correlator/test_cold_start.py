@@ -10,7 +10,7 @@ import pytest
 
 from collectors import cluster_state
 from collectors.cluster.watch import Change
-from correlator.store import Store
+from correlator.storage.store import Store
 from tests.correlator import one_view
 from tests.correlator.storing import NOON, small
 from warpline import schema

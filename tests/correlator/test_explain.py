@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from correlator.explain import explain, lines, milliseconds
-from correlator.joins import Joins
-from correlator.store import Store
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from tests.simulator.score import toy
 from warpline import schema
 from warpline.batch import Batch

@@ -8,9 +8,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator import ids
-from correlator.identity import Identity, identify
-from correlator.union import codes, components, star
+from correlator.joins import ids
+from correlator.joins.identity import Identity, identify
+from correlator.joins.union import codes, components, star
 from warpline import schema
 
 MS = 1_000_000

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from correlator import alert_rule, backtest, explain
+from correlator import explain
+from correlator.alerting import alert_rule, backtest
 from tests import golden, rule_table
 from warpline import sample
 from warpline.settings import Settings

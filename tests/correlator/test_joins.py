@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.joins import Joins
-from correlator.store import Store
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from tests.simulator.score import toy
 from warpline import schema
 from warpline.batch import Batch

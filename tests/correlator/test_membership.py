@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator.attribution import ESTIMATED
-from correlator.estimate import Stay, estimate
-from correlator.membership import from_stays, from_wire
+from correlator.joins.attribution import ESTIMATED
+from correlator.joins.estimate import Stay, estimate
+from correlator.joins.membership import from_stays, from_wire
 from tests.simulator.score import score, toy, truth_cost
 from warpline import schema
 

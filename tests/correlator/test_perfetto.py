@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from collectors import kineto, nsys
-from correlator import perfetto
-from correlator.store import Store
+from correlator.storage.store import Store
+from correlator.timeline import perfetto
 from tests.collectors.reading import Reading, read
 from tests.correlator.recordings import put, store_in
 from warpline import schema

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator import alert_rule
+from correlator.alerting import alert_rule
 
 
 @pytest.fixture

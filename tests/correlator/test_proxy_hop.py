@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from collectors import envoy_log
-from correlator import ids
+from correlator.joins import ids
 from tests.correlator import one_view
 from tests.correlator.storing import NOON
 from tests.correlator.test_engine_span_phase import spans

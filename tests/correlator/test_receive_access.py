@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from correlator.access import is_loopback
-from correlator.receive import Receiver
+from correlator.doors.access import is_loopback
+from correlator.doors.receive import Receiver
 from tests.correlator.doors import Kept, open_doors, trace_request
 from warpline.errors import SettingsError
 from warpline.settings import Settings

@@ -29,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from correlator.receive import Receiver
+from correlator.doors.receive import Receiver
 from tests.correlator.doors import Kept, open_doors
 from warpline.otlp import read_attributes
 

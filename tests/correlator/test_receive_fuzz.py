@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from correlator.grpc_door import SERVICES
-from correlator.receive import Receiver
+from correlator.doors.grpc_door import SERVICES
+from correlator.doors.receive import Receiver
 from tests.correlator.doors import Kept, open_doors, trace_request
 from tests.warpline.test_otlp_fields import CASES, request_with, values
 from tests.warpline.test_otlp_json import otlp_json

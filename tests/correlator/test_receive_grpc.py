@@ -13,8 +13,8 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from correlator.grpc_door import SERVICES
-from correlator.receive import Receiver
+from correlator.doors.grpc_door import SERVICES
+from correlator.doors.receive import Receiver
 from tests.correlator.doors import Kept, open_doors, trace_request
 
 TRACES = next(name for name, signal in SERVICES.items() if signal == "traces")

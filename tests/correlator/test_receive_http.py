@@ -16,7 +16,7 @@ import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from correlator.receive import Receiver
+from correlator.doors.receive import Receiver
 from tests.correlator.doors import NOW, Kept, open_doors, trace_request
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"

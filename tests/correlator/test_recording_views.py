@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from collectors import kineto, nsys
-from correlator import timeline_scope
-from correlator.store import Store
+from correlator.storage.store import Store
+from correlator.timeline import timeline_scope
 from tests.correlator.recordings import put, rows, store_in
 
 BASE = 1_767_189_312_000_000_000

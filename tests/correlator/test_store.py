@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator import day as day_module
-from correlator import upkeep as upkeep_module
-from correlator.day import REFUSED
-from correlator.salvage import heal
-from correlator.segments import ROWS, verify
-from correlator.store import MISFIT, DiskFull, Store
-from correlator.upkeep import Upkeep
+from correlator.storage import day as day_module
+from correlator.storage import upkeep as upkeep_module
+from correlator.storage.day import REFUSED
+from correlator.storage.salvage import heal
+from correlator.storage.segments import ROWS, verify
+from correlator.storage.store import MISFIT, DiskFull, Store
+from correlator.storage.upkeep import Upkeep
 from tests.correlator.storing import DAY, KERNEL, NOON, SYSCALL, kernels, numbers, small, syscalls
 from warpline import schema
 from warpline.batch import Batch
@@ -245,7 +245,7 @@ def test_foreign_spans_that_are_batched_anew_are_stored_once(tmp_path: Path, siz
 
 
 def test_new_spans_that_only_look_like_known_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("correlator.spans._hashed", lambda keys: np.zeros(len(keys), np.uint64))
+    monkeypatch.setattr("correlator.storage.spans._hashed", lambda keys: np.zeros(len(keys), np.uint64))
     store = Store(small(tmp_path))
     store.write([spans_of("hash-1", range(50))])
     same_span_id = SPAN.batch({"start_ns": [NOON], "trace_id": [b"\xff" * 16], "span_id": [7]})
@@ -320,7 +320,7 @@ def test_an_unlisted_segment_of_a_crash_is_removed_at_the_next_start(tmp_path: P
 
 
 def test_a_batch_that_no_day_can_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("correlator.store._MOST_DAYS", 2)
+    monkeypatch.setattr("correlator.storage.store._MOST_DAYS", 2)
     store = Store(small(tmp_path))
     store.write([syscalls(f"a/1/{n}", [n], NOON + n * DAY) for n in range(4)])
     assert numbers(store) == [0, 1] and store.losses == {"rows of too many different days": 2}

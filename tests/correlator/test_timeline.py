@@ -10,14 +10,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from correlator import timeline
+from correlator.timeline import chunks
 from tests.dashboards import double, scene
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     store = double.store(tmp_path_factory.mktemp("scene"), scene.scene(3_000, 40).batches)
-    with TestClient(Starlette(routes=list(timeline.routes(store)))) as found:
+    with TestClient(Starlette(routes=list(chunks.routes(store)))) as found:
         yield found
     store.close()
 

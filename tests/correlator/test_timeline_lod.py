@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import correlator
-from correlator import timeline_wire
+from correlator.timeline import timeline_wire
 
 SQL = (Path(correlator.__file__).parent / "sql" / "timeline_lod.sql").read_text()
 CONNECTION = duckdb.connect(config={"threads": 1})

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from correlator import views
-from correlator.store import Store
-from correlator.views import View
+from correlator.storage import views
+from correlator.storage.store import Store
+from correlator.storage.views import View
 from tests.correlator.storing import NOON, small, syscalls
 from warpline import schema
 from warpline.batch import Batch

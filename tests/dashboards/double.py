@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from correlator import perfetto, timeline
 from correlator.serve import QueryServer
-from correlator.store import Store
+from correlator.storage.store import Store
+from correlator.timeline import chunks, perfetto
 from warpline.batch import Batch
 from warpline.settings import Settings
 
@@ -25,7 +25,7 @@ def store(directory: Path, batches: Iterable[Batch] = ()) -> Store:
 def serving(of: Store) -> Iterator[str]:
     """Serve a store on a free loopback port; yield its address."""
     server = QueryServer(
-        Settings(correlator_query_address="127.0.0.1:0"), of, list, [*timeline.routes(of), *perfetto.routes(of)]
+        Settings(correlator_query_address="127.0.0.1:0"), of, list, [*chunks.routes(of), *perfetto.routes(of)]
     )
     server.start()
     try:

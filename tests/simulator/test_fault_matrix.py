@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from correlator.joins import Joins
-from correlator.store import Store
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
 from tests.simulator.score import score, toy, truth_cost
 from warpline import schema
 from warpline.batch import Batch

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print and return 0; raise SchemaError for a rule that does not exist, SourceError for a file that is no incident."""
     # By name: the core does not import the correlator, whose dependencies a node's image does not have.
-    backtest = importlib.import_module("correlator.backtest")
+    backtest = importlib.import_module("correlator.alerting.backtest")
     rules = backtest.chosen(args.rules if args.action == "test" else [])
     if args.action == "list":
         return _list(rules)

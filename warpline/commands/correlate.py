@@ -42,8 +42,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _rebuild(settings: Settings) -> int:
     """Join everything that is stored anew; the correlator must not run meanwhile, for it owns the files."""
-    store = importlib.import_module("correlator.store").Store(settings)
-    joins = importlib.import_module("correlator.joins").Joins(settings, store)
+    store = importlib.import_module("correlator.storage.store").Store(settings)
+    joins = importlib.import_module("correlator.joins.stages").Joins(settings, store)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as bar:

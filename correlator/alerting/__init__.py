@@ -1,0 +1,1 @@
+"""Alert rules over the joined data, their states, and who is told."""

@@ -1,0 +1,112 @@
+"""When would each rule have fired on a recorded incident: the same rules and states, on the recording's own time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from correlator.alerting import alert_rule
+from correlator.alerting.alert_rule import Rule
+from correlator.alerting.alerts import Alert, Alerts, Query
+from correlator.joins.stages import Joins
+from correlator.storage.store import Store
+from warpline import sample
+from warpline.errors import SchemaError
+from warpline.sample import Manifest
+from warpline.settings import Settings
+
+_STEP_NS = 1_000_000_000
+_AFTER_NS = 120_000_000_000
+"""Time after the recording's end that is still looked at, so that what fired can be resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One time that one instance of a rule fired; `end_ns` is None where it was never resolved."""
+
+    rule: str
+    labels: str
+    summary: str
+    start_ns: int
+    end_ns: int | None
+
+
+def chosen(names: Sequence[str]) -> list[Rule]:
+    """Return the rules called `names`, all if none is given; raise SchemaError for one that does not exist."""
+    rules = alert_rule.load()
+    unknown = set(names) - {rule.name for rule in rules}
+    if unknown:
+        raise SchemaError(f"alerts: no rule {sorted(unknown)[0]!r}; rules are {', '.join(rule.name for rule in rules)}")
+    return [rule for rule in rules if not names or rule.name in names]
+
+
+@contextmanager
+def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifest]]:
+    """Give a store of its own that holds the sample trace in `directory`, joined by today's rules."""
+    with tempfile.TemporaryDirectory(prefix="warpline-backtest-") as state_dir:
+        fresh = dataclasses.replace(settings, state_dir=state_dir, correlator_retention_days=0)
+        store = Store(fresh)
+        try:
+            found = sample.load(directory)
+            for number, batch in enumerate(sample.batches(directory, found)):
+                store.write([dataclasses.replace(batch, batch_id=f"{found.uid}/{number}")])
+            Joins(fresh, store).rebuild()
+            # Rules ask for it every second of the recording, and every time it is the same.
+            store.freeze("request")
+            yield store, found
+        finally:
+            store.close()
+
+
+def run(
+    rules: Sequence[Rule],
+    query: Query,
+    window: tuple[int, int],
+    thresholds: dict[str, float] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[Firing], list[Alert]]:
+    """Evaluate rules every second of `window` and a while after; return each firing, and every change of a state.
+
+    What begins only after the window says nothing but that the recording has ended (a collector that is silent, say): it is
+    no firing.
+    """
+    alerts = Alerts(rules, query, thresholds)
+    start_ns, end_ns = window
+    changes: list[Alert] = []
+    steps = range(start_ns, end_ns + _AFTER_NS, _STEP_NS)
+    for number, now_ns in enumerate(steps):
+        changes += alerts.evaluate(now_ns)
+        progress((number + 1) / len(steps))
+        if now_ns >= end_ns:
+            alerts.rules = _unfinished(alerts)
+            if not alerts.rules:
+                break
+    progress(1.0)
+    return _firings([each for each in changes if each.started_ns < end_ns]), changes
+
+
+def _unfinished(alerts: Alerts) -> list[Rule]:
+    """Return the rules that have an instance which is pending or fires: what begins after a recording counts no more."""
+    open_rules = {each.rule for each in alerts.active() if each.state in ("pending", "firing")}
+    return [rule for rule in alerts.rules if rule.name in open_rules]
+
+
+def _firings(changes: Sequence[Alert]) -> list[Firing]:
+    found: dict[tuple[str, str], Firing] = {}
+    done: list[Firing] = []
+    for alert in changes:
+        if alert.state == "firing":
+            found[alert.key] = Firing(alert.rule, alert.labels, alert.summary, alert.since_ns, None)
+        elif alert.state == "resolved" and alert.key in found:
+            done.append(dataclasses.replace(found.pop(alert.key), end_ns=alert.since_ns))
+    return sorted([*done, *found.values()], key=lambda firing: (firing.start_ns, firing.rule, firing.labels))
+
+
+def described(rules: Sequence[Rule]) -> str:
+    """Return the rules as JSON: what a bundle keeps of them, and what /api/rules answers."""
+    return json.dumps([{**dataclasses.asdict(rule), "for_s": rule.for_ns / 1e9} for rule in rules], indent=1)

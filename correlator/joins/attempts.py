@@ -1,0 +1,175 @@
+"""Which entities are one attempt, and which attempts one request.
+
+An id that only one attempt can bear joins at once. An id that two attempts bear (a client that repeats X-Request-Id, a
+retry, a prefill and a decode under one id) joins nothing by itself: each server's exchange stands for an attempt, and any
+other bearer joins the only one that it fits in time, or none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from correlator.joins.attribution import DERIVED, EXACT
+from correlator.joins.entities import Bool, Entities
+from correlator.joins.union import Int64, components, count_distinct, pair_codes, star
+
+
+@dataclass
+class Grouping:
+    """What was found: per entity its attempt's label and how it is known; refused keys; attempts that are one request."""
+
+    attempt: Int64
+    evidence: Int64
+    rule: list[str]
+    request: Int64
+    """Per entity, the label of its request."""
+    refused: list[tuple[str, Int64]] = field(default_factory=list)
+    """(kind of key, entities that bear it) for each contradiction."""
+    retried: list[tuple[int, int, str, int]] = field(default_factory=list)
+    """(entity of the attempt that failed, entity of the next, rule, evidence)."""
+
+
+def group(found: Entities, ends: tuple[Int64, Int64, Bool], phases: list[tuple[int, int]]) -> Grouping:
+    """Group entities. `ends` are rows of the two ends of one exchange and whether that is only derived; `phases` are
+    pairs of engine requests, a decode and the prefill that it names."""
+    left, right, weak = ends
+    count = len(found.start)
+    result = Grouping(np.arange(count), np.zeros(count, np.int64), ["itself"] * count, np.arange(count))
+    result.attempt = components(count, left, right)
+    result.evidence[right[weak]] = DERIVED
+    for row in right.tolist():
+        result.rule[row] = "two_ends"
+    shared: list[tuple[str, Int64]] = []
+    for name, key in (
+        ("trace_headers", _headers(found)),
+        ("response_id", found.response),
+        ("request_id", found.masked),
+    ):
+        shared += [(name, rows) for rows in _join_by_key(found, result, key, name)]
+    result.request = _united(result.attempt, phases)
+    _join_requests(found, result, shared)
+    return result
+
+
+def _headers(found: Entities) -> Int64:
+    """Return the caller's code of server exchanges and engine requests: trace headers that went from one to the other."""
+    return np.where(found.server | found.engine, found.caller, -1)
+
+
+def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> list[Int64]:
+    """Join the bearers of each key; return the bearers of keys that several attempts bear."""
+    terminal = _terminal(found, key)
+    size = int(key.max(initial=-1)) + 2  # The last place is of those without a key.
+    several = count_distinct(np.where(terminal, key, -1), result.attempt, size) > 1
+    engine_key = np.where(found.engine, key, -1)
+    outside = pair_codes(found.process, found.external)
+    several |= count_distinct(engine_key, pair_codes(found.process, found.internal), size) > count_distinct(
+        engine_key, outside, size
+    )
+    clear = np.where((key >= 0) & ~several[key], key, -1)
+    _merge(result, *star(clear), name)
+    rows = np.flatnonzero((key >= 0) & several[key])
+    rows = rows[np.argsort(key[rows], kind="stable")]
+    groups = np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1) if len(rows) else []
+    for bearers in groups:
+        _join_where_only_one_fits(found, result, bearers, terminal, name)
+    return groups
+
+
+def _terminal(found: Entities, key: Int64) -> Bool:
+    """Return True for server exchanges that no client exchange of the same key and process continues: no proxy's."""
+    place = pair_codes(key, found.process)
+    onward = np.full(int(place.max(initial=-1)) + 2, -(2**62), np.int64)
+    client = ~found.server & ~found.engine & (place >= 0)
+    np.maximum.at(onward, place[client], found.start[client])
+    return found.server & (key >= 0) & (onward[place] < found.start)
+
+
+def _merge(result: Grouping, left: Int64, right: Int64, name: str, evidence: int = EXACT) -> None:
+    fresh = result.attempt[left] != result.attempt[right]
+    left, right = left[fresh], right[fresh]
+    for row in right.tolist():
+        result.rule[row] = name
+    result.evidence[right] = np.maximum(result.evidence[right], evidence)
+    count = len(result.attempt)
+    result.attempt = components(
+        count, np.concatenate([np.arange(count), left]), np.concatenate([result.attempt, right])
+    )
+
+
+def _join_where_only_one_fits(found: Entities, result: Grouping, bearers: Int64, terminal: Bool, name: str) -> None:
+    heads = bearers[terminal[bearers]]
+    others = bearers[~np.isin(result.attempt[bearers], result.attempt[heads])]
+    left, right = [], []
+    for row in others.tolist():
+        inside = heads[_fits(found, row, heads)]
+        if len(np.unique(result.attempt[inside])) == 1:
+            left.append(inside[0])
+            right.append(row)
+    _merge(result, np.array(left, np.int64), np.array(right, np.int64), f"{name}_and_interval", DERIVED)
+
+
+def _fits(found: Entities, row: int, heads: Int64) -> Bool:
+    """Engine requests begin inside their exchange; what lies before a server (a client, a proxy) encloses it."""
+    if found.engine[row]:
+        fits: Bool = (found.start[heads] <= found.start[row]) & (found.start[row] <= found.end[heads])
+        return fits
+    around: Bool = (
+        (found.start[row] <= found.start[heads]) & (found.end[heads] <= found.end[row]) & ~found.failed[heads]
+    )
+    return around
+
+
+def _join_requests(found: Entities, result: Grouping, shared: list[tuple[str, Int64]]) -> None:
+    """Join attempts that retried one another; refuse the other bearers of a shared key."""
+    edges: list[tuple[int, int]] = []
+    for name, bearers in shared:
+        order = _one_per_attempt(found, result, bearers)
+        refused = False
+        for before, after in itertools.pairwise(order.tolist()):
+            if result.request[before] == result.request[after] or name == "trace_headers":
+                continue  # A prefill and its decode; or one span of a caller that made several requests.
+            if found.failed[before] and found.end[before] <= found.start[after]:
+                edges.append((before, after))
+                result.retried.append((before, after, name, EXACT if name == "request_id" else DERIVED))
+            else:
+                refused = True
+        if refused:
+            result.refused.append((name, bearers))
+    edges += _retries_by_trace(found, result)
+    result.request = _united(result.request, edges)
+
+
+def _united(label: Int64, edges: list[tuple[int, int]]) -> Int64:
+    left, right = np.array(edges, np.int64).reshape(-1, 2).T
+    count = len(label)
+    return components(count, np.concatenate([np.arange(count), left]), np.concatenate([label, right]))
+
+
+def _one_per_attempt(found: Entities, result: Grouping, rows: Int64) -> Int64:
+    """Return one entity of each attempt, the innermost server's exchange where there is one, in the order of time."""
+    rows = rows[np.lexsort((-found.start[rows], ~found.server[rows], result.attempt[rows]))]
+    first = rows[np.concatenate([[True], np.diff(result.attempt[rows]) != 0])]
+    ordered: Int64 = first[np.argsort(found.start[first], kind="stable")]
+    return ordered
+
+
+def _retries_by_trace(found: Entities, result: Grouping) -> list[tuple[int, int]]:
+    """Return failed attempts and those that followed within a minute in one trace: an SDK's retries keep the trace."""
+    rows = np.flatnonzero(~found.engine & (found.trace >= 0))
+    if not len(rows):
+        return []
+    rows = rows[np.lexsort((-found.start[rows], ~found.server[rows], result.attempt[rows]))]
+    rows = rows[np.concatenate([[True], np.diff(result.attempt[rows]) != 0])]
+    rows = rows[np.lexsort((found.start[rows], found.trace[rows]))]
+    before, after = rows[:-1], rows[1:]
+    gap = found.start[after] - np.minimum(found.end[before], 2**61)
+    follows = (found.trace[before] == found.trace[after]) & found.failed[before] & (gap >= 0) & (gap < 60 * 10**9)
+    follows &= result.request[before] != result.request[after]
+    known = {(a, b) for a, b, _, _ in result.retried}
+    edges = [e for e in zip(before[follows].tolist(), after[follows].tolist(), strict=True) if e not in known]
+    result.retried += [(a, b, "trace_id", DERIVED) for a, b in edges]
+    return edges

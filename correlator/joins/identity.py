@@ -1,0 +1,207 @@
+"""Who is who: all ids of one attempt under one name, contradictions refused and reported.
+
+An *attempt* is one passage of a request through a server; its entities are the exchanges on sockets and the requests inside
+engines. A *request* is what its client meant: attempts that retried one another, a prefill and its decode. The rules are in
+`attempts.py`, the grammar of ids in `ids.py`; here their outcome becomes rows of `alias`, `edge` and `finding`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correlator.joins import ids
+from correlator.joins.attempts import Grouping, group
+from correlator.joins.attribution import DERIVED, EVIDENCE
+from correlator.joins.entities import Entities, build, named_exchanges, named_requests, trace_text
+from correlator.joins.pairing import Pairs, pair_ends
+from correlator.joins.union import Int64
+from warpline import schema
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the identity join found, as rows of `alias`, `edge` and `finding`."""
+
+    alias: pa.RecordBatch
+    edge: pa.RecordBatch
+    finding: pa.RecordBatch
+
+
+def identify(exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Table) -> Identity:
+    """Join rows of `http_exchange`, `engine_request` and `connection`.
+
+    The result depends on the rows alone, neither on their order nor on how often they are given.
+    """
+    exchanges, engine = named_exchanges(exchanges), named_requests(engine_requests)
+    found = build(exchanges, engine)
+    pairs = pair_ends(exchanges, connections)
+    phases = _phases(found, engine)
+    grouping = group(found, (pairs.client, pairs.server, pairs.evidence == DERIVED), [(d, p) for d, p, _ in phases])
+    names = _names(found, grouping, exchanges, engine)
+    return Identity(
+        _aliases(found, grouping, names, exchanges, engine),
+        _edges(found, grouping, names, pairs, phases),
+        _findings(found, grouping, exchanges),
+    )
+
+
+def _phases(found: Entities, engine: pa.Table) -> list[tuple[int, int, str]]:
+    """Return (decode, prefill, rule) for engine requests of which one names the other, rows counted over all entities."""
+    if not len(engine):
+        return []
+    internal = engine["internal_id"].cast(pa.string()).to_pylist()
+    row_of: dict[str, list[int]] = {}
+    for row, name in enumerate(internal):
+        row_of.setdefault(name, []).append(row)
+    base, found_pairs = found.exchanges, []
+    for row, remote in enumerate(engine["remote_request_id"].cast(pa.string()).to_pylist()):
+        if remote is not None and len(row_of.get(remote, [])) == 1 and row_of[remote] != [row]:
+            found_pairs.append((base + row, base + row_of[remote][0], "remote_request_id"))
+    known = {d for d, _, _ in found_pairs}
+    roles = engine["role"].cast(pa.string()).to_pylist()
+    transfers: dict[str, list[int]] = {}
+    for row, transfer in enumerate(engine["transfer_id"].cast(pa.string()).to_pylist()):
+        if transfer is not None:
+            transfers.setdefault(transfer, []).append(row)
+    for rows in transfers.values():
+        decode = [r for r in rows if roles[r] == "decode"]
+        prefill = [r for r in rows if roles[r] == "prefill"]
+        if len(decode) == len(prefill) == 1 and base + decode[0] not in known:
+            found_pairs.append((base + decode[0], base + prefill[0], "transfer_id"))
+    return found_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    attempt: pa.Array
+    request: pa.Array
+
+
+def _names(found: Entities, grouping: Grouping, exchanges: pa.Table, engine: pa.Table) -> _Names:
+    """Name each entity's attempt and request: by the response id where one attempt alone bears it, else by its first
+    entity; the request by its first attempt."""
+    responses = pa.chunked_array(
+        [
+            *exchanges["response_id"].cast(pa.string()).chunks,
+            *ids.response(pc.coalesce(engine["external_id"], ids.external(engine["internal_id"]))).chunks,
+        ],
+        pa.string(),
+    ).combine_chunks()
+    known = found.response >= 0
+    pairs = np.unique(np.stack([found.response[known], grouping.attempt[known]]), axis=1)
+    bearers = np.bincount(pairs[0], minlength=1)
+    lone = known & (bearers[np.maximum(found.response, 0)] == 1)
+    rows = np.arange(len(found.start))
+    order = np.lexsort((rows, ~lone, grouping.attempt))
+    head = _first_of(grouping.attempt, order)
+    uids = found.uid
+    named = pc.if_else(pa.array(lone[head]), responses.take(pa.array(head)), uids.take(pa.array(head)))
+    begin = found.start.copy()
+    np.minimum.at(begin, head, found.start)
+    first = _first_of(grouping.request, np.lexsort((rows, begin[head], grouping.request)))
+    return _Names(named, named.take(pa.array(first)))
+
+
+def _first_of(label: Int64, order: Int64) -> Int64:
+    """Return for each row the row of its label that comes first in `order`, which sorts by label."""
+    heads = order[np.concatenate([[True], np.diff(label[order]) != 0])] if len(order) else order
+    first = np.zeros(int(label.max(initial=0)) + 1, np.int64)
+    first[label[heads]] = heads
+    return first[label]
+
+
+def _aliases(
+    found: Entities, grouping: Grouping, names: _Names, exchanges: pa.Table, engine: pa.Table
+) -> pa.RecordBatch:
+    count = found.exchanges
+    columns: list[tuple[str, pa.Table, str, bool]] = [
+        ("exchange", exchanges, "uid", True),
+        ("response_id", exchanges, "response_id", True),
+        ("request_id", exchanges, "request_id", True),
+        ("trace_id", exchanges, "trace_id", True),
+        ("internal_id", engine, "internal_id", False),
+        ("external_id", engine, "external_id", False),
+        ("trace_id", engine, "trace_id", False),
+        ("remote_request_id", engine, "remote_request_id", False),
+        ("transfer_id", engine, "transfer_id", False),
+    ]
+    parts = []
+    evidence = pa.array(EVIDENCE).take(pa.array(grouping.evidence))
+    for kind, rows, column, outside in columns:
+        values = trace_text(rows) if column == "trace_id" else rows[column].cast(pa.string())
+        place = slice(0, count) if outside else slice(count, None)
+        scope = pa.array([""] * len(rows)) if outside or kind == "trace_id" else rows["process_uid"].cast(pa.string())
+        parts.append(
+            pa.table(
+                {
+                    "time_ns": rows["start_ns"],
+                    "kind": pa.repeat(kind, len(rows)),
+                    "scope": scope,
+                    "value": values,
+                    "attempt_uid": names.attempt[place],
+                    "request_uid": names.request[place],
+                    "evidence": evidence[place],
+                }
+            )
+        )
+    joined = pa.concat_tables(parts, promote_options="permissive")
+    joined = joined.filter(pc.is_valid(joined["value"]))
+    keys = ["kind", "scope", "value", "attempt_uid", "request_uid", "evidence"]
+    once = joined.group_by(keys).aggregate([("time_ns", "min")]).rename_columns([*keys, "time_ns"])
+    once = once.sort_by([(k, "ascending") for k in keys])
+    return schema.table("alias").batch({c: once[c].combine_chunks() for c in once.column_names}, rows=len(once))
+
+
+def _edges(
+    found: Entities, grouping: Grouping, names: _Names, pairs: Pairs, phases: list[tuple[int, int, str]]
+) -> pa.RecordBatch:
+    uid, attempt = found.uid.to_pylist(), names.attempt.to_pylist()
+    kinds = np.where(found.engine, "engine_request", "http_exchange").tolist()
+    relation = np.where(found.engine, "served_by", "carried_by").tolist()
+    rows: list[tuple[int, str, str, str, str, str, int, str]] = [
+        (at, "attempt", attempt[i], kinds[i], uid[i], relation[i], int(grouping.evidence[i]), grouping.rule[i])
+        for i, at in enumerate(found.start.tolist())
+    ]
+    for client, server, known, rule in zip(
+        pairs.client.tolist(), pairs.server.tolist(), pairs.evidence.tolist(), pairs.rule, strict=True
+    ):
+        at = int(found.start[client])
+        rows.append((at, "http_exchange", uid[client], "http_exchange", uid[server], "received_as", known, rule))
+    for decode, prefill, rule in phases:
+        at = int(found.start[prefill])
+        rows.append((at, "engine_request", uid[decode], "engine_request", uid[prefill], "prefilled_by", 0, rule))
+    for before, after, rule, known in grouping.retried:
+        at = int(found.start[before])
+        rows.append((at, "attempt", attempt[before], "attempt", attempt[after], "retried", known, rule))
+    columns = list(zip(*rows, strict=True)) or [()] * 8
+    fields = ("time_ns", "from_kind", "from_id", "to_kind", "to_id", "relation", "evidence", "rule")
+    values: dict[str, object] = {f: list(c) for f, c in zip(fields, columns, strict=True)}
+    values["evidence"] = [EVIDENCE[int(e)] for e in columns[6]]
+    return schema.table("edge").batch({**values, "alternatives": 0}, rows=len(rows))
+
+
+_WORDS = {"response_id": "response id", "request_id": "x-request-id"}
+
+
+def _findings(found: Entities, grouping: Grouping, exchanges: pa.Table) -> pa.RecordBatch:
+    """Return one finding for each contradiction: how many attempts bear one id at a time."""
+    rows = []
+    for name, bearers in grouping.refused:
+        outside = bearers[bearers < found.exchanges]
+        value = exchanges[name][int(outside[0])].as_py() if len(outside) else found.uid[int(bearers[0])].as_py()
+        attempts = len(np.unique(grouping.attempt[bearers]))
+        sentence = (
+            f"{attempts} attempts bear the {_WORDS[name]} {value} and none is a retry of another: it was not used to join "
+            "them; clients should send a new x-request-id with each request"
+        )
+        details = json.dumps({"id": value, "attempts": attempts, "kind": name})
+        rows.append((int(found.start[bearers].min()), str(value), sentence, float(attempts), details))
+    columns = list(zip(*rows, strict=True)) or [()] * 5
+    fields = ("time_ns", "subject", "sentence", "score", "details")
+    values = {f: list(c) for f, c in zip(fields, columns, strict=True)}
+    return schema.table("finding").batch({**values, "kind": "identity_conflict", "evidence": "exact"}, rows=len(rows))

@@ -1,0 +1,396 @@
+"""What is kept: one DuckDB file for each UTC day with its Parquet segments, read through one view per table.
+
+One process owns the files. Batches are stored once, whatever is sent twice or breaks in between: each day's file keeps
+the ledger of its batch ids. All SQL of the correlator runs through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correlator.joins.results import Changes, Results
+from correlator.storage import views
+from correlator.storage.day import NS_PER_DAY, Day, Part, conform, shown_type
+from correlator.storage.readers import Readers
+from correlator.storage.segments import Segment
+from correlator.storage.views import View
+from warpline import schema
+from warpline.batch import Batch
+from warpline.errors import SchemaError, StoreError
+from warpline.schema import Table
+from warpline.settings import Settings
+from warpline.spool import free_bytes
+
+log = logging.getLogger(__name__)
+
+MISFIT = "rows that do not fit the schema"
+TOO_MANY_DAYS = "rows of too many different days"
+DAMAGED_DAY = "day file damaged"
+
+_MOST_DAYS = 366
+_CHUNK_ROWS = 65536
+_DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "no files found", "invalid")
+"""Words of DuckDB's errors on damaged files; one too many costs a look through the files, no more."""
+_DEAD = (duckdb.FatalException, duckdb.InternalException)
+Result = TypeVar("Result")
+
+
+class DiskFull(StoreError):
+    """The disk's reserve is reached: nothing is written until space returns."""
+
+
+class Store:
+    """The store of one state directory. Safe to share between threads; reads do not wait for writes."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the store; raise StoreError where it cannot be, with what to do."""
+        self.settings = settings
+        self.root = Path(settings.state_dir) / "store"
+        self.reserve_bytes = settings.correlator_disk_reserve_mb << 20
+        self.losses: Counter[str] = Counter()
+        self.rows_written: Counter[str] = Counter()
+        self.days: dict[int, Day] = {}
+        self.lock = threading.RLock()
+        self.readers = Readers()
+        self.suspect = threading.Event()
+        """Set when a read met damaged bytes: upkeep then looks through all files."""
+        self.changes = Changes()
+        """Stretches of time that got rows, for the joins."""
+        self._views = views.load()
+        self._columns: dict[str, dict[str, str]] = {}
+        self.broken: dict[str, str] = {}
+        """Views that DuckDB does not take, each with what it says: a bug, which costs that view and those on it."""
+        self._generation = 0
+        try:
+            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {error}; give a state_dir that can be written") from None
+        self.results = Results(self.root / "results", self.readers)
+        self._open()
+
+    # Opening
+
+    def _open(self) -> None:
+        self._main = duckdb.connect(":memory:", config=self._config())
+        self._main.execute("SET parquet_metadata_cache = true")
+        self.writer = self._main.cursor()
+        self.days = {}
+        for file in sorted(self.root.glob("????-??-??.duckdb")):
+            number = int(np.datetime64(file.stem, "D").astype(int))
+            self.attach(number)
+        for table in schema.TABLES:
+            self.publish(table)
+        for view in self._views.values():
+            self._create(view)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "memory_limit": f"{self.settings.correlator_memory_limit_mb}MB",
+            "threads": max(os.cpu_count() or 1, 1),
+            "temp_directory": str(self.root / "tmp"),
+            "preserve_insertion_order": False,
+            "autoload_known_extensions": False,
+            "autoinstall_known_extensions": False,
+        }
+
+    def attach(self, number: int) -> Day:
+        """Open or make a day's file; a damaged one is set aside, and its segments are taken over by a new one."""
+        day = Day(self.root, number)
+        try:
+            day.attach(self.writer)
+        except duckdb.Error as error:
+            self._set_aside(day, error)
+            day = Day(self.root, number)
+            day.attach(self.writer, adopt=True)
+        self.days[number] = day
+        return day
+
+    def _set_aside(self, day: Day, error: Exception) -> None:
+        """Rename a damaged day file, name it in the log and count it: a new one takes over its segments."""
+        aside = day.file.with_name(f"{day.file.name}.damaged-{os.urandom(3).hex()}")
+        log.error("store: %s is damaged (%s); it is kept as %s", day.file, str(error).splitlines()[0], aside.name)
+        day.file.rename(aside)
+        wal = day.file.with_name(day.file.name + ".wal")
+        if wal.exists():
+            wal.rename(aside.with_name(aside.name + ".wal"))
+        self.losses[f"{DAMAGED_DAY}: {day.file.name}"] += 1
+
+    def publish(self, table: Table) -> None:
+        """Make the view of `table` over all days anew."""
+        parts = [query for number in sorted(self.days) for query in self.days[number].select(table)]
+        parts += self.results.select(table)
+        if not parts:
+            columns = ", ".join(f'NULL::{shown_type(c)} AS "{c.name}"' for c in table.columns)
+            parts = [f"SELECT {columns} WHERE false"]
+        self.writer.execute(f"CREATE OR REPLACE VIEW {table.name} AS " + "\nUNION ALL ".join(parts))
+
+    def _create(self, view: View) -> None:
+        if not view.parameters:
+            try:
+                self.writer.execute(f"CREATE OR REPLACE VIEW {view.name} AS {view.sql}")
+            except duckdb.Error as error:
+                self._break(view, error)
+
+    def _break(self, view: View, error: duckdb.Error) -> None:
+        self.broken[view.name] = f"sql/{view.name}.sql: {str(error).strip()}"
+        log.error("%s", self.broken[view.name])
+
+    def _columns_of(self, view: View) -> dict[str, str]:
+        """Return a view's columns with their DuckDB types; they are asked for once."""
+        if view.name not in self._columns and view.name not in self.broken:
+            cursor = self._main.cursor()
+            try:
+                bound = {each: views.WINDOW.get(each) for each in view.parameters}
+                lines = cursor.execute(f"DESCRIBE {view.sql}", bound).fetchall()
+                self._columns[view.name] = {line[0]: line[1] for line in lines}
+            except duckdb.Error as error:
+                self._break(view, error)
+            finally:
+                cursor.close()
+        return self._columns.get(view.name, {})
+
+    def close(self) -> None:
+        """Write what is in memory to the files and close them."""
+        with self.lock:
+            with contextlib.suppress(duckdb.Error, StoreError):
+                self.checkpoint()
+            self._main.close()
+
+    # Writing
+
+    def write(self, batches: Sequence[Batch]) -> None:
+        """Store the batches, each once: those whose id a day's ledger holds are passed over.
+
+        Rows that do not fit are counted in `losses`. Raises DiskFull below the reserve, StoreError where the disk fails;
+        then the call may be repeated: what was stored is known by its id.
+        """
+        parts: dict[int, list[Part]] = defaultdict(list)
+        for batch in batches:
+            for number, part in self._split(batch):
+                parts[number].append(part)
+        with self.lock:
+            self._check_reserve()
+            changed = self._guarded(lambda: self._write_days(parts))
+            for name in changed:
+                self.publish(schema.table(name))
+
+    def _write_days(self, parts: Mapping[int, Sequence[Part]]) -> set[str]:
+        changed: set[str] = set()
+        for number, group in sorted(parts.items()):
+            day = self.days.get(number)
+            if day is None:
+                if len(self.days) >= _MOST_DAYS:
+                    self.losses[TOO_MANY_DAYS] += sum(part.rows.num_rows for part in group)
+                    continue
+                day = self.attach(number)
+            changed |= day.write(self.writer, group)
+            self.losses.update(day.refused)
+            day.refused.clear()
+            for part in group:
+                self.rows_written[part.table.name] += part.rows.num_rows
+                times = pc.min_max(part.rows[part.table.time])
+                self.changes.note(part.table.name, times["min"].as_py(), times["max"].as_py())
+        return changed
+
+    def _split(self, batch: Batch) -> Iterator[tuple[int, Part]]:
+        """Yield the rows of a batch by the UTC day that they fall on."""
+        try:
+            rows = conform(batch.table, batch.rows)
+        except SchemaError as error:
+            log.warning("store: batch %s: %s", batch.batch_id, error)
+            self.losses[MISFIT] += batch.rows.num_rows
+            return
+        if not rows.num_rows:
+            return
+        days = rows[batch.table.time].combine_chunks().to_numpy() // NS_PER_DAY
+        first, last = int(days.min()), int(days.max())
+        if first == last:
+            yield first, Part(batch.table, batch.batch_id, rows)
+            return
+        for number in np.unique(days).tolist():
+            yield number, Part(batch.table, batch.batch_id, rows.filter(pa.array(days == number)))
+
+    def _check_reserve(self) -> None:
+        free = free_bytes(self.root)
+        if free < self.reserve_bytes:
+            raise DiskFull(f"store {self.root}: {free >> 20} MiB are free, {self.reserve_bytes >> 20} MiB are reserved")
+
+    def put(self, since_ns: int, until_ns: int, found: Mapping[str, pa.Table]) -> None:
+        """Put what the joins found in [since_ns, until_ns), by table, in the place of what they had found there before.
+
+        Raises DiskFull below the reserve, StoreError where the disk fails.
+        """
+        with self.lock:
+            self._check_reserve()
+            for name, rows in found.items():
+                self._guarded(
+                    lambda name=name, rows=rows: self.results.put(schema.table(name), since_ns, until_ns, rows)
+                )
+                self.publish(schema.table(name))
+
+    def forget_results(self) -> None:
+        """Drop all that the joins found."""
+        with self.lock:
+            for name in self.results.clear():
+                self.publish(schema.table(name))
+
+    def compact_results(self) -> None:
+        """Merge small files of results."""
+        with self.lock:
+            for table in schema.TABLES:
+                if self._guarded(lambda table=table: self.results.compact(table)):
+                    self.publish(table)
+
+    def checkpoint(self) -> None:
+        """Move what the days' write-ahead logs hold into their files: what was written before is then safe.
+
+        Raises StoreError where the disk does not take it.
+        """
+        with self.lock:
+            self._guarded(lambda: [self.writer.execute(f"CHECKPOINT {day.alias}") for day in self._dirty()])
+
+    def _dirty(self) -> list[Day]:
+        return [day for day in self.days.values() if day.file.with_name(day.file.name + ".wal").exists()]
+
+    def _guarded(self, work: Any) -> Any:
+        """Run a write; where DuckDB died of it, open the files again, and say in either case what is wrong."""
+        try:
+            return work()
+        except _DEAD as error:
+            self.reopen(self._generation)
+            raise StoreError(f"store {self.root}: {str(error).splitlines()[0]}") from None
+        except (duckdb.Error, OSError) as error:
+            raise StoreError(f"store {self.root}: {str(error).splitlines()[0]}") from None
+
+    def reopen(self, generation: int) -> None:
+        """Open the files again, unless another thread has done so since `generation`."""
+        with self.lock:
+            if generation != self._generation:
+                return
+            log.warning("store %s: DuckDB gave up; opening the files again", self.root)
+            self._generation += 1
+            with contextlib.suppress(duckdb.Error):
+                self._main.close()
+            self._open()
+
+    def drop_day(self, number: int) -> None:
+        """Drop a day: its rows are gone from every view at once, its files when no read needs them any more."""
+        with self.lock:
+            day = self.days.pop(number)
+            lost = self.results.drop_before((number + 1) * NS_PER_DAY)
+            for table in schema.TABLES:
+                if table.name in lost or day.select(table):
+                    self.publish(table)
+            self._guarded(lambda: day.detach(self.writer))
+            day.file.unlink(missing_ok=True)
+            day.file.with_name(day.file.name + ".wal").unlink(missing_ok=True)
+            self.readers.remove([day.directory / name for name in day.segments])
+        log.info("store: dropped %s", day.date)
+
+    def replace_segments(self, day: Day, table: Table, old: Sequence[str], new: Segment, emptied: bool = False) -> None:
+        """Put a merged segment in the place of those it was made of and, where `emptied`, of the day's own rows."""
+        with self.lock:
+            self._guarded(lambda: day.replace(self.writer, old, new, emptied))
+            self.publish(table)
+            self.readers.remove([day.directory / name for name in old])
+
+    def freeze(self, view: str) -> None:
+        """Compute a view's rows once: for a store that nothing more is written to. Raises StoreError where it fails."""
+        try:
+            self.writer.execute(f"CREATE TABLE _frozen_{view} AS FROM {view}")
+            self.writer.execute(f"CREATE OR REPLACE VIEW {view} AS FROM _frozen_{view}")
+        except duckdb.Error as error:
+            raise self._failed(error) from None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor of its own, for the correlator's own long work; close it."""
+        return self._main.cursor()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all days take on disk."""
+        return sum(day.bytes for day in list(self.days.values()))
+
+    # Reading
+
+    def views(self) -> list[dict[str, Any]]:
+        """Return what views there are: name, doc, parameters, and columns with their DuckDB types."""
+        return [
+            {"name": v.name, "doc": v.doc, "parameters": list(v.parameters), "columns": columns}
+            for v in self._views.values()
+            if (columns := self._columns_of(v))
+        ]
+
+    def view(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
+        """Return a view's rows as they come. A table's name reads the table.
+
+        `parameters` are the view's own and, for every view, since_ns, until_ns (rows that overlap [since, until)), limit
+        and order (a column, with - before it for descending). Raises SchemaError for a view that does not exist, StoreError
+        for parameters that do not fit and for a query that fails. Close the reader, or read it to its end.
+        """
+        view = self._views.get(name)
+        if view is None:
+            table = schema.table(name) if name in {t.name for t in schema.TABLES} else None
+            if table is None:
+                raise SchemaError(f"view {name!r}: there is none; views are {', '.join(sorted(self._views))}")
+            view = View(name, table.doc, (), f"FROM {name}")
+        columns = self._columns_of(view)
+        if not columns:
+            raise StoreError(self.broken[name])
+        sql, bound = views.bind(view, parameters or {}, columns)
+        return self.read(sql, bound)
+
+    def read(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
+        """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails."""
+        generation = self._generation
+        try:
+            return self._read(sql, bound or {})
+        except _DEAD:
+            self.reopen(generation)
+        except duckdb.ConnectionException:
+            pass  # The store was opened again between our look at it and the query.
+        return self._read(sql, bound or {})
+
+    def _read(self, sql: str, bound: Mapping[str, Any]) -> pa.RecordBatchReader:
+        token = self.readers.enter()
+        try:
+            cursor = self._main.cursor()
+            relation = cursor.sql(sql, params=dict(bound))
+            reader = relation.to_arrow_reader(_CHUNK_ROWS)
+        except BaseException as error:
+            self.readers.leave(token)
+            if isinstance(error, duckdb.Error) and not isinstance(error, (*_DEAD, duckdb.ConnectionException)):
+                raise self._failed(error) from None
+            raise
+        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(token, cursor, reader))
+
+    def _batches(self, token: int, cursor: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException, duckdb.Error) as error:
+            raise self._failed(error) from None
+        finally:
+            cursor.close()
+            self.readers.leave(token)
+
+    def _failed(self, error: Exception) -> StoreError:
+        sentence = str(error).strip()
+        if any(word in sentence.lower() for word in _DAMAGE):
+            self.suspect.set()
+        return StoreError(f"store: {sentence}")
+
+    def query(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.Table:
+        """Return all rows of a query of the correlator's own: what joins and alert rules run."""
+        return self.read(sql, bound).read_all()
