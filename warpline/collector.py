@@ -78,4 +78,9 @@ class Collector:
             yield Reading("warpline.source.detail", detail, labels=labels, doc="detail level in force, 0 to 3")
             yield Reading("warpline.source.cost", cost, labels=labels, doc="share of one core, BPF programs included")
             yield Reading("warpline.source.lost", runner.context.lost_total, "{record}", True, labels, "records lost")
+            for figure, value in list(runner.context.figures.items()):
+                also = {**labels, "figure": figure}
+                yield Reading(
+                    "warpline.source.figure", value, labels=also, doc="what the source measured, in the unit named"
+                )
         yield from self.exporter.readings()

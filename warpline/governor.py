@@ -73,11 +73,12 @@ class Governor:
         self.wanted = Wanted()
 
     def govern(self, runner: Runner) -> None:
-        """Take `runner` under control: its context's detail becomes the level in force."""
+        """Take `runner` under control: its context's detail becomes the level in force, its windows those asked for."""
         name = runner.context.name
         self._runners.append(runner)
         self._costs[name] = _Cost(time.monotonic(), 0)
         runner.context.detail = lambda: self.level(name)
+        runner.context.windows = lambda: self.wanted.windows
 
     def start(self) -> None:
         """Start to look at costs and to ask."""

@@ -21,7 +21,7 @@ import logging
 import pkgutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -57,6 +57,8 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     detail: Callable[[], int] = lambda: 2
     """Detail level in force now: 0 off, 1 least, 2 ordinary, 3 all."""
+    windows: Callable[[], Sequence[tuple[int, int]]] = tuple
+    """Windows of node time (start, end in ns) in which somebody wants every single event."""
     progress: Callable[[float], None] = lambda share: None
     """Told the share (0-1) of a recording that is read."""
     kernel_cost_ns: Callable[[], int] = lambda: 0
@@ -64,6 +66,8 @@ class Context:
     cost_ratio: float = 0.0
     """Share of one core that the source cost over the last interval, as the governor measured it."""
     lost_total: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    """What the source measured of itself or of this machine, by a name that ends in its unit: shown on /metrics."""
 
     def lost(
         self,

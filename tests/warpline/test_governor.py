@@ -7,7 +7,7 @@ import pytest
 from warpline import governor, schema
 from warpline.batch import Batch
 from warpline.clock import NodeClock
-from warpline.governor import ALL, LEAST, ORDINARY, Governor, Wanted
+from warpline.governor import ALL, LEAST, ORDINARY, Governor
 from warpline.settings import Settings
 from warpline.source import Context, Runner
 
@@ -105,8 +105,15 @@ def test_what_is_asked_for_holds_and_a_senseless_answer_does_not(runner: Costly,
     assert runner.context.detail() == level
 
 
-def test_windows_to_keep_are_read() -> None:
-    assert Wanted.from_json(b'{"windows": [[1, 5], [7, 9]]}').windows == ((1, 5), (7, 9))
+def test_windows_to_keep_reach_the_source_and_end_with_the_answer(runner: Costly) -> None:
+    answers = [b'{"windows": [[1, 5], [7, 9]]}', b"<html>not found</html>"]
+    made = Governor(Settings(), "n", lambda: answers.pop(0))
+    made.govern(runner)
+    assert runner.context.windows() == ()
+    made._refresh()
+    assert runner.context.windows() == ((1, 5), (7, 9))
+    made._refresh()
+    assert runner.context.windows() == ()
 
 
 def test_a_running_thread_is_measured_by_its_own_cpu_clock(tmp_path: Path) -> None:
