@@ -17,3 +17,5 @@ class Batch:
     table: Table
     rows: pa.RecordBatch
     batch_id: str = ""
+    fine: bool = False
+    """True for what the ordinary detail leaves out: the flight recorder keeps it, and sends it where a window is kept."""

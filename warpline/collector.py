@@ -14,6 +14,7 @@ from warpline import source, telemetry
 from warpline.clock import NodeClock
 from warpline.export import Exporter
 from warpline.governor import Governor
+from warpline.recorder import Recorder
 from warpline.settings import Settings
 from warpline.source import Context, Runner
 from warpline.telemetry import Reading
@@ -31,10 +32,14 @@ class Collector:
         self.settings = settings
         self.node = settings.node or socket.gethostname()
         self.clock = NodeClock(Path(settings.state_dir))
-        self.exporter = Exporter(settings, self.node)
         self.governor = Governor(settings, self.node)
+        self.exporter = Exporter(settings, self.node, self._recorder(), lambda: self.governor.wanted.windows)
         self.runners = [self._runner(name) for name in source.chosen(settings)]
         self._stops: list[telemetry.Stop] = []
+
+    def _recorder(self) -> Recorder | None:
+        size = self.settings.collector_recorder_mb << 20
+        return Recorder(Path(self.settings.state_dir) / "recorder", size, self.clock.now_ns()) if size else None
 
     def _runner(self, name: str) -> Runner:
         context = Context(name, self.node, self.settings, self.clock, self.exporter.emit)

@@ -4,7 +4,8 @@ Each source has a detail level: 0 off, 1 least, 2 ordinary, 3 all. The level wan
 asks for while an incident is looked at; without an answer the setting holds. The level in force is the one wanted, or a
 lower one: a source that costs more than its budget over one interval steps down at once, and comes back one level after it
 has stayed under half of the budget for a while. Cost is the CPU time of the source's thread, plus what its BPF programs
-ran for where it can tell (`Context.kernel_cost_ns`), as a share of one core. Stepping down is a row of `loss`.
+ran for where it can tell (`Context.kernel_cost_ns`), as a share of one core. Stepping down is a row of `loss`. What a source
+yields for the flight recorder beyond its level is the first that it leaves out.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class _Cost:
     ratio: float = 0.0
     ceiling: int = ALL
     calm: int = 0
+    records: bool = False
+    """Whether the source has asked if it should record."""
 
 
 class Governor:
@@ -79,6 +82,7 @@ class Governor:
         self._costs[name] = _Cost(time.monotonic(), 0)
         runner.context.detail = lambda: self.level(name)
         runner.context.windows = lambda: self.wanted.windows
+        runner.context.recording = lambda: self._recording(name)
 
     def start(self) -> None:
         """Start to look at costs and to ask."""
@@ -94,6 +98,12 @@ class Governor:
         """Return the detail level in force for source `name`."""
         asked = self.wanted.detail.get(name, self.wanted.detail.get("*", self._settings.collector_detail))
         return min(asked, self._costs[name].ceiling)
+
+    def _recording(self, name: str) -> bool:
+        """Say whether source `name` should yield fine batches: where there is a recorder, and its budget allows it."""
+        cost = self._costs[name]
+        cost.records = self._settings.collector_recorder_mb > 0
+        return cost.records and LEAST < self.level(name) < ALL == cost.ceiling
 
     def cost_ratio(self, name: str) -> float:
         """Return the share of one core that source `name` cost over the last interval."""
@@ -130,7 +140,7 @@ class Governor:
         cost.calm = 0
         if self.level(name) <= LEAST:
             return  # There is nothing less than the least but off, which only a person chooses.
-        cost.ceiling = self.level(name) - 1
+        cost.ceiling = ORDINARY if cost.records and cost.ceiling == ALL else self.level(name) - 1
         log.warning(
             "source %s: cost %.1f %% of a core, over its budget: down to detail %d",
             name,

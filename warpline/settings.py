@@ -45,6 +45,10 @@ class Settings:
     collector_batch_rows: int = _setting(65536, "Rows that leave in one batch, at most.")
     collector_batch_delay_s: float = _setting(0.2, "Longest time that a row waits for its batch.")
     collector_queue_mb: int = _setting(1024, "Size on disk of the collector's export queue, at most.")
+    collector_recorder_mb: int = _setting(
+        256,
+        "Size on disk of the flight recorder: the last minutes of what ordinary detail leaves out; 0 records nothing.",
+    )
     collector_metrics_address: str = _setting(
         "127.0.0.1:9464", "Where the collector's own /metrics is served; empty serves none."
     )
@@ -102,6 +106,18 @@ class Settings:
     alerts_alertmanager_urls: str = _setting("", "Alertmanagers to tell (v2 API), comma-separated.")
     alerts_webhook_urls: str = _setting("", "Webhooks to tell, in Slack's form, comma-separated.")
     alerts_dashboard_url: str = _setting("http://127.0.0.1:8501", "Dashboard's address in the links of alerts.")
+
+    recorder_before_s: float = _setting(
+        60.0, "Time before an alert or a slow request of which collectors are asked for all that they recorded."
+    )
+    recorder_after_s: float = _setting(60.0, "Time after it that is kept too, and for which their detail is raised.")
+    recorder_slow_ttft_ms: float = _setting(
+        2000.0, "Time to first token beyond which a request has its window kept; 0 keeps none for slow requests."
+    )
+    recorder_pause_s: float = _setting(
+        600.0,
+        "Time after a kept window before the same rule, or a slow request, has another one kept on the same node.",
+    )
 
     query_url: str = _setting("http://127.0.0.1:4320", "Query API that `warpline query` and the dashboard read.")
     query_token_file: str = _setting("", "File with the bearer token for the query API.")
@@ -176,6 +192,10 @@ class Settings:
 
     tetragon_address: str = _setting("unix:///var/run/tetragon/tetragon.sock", "Tetragon's gRPC address on this node.")
     tetragon_file: str = _setting("", "File of Tetragon's exporter to follow instead of the address.")
+    tetragon_tls_ca: str = _setting("", "PEM authority of Tetragon's certificate; empty speaks plain text.")
+    tetragon_tls_certificate: str = _setting("", "PEM certificate to show to Tetragon (mTLS).")
+    tetragon_tls_key: str = _setting("", "PEM key of that certificate.")
+    tetragon_tls_name: str = _setting("", "Name to expect in Tetragon's certificate where it is not the address.")
 
     envoy_log_files: str = _setting(
         "/var/log/pods/*/istio-proxy/*.log,/var/log/pods/*/envoy/*.log",

@@ -57,6 +57,8 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     detail: Callable[[], int] = lambda: 2
     """Detail level in force now: 0 off, 1 least, 2 ordinary, 3 all."""
+    recording: Callable[[], bool] = lambda: False
+    """Whether the flight recorder wants, as `fine` batches, what the ordinary detail leaves out."""
     windows: Callable[[], Sequence[tuple[int, int]]] = tuple
     """Windows of node time (start, end in ns) in which somebody wants every single event."""
     progress: Callable[[float], None] = lambda share: None

@@ -134,3 +134,24 @@ def test_a_running_thread_is_measured_by_its_own_cpu_clock(tmp_path: Path) -> No
     assert runner.cpu_ns() > 5_000_000
     context.stop.set()
     assert runner.join(5)
+
+
+def test_recording_is_what_a_source_over_its_budget_gives_up_first(runner: Costly, lost: list[Batch]) -> None:
+    made = govern(runner)
+    assert runner.context.recording()
+    spend(runner, made, 0.2)
+    assert (runner.context.detail(), runner.context.recording()) == (ORDINARY, False)
+    assert len(lost) == 1
+    spend(runner, made, 0.2)
+    assert (runner.context.detail(), runner.context.recording()) == (LEAST, False)
+    spend(runner, made, 0.01, times=2 * governor._CALM_INTERVALS)
+    assert (runner.context.detail(), runner.context.recording()) == (ORDINARY, True)
+
+
+@pytest.mark.parametrize(("detail", "size_mb"), [(LEAST, 256), (ALL, 256), (ORDINARY, 0)])
+def test_nothing_is_recorded_where_little_is_wanted_all_is_sent_or_no_recorder_is(
+    runner: Costly, detail: int, size_mb: int
+) -> None:
+    made = Governor(Settings(collector_detail=detail, collector_recorder_mb=size_mb), "n", lambda: b"{}")
+    made.govern(runner)
+    assert not runner.context.recording()
