@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 
-from collectors.wire import columns, jsonlines, protojson, stream, tail
-from collectors.wire.channel import answers, open_channel
+from collectors.wire import channel, columns, jsonlines, protojson, stream, tail
 from collectors.wire.columns import field
 from collectors.wire.hubble_pb2 import GetFlowsRequest, GetFlowsResponse
 from warpline import schema
@@ -100,9 +99,8 @@ def check(settings: Settings) -> str | None:
     if settings.hubble_file:
         found = bool(tail.matching(settings.hubble_file))
         return None if found else f"{settings.hubble_file}: not there; set hubble_file to the exporter's file"
-    if answers(settings.hubble_address, *_tls(settings)):
-        return None
-    return f"{settings.hubble_address}: Hubble does not answer; switch it on in Cilium, or set hubble_address or hubble_file"
+    remedy = "switch it on in Cilium, or set hubble_address or hubble_file"
+    return channel.silent(settings.hubble_address, channel.tls(settings, "hubble"), "Hubble", remedy)
 
 
 def run(context: Context) -> Iterator[Batch]:
@@ -113,20 +111,11 @@ def run(context: Context) -> Iterator[Batch]:
             yield from _told(block, context)
         return
     resume = stream.Resume(context)
-    with open_channel(settings.hubble_address, *_tls(settings)) as channel:
-        get_flows = channel.unary_stream(_GET_FLOWS, request_serializer=GetFlowsRequest.SerializeToString)
+    with channel.open_channel(settings.hubble_address, channel.tls(settings, "hubble")) as opened:
+        get_flows = opened.unary_stream(_GET_FLOWS, request_serializer=GetFlowsRequest.SerializeToString)
         for messages in stream.persist(lambda: _connect(get_flows, resume, context), settings.hubble_address, context):
             yield from _told(_lines(messages, resume, context), context)
             resume.keep()
-
-
-def _tls(settings: Settings) -> tuple[str, str, str, str]:
-    return (
-        settings.hubble_tls_ca,
-        settings.hubble_tls_certificate,
-        settings.hubble_tls_key,
-        settings.hubble_tls_name,
-    )
 
 
 def _connect(get_flows: Any, resume: stream.Resume, context: Context) -> Iterator[list[bytes]]:

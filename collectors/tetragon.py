@@ -1,8 +1,8 @@
 """Processes and what they did, as Cilium's Tetragon tells them: executions, exits, and the hooks of its policies.
 
-From the gRPC API of the node's agent (`tetragon_address`) or from its export file (`tetragon_file`). Needs Tetragon 0.8 or
-later, and to read the agent's socket or file. The file lacks what the agent's deny list drops (by default health checks and
-system namespaces); the gRPC stream does not.
+From the gRPC API of the node's agent (`tetragon_address`, TLS where `tetragon_tls_ca` is set) or from its export file
+(`tetragon_file`). Needs Tetragon 0.8 or later, and to read the agent's socket or file. The file lacks what the agent's deny
+list drops (by default health checks and system namespaces); the gRPC stream does not.
 
 Times are CLOCK_BOOTTIME inside Tetragon (the exec id holds them) and wall clock in its events: for this node's processes
 both become node time. An exec id names one execution: for a process of this node that still lives, `process_uid` is made of
@@ -26,8 +26,7 @@ import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 
 from collectors.identity import proc
-from collectors.wire import columns, jsonlines, protojson, secrets, stream, tail
-from collectors.wire.channel import answers, open_channel
+from collectors.wire import channel, columns, jsonlines, protojson, secrets, stream, tail
 from collectors.wire.tetragon_pb2 import GetEventsRequest, GetEventsResponse
 from warpline import schema
 from warpline.batch import Batch
@@ -103,11 +102,8 @@ def check(settings: Settings) -> str | None:
     if settings.tetragon_file:
         found = bool(tail.matching(settings.tetragon_file))
         return None if found else f"{settings.tetragon_file}: not there; set tetragon_file to Tetragon's export file"
-    if answers(settings.tetragon_address):
-        return None
-    return (
-        f"{settings.tetragon_address}: Tetragon does not answer; install it, or set tetragon_address or tetragon_file"
-    )
+    remedy = "install it, or set tetragon_address or tetragon_file"
+    return channel.silent(settings.tetragon_address, channel.tls(settings, "tetragon"), "Tetragon", remedy)
 
 
 def run(context: Context) -> Iterator[Batch]:
@@ -119,8 +115,8 @@ def run(context: Context) -> Iterator[Batch]:
             yield from _told(block, decoder, context)
         return
     heard = stream.Heard(context)
-    with open_channel(settings.tetragon_address) as channel:
-        get_events = channel.unary_stream(_GET_EVENTS, request_serializer=GetEventsRequest.SerializeToString)
+    with channel.open_channel(settings.tetragon_address, channel.tls(settings, "tetragon")) as opened:
+        get_events = opened.unary_stream(_GET_EVENTS, request_serializer=GetEventsRequest.SerializeToString)
 
         def connect() -> Iterator[list[bytes]]:
             return stream.batches(get_events(GetEventsRequest()), context)

@@ -113,10 +113,12 @@ def grpc_double(
     methods: dict[str, Callable[[bytes, Any], Any]],
     address: str = "127.0.0.1:0",
     certificate: tuple[bytes, bytes] | None = None,
+    clients_of: bytes | None = None,
 ) -> Iterator[str]:
     """A gRPC server of raw messages: full method name → function of request and context.
 
-    A function that is a generator streams; others answer once. `certificate` is (key, chain) in PEM. Yields the address.
+    A function that is a generator streams; others answer once. `certificate` is (key, chain) in PEM; clients must show one of
+    the authority `clients_of`, where it is given. Yields the address.
     """
 
     class Generic(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -134,7 +136,8 @@ def grpc_double(
     if certificate is None:
         port = server.add_insecure_port(address)
     else:
-        port = server.add_secure_port(address, grpc.ssl_server_credentials([certificate]))
+        credentials = grpc.ssl_server_credentials([certificate], clients_of, clients_of is not None)
+        port = server.add_secure_port(address, credentials)
     server.start()
     try:
         yield address if address.startswith("unix:") else f"127.0.0.1:{port}"

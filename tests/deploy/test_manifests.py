@@ -200,19 +200,39 @@ def test_the_manifests_are_what_helm_renders(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.slow
-def test_helm_refuses_a_value_that_does_not_exist() -> None:
+def rendered(values: str) -> subprocess.CompletedProcess[str]:
+    """What Helm says to values, given as Python writes them."""
     pytest.importorskip(
         "helm_sdkpy", reason="helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
     )
-    code = "import sys; sys.path.insert(0, 'deploy'); import render; render.render({'distribution': 'openshift'})"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "HELM_DRIVER": "memory"},
-        capture_output=True,
-        text=True,
-        check=False,
+    code = f"import sys; sys.path.insert(0, 'deploy'); import render; print(render.render({values}))"
+    environment = {**os.environ, "HELM_DRIVER": "memory"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.slow
+def test_agents_over_tls_are_given_their_certificates(tmp_path: Path) -> None:
+    tls = {"secret": "hubble-relay-client-certs", "name": "relay.test"}
+    agent = {"address": "$(NODE_IP):54321", "tls": {"secret": "tetragon-client", "mutual": False}}
+    values = {"cluster": {"hubbleRelay": "relay:443", "hubbleRelayTls": tls}, "collector": {"net": {"tetragon": agent}}}
+    done = rendered(repr(values))
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "made.yaml"
+    made.write_text(done.stdout)
+    for peer, container, count in (("hubble", "cluster", 5), ("tetragon", "net", 2)):
+        found = next(each for each in containers(made) if each["name"] == container)
+        given = {v["name"]: v.get("value") for v in found["env"] if f"_{peer.upper()}_" in v["name"]}
+        assert len(given) == count
+        assert given[f"WARPLINE_{peer.upper()}_TLS_CA"] == f"/etc/warpline/{peer}/ca.crt"
+        assert {"name": f"{peer}-tls", "mountPath": f"/etc/warpline/{peer}", "readOnly": True} in found["volumeMounts"]
+    secrets = {v["secret"]["secretName"] for _, spec in pods(made) for v in spec["volumes"] if "secret" in v}
+    assert secrets == {"hubble-relay-client-certs", "tetragon-client", "warpline-tokens"}
+
+
+@pytest.mark.slow
+def test_helm_refuses_a_value_that_does_not_exist() -> None:
+    done = rendered("{'distribution': 'openshift'}")
     assert done.returncode != 0
     assert "distribution" in done.stderr

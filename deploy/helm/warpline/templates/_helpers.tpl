@@ -60,6 +60,36 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{/* Address and TLS of an agent or of Relay: `peer` is its part of the settings' names, `tls` its values. */}}
+{{- define "warpline.peerEnv" -}}
+{{- if .address }}
+- {name: WARPLINE_{{ upper .peer }}_ADDRESS, value: {{ .address | quote }}}
+{{- end }}
+{{- if .tls.secret }}
+- {name: WARPLINE_{{ upper .peer }}_TLS_CA, value: /etc/warpline/{{ .peer }}/ca.crt}
+{{- if .tls.mutual }}
+- {name: WARPLINE_{{ upper .peer }}_TLS_CERTIFICATE, value: /etc/warpline/{{ .peer }}/tls.crt}
+- {name: WARPLINE_{{ upper .peer }}_TLS_KEY, value: /etc/warpline/{{ .peer }}/tls.key}
+{{- end }}
+{{- if .tls.name }}
+- {name: WARPLINE_{{ upper .peer }}_TLS_NAME, value: {{ .tls.name | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "warpline.peerMount" -}}
+{{- if .tls.secret }}
+- {name: {{ .peer }}-tls, mountPath: /etc/warpline/{{ .peer }}, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "warpline.peerVolume" -}}
+{{- if .tls.secret }}
+- name: {{ .peer }}-tls
+  secret: {secretName: {{ .tls.secret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+
 {{- define "warpline.secretMounts" -}}
 {{- if .root.Values.correlator.tokenSecret }}
 - {name: token, mountPath: /etc/warpline/token, readOnly: true}
