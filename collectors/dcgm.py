@@ -245,6 +245,7 @@ class Node:
             "namespace": [owner and owner.namespace for owner in owners],
             "container": [owner and owner.container for owner in owners],
             "field": [each.name for each in told],
+            "simulated": [prometheus.simulated(each.place.model) for each in told],
         }
 
     def _monotonic(self, each: Series, text: str, value: float) -> bool | None:
@@ -286,6 +287,7 @@ class Node:
         row: dict[str, object] = {"gpu_uuid": key[0], "gpu_instance": key[1], "observed_by": "dcgm"}
         if place is not None:
             row |= {name: getattr(place, name) for name in Place.__slots__}
+            row["simulated"] = prometheus.simulated(place.model)
         if mig is not None:
             row |= {"mig_uuid": mig.mig_uuid, "compute_instance": mig.compute_instance, "vendor": "nvidia"}
         if key in self.shared:

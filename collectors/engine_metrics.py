@@ -199,6 +199,7 @@ class Server:
             "upper_bound": [each.upper_bound for each in told],
             "value": np.array([value for _, value, _ in rows], np.float64) * np.array(factors, np.float64),
             "monotonic": [monotonic for _, _, monotonic in rows],
+            "simulated": [prometheus.simulated(each.model) for each in told],
         }
 
     def _note_start(self, page: Page) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _PAGE_BYTES = 64 << 20
+_SIMULATED = "(simulated)"
+"""What the demo's CUDA double and its engine have in their names."""
 _ACCEPT = "text/plain;version=0.0.4"
 _BACK_OFF_S = (0.0, 5.0, 15.0, 60.0)
 _HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, read=10.0))
@@ -138,6 +140,11 @@ class Target:
         self._context.lost("scrape failed", 1, lower_bound=True)
         self._failures = min(self._failures + 1, len(_BACK_OFF_S))
         self._not_before = time.monotonic() + _BACK_OFF_S[self._failures - 1]
+
+
+def simulated(model: str | None) -> bool | None:
+    """Return True for a model that says of itself that no real device stands behind it; else None, which means measured."""
+    return True if model is not None and _SIMULATED in model else None
 
 
 def addresses(setting: str) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from collectors import dcgm
 from collectors.wire import nvml, podresources, prometheus
 from collectors.wire.podresources_pb2 import ListPodResourcesResponse
+from demo.engine import gpu_page
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, text_server_double, until
 from warpline.settings import Settings
 
@@ -176,6 +177,14 @@ def test_the_kubelets_word_on_sharing_clears_the_exporters_pod() -> None:
     rows, _, devices = read(page, grants=[podresources.Grant(device, "a", "n", "c")])
     assert rows[0]["pod"] is None
     assert devices[0]["sharing"] == "shared"
+
+
+def test_what_the_cuda_double_says_is_called_simulated_and_nothing_else_is(shared_data: Path) -> None:
+    state = {"busy_ns": 5, "clock_ratio": 1.0, "kv_used_ratio": 0.5, "xid": 0, "memory_errors": 0}
+    rows, _, devices = read(gpu_page.GpuPage().render(state))
+    assert {row["simulated"] for row in rows + devices} == {True}
+    rows, _, devices = read((shared_data / "dcgm/metrics/h100-8gpu-dynamo-vllm-pods-580.prom").read_text())
+    assert {row["simulated"] for row in rows + devices} == {None}
 
 
 def test_what_only_some_exporters_count_is_decided_by_what_is_seen() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from collectors import engine_metrics
 from collectors.wire import prometheus
+from demo.engine import gpu_page
 from tests.collectors.telemetry_doubles import Seen, context, running, text_server_double, until
 from warpline.settings import Settings
 
@@ -158,6 +159,12 @@ def test_tgi_dynamo_kserve_and_tensorrt_llms_own_server_speak_the_same_words() -
         ("kserve", "stage", "predict", "sum", 2),
         ("tensorrt_llm", "kv.transfer", None, "count", 4),
     ]
+
+
+def test_what_the_demos_engine_says_is_called_simulated() -> None:
+    state = {"running": 1, "waiting": 2, "kv_used_ratio": 0.5, "preemptions": 0}
+    rows, _ = read(gpu_page.engine_page(state) + "vllm:num_requests_running 1\n")
+    assert [row["simulated"] for row in rows] == [True] * 4 + [None]
 
 
 def test_an_impossible_histogram_passes_unchanged() -> None:

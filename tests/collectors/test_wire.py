@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,14 +57,31 @@ class Unavailable(grpc.RpcError):  # type: ignore[misc]
         return grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_stream_that_was_silent_for_long_is_connected_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.1)
+class Clock:
+    """A clock that goes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which streams measure how long a peer has been away."""
+    made = Clock()
+    monkeypatch.setattr(stream, "time", made)
+    return made
+
+
+def test_a_stream_that_was_silent_for_long_is_connected_again(tmp_path: Path, clock: Clock) -> None:
     seen, calls = Seen(), []
 
     def connect() -> Iterator[list[bytes]]:
         calls.append(1)
         yield []
-        time.sleep(0.3)
+        clock.now_s += 2 * stream._GIVE_UP_S
         if len(calls) == 1:
             raise Unavailable
         yield [b"x"]
@@ -76,14 +92,14 @@ def test_a_stream_that_was_silent_for_long_is_connected_again(tmp_path: Path, mo
     assert seen.lost() == {"disconnected": 1}
 
 
-def test_an_agent_that_stays_away_is_left_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.1)
+def test_an_agent_that_stays_away_is_left_to_the_collector(tmp_path: Path, clock: Clock) -> None:
     seen = Seen()
 
     def connect() -> Iterator[list[bytes]]:
+        clock.now_s += 0.9 * stream._GIVE_UP_S
         raise Unavailable
         yield []
 
-    with pytest.raises(SourceError, match="agent: UNAVAILABLE for 0 s; see whether it runs"):
+    with pytest.raises(SourceError, match="agent: UNAVAILABLE for 60 s; see whether it runs"):
         list(stream.persist(connect, "agent", context(tmp_path, seen)))
     assert seen.lost() == {"disconnected": 1}, "said once"
