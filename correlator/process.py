@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from correlator.alerting.alert_routes import keep_routes
 from correlator.alerting.alert_routes import routes as alert_routes
 from correlator.alerting.alert_watch import AlertWatch
 from correlator.alerting.autoscale import routes as autoscale_routes
+from correlator.alerting.keep import Keeper
 from correlator.doors.receive import Receiver
 from correlator.joins.stages import Joins
 from correlator.serve import QueryServer
@@ -18,6 +20,7 @@ from correlator.storage.store import Store
 from correlator.storage.upkeep import Upkeep
 from correlator.timeline.chunks import routes as timeline_routes
 from correlator.timeline.perfetto import routes as perfetto_routes
+from correlator.wanted import Wanted
 from warpline import telemetry
 from warpline.settings import Settings
 from warpline.telemetry import Reading
@@ -36,19 +39,22 @@ class Correlator:
             opened.callback(self.store.close)
             self.ingest = Ingest(settings, self.store)
             opened.callback(self.ingest.close)
+            wanted = Wanted()
+            keeper = Keeper(settings, self.store.query, wanted)
             routes = [
                 *timeline_routes(self.store),
                 *perfetto_routes(self.store),
                 *alert_routes(self.store, self.ingest.accept),
+                *keep_routes(keeper),
                 *autoscale_routes(self.store),
             ]
-            self.query = QueryServer(settings, self.store, self.readings, routes)
+            self.query = QueryServer(settings, self.store, self.readings, wanted, routes)
             opened.callback(self.query.close)
             self.receiver = Receiver(settings, self.ingest)
             opened.pop_all()
         self.upkeep = Upkeep(settings, self.store)
         self.joins = Joins(settings, self.store)
-        self.alerts = AlertWatch(settings, self.store, self.ingest.accept)
+        self.alerts = AlertWatch(settings, self.store, self.ingest.accept, keeper)
         self._stops: list[telemetry.Stop] = []
 
     def start(self) -> None:

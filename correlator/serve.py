@@ -38,9 +38,9 @@ Readings = Callable[[], Iterable[Reading]]
 class Api:
     """The answers of the query API on one store."""
 
-    def __init__(self, store: Store, readings: Readings) -> None:
-        """Answer from `store`; /metrics tells `readings`."""
-        self.store, self.wanted = store, Wanted()
+    def __init__(self, store: Store, readings: Readings, wanted: Wanted) -> None:
+        """Answer from `store`; /metrics tells `readings`, collectors are told what is `wanted`."""
+        self.store, self.wanted = store, wanted
         self._registry: CollectorRegistry = telemetry.registry(readings)
 
     def routes(self) -> list[BaseRoute]:
@@ -148,12 +148,17 @@ class QueryServer:
     """The query API on its address, in a thread of its own."""
 
     def __init__(
-        self, settings: Settings, store: Store, readings: Readings, more_routes: Sequence[BaseRoute] = ()
+        self,
+        settings: Settings,
+        store: Store,
+        readings: Readings,
+        wanted: Wanted,
+        more_routes: Sequence[BaseRoute] = (),
     ) -> None:
         """Bind the address; raise SettingsError where it is taken. `more_routes` are served beside the API's own."""
         access = Access(settings)
         host, port = access.address(settings.correlator_query_address, "query")
-        self.api = Api(store, readings)
+        self.api = Api(store, readings, wanted)
         self._socket = _bound(host, port)
         self.address = f"{host}:{self._socket.getsockname()[1]}"
         app = Starlette(routes=[*self.api.routes(), *more_routes], middleware=[Middleware(BearerToken, access=access)])

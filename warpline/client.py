@@ -51,6 +51,13 @@ class Client:
         fields = {"since_ns": since_ns, "until_ns": until_ns}
         return int(self.get("/api/rules/evaluate", fields, method="POST").json()["firings"])
 
+    def keep(self, **window: Any) -> list[dict[str, Any]]:
+        """Ask collectors for what they recorded: of since_ns, until_ns and node, or around request and start_ns.
+
+        Returns the windows that were asked for, by node. Raises StoreError.
+        """
+        return list(self.get("/api/keep", window, method="POST").json())
+
     def get(self, path: str, parameters: dict[str, Any] | None = None, method: str = "GET") -> urllib3.BaseHTTPResponse:
         """Return the answer to a request of any path of the API; raises StoreError where it is not a 200."""
         fields = {name: str(value) for name, value in (parameters or {}).items() if value is not None}

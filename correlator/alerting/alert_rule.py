@@ -6,6 +6,7 @@
     -- threshold: least_ratio = 0.9; why this number
     -- missing: no_data
     -- runbook: what to look at first
+    -- keep: no; why the flight recorder keeps no window for it (where that is so)
 
 The SELECT returns one row for each instance that it knows (a GPU, a model, a node): `firing` (true, false, or NULL for no
 data), `value`, and any other columns, which are the labels that tell instances apart. It binds `$now_ns` and each threshold.
@@ -25,6 +26,7 @@ from warpline.errors import SchemaError
 FOLDER = Path(__file__).parent.parent / "rules"
 _UNITS = {"ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _HEADER = re.compile(r"^-- (severity|for|missing|runbook): (.+)$")
+_KEEP = re.compile(r"^-- keep: no; (.+)$", re.MULTILINE)
 _THRESHOLD = re.compile(r"^-- threshold: (\w+) = ([-\d.eE]+); (.+)$")
 
 
@@ -49,6 +51,8 @@ class Rule:
     runbook: str
     thresholds: tuple[Threshold, ...]
     sql: str
+    keeps: bool = True
+    """Whether collectors are asked for what they recorded around it."""
 
     def parameters(self, now_ns: int, overrides: Mapping[str, float]) -> dict[str, int | float]:
         """Return what the rule's SQL binds; `overrides` maps `<rule>.<threshold>` to a number."""
@@ -76,9 +80,8 @@ def parse(name: str, text: str) -> Rule:
     thresholds = tuple(_threshold(name, line) for line in lines if line.startswith("-- threshold:"))
     summary = lines[0].removeprefix("-- ")
     sql = "\n".join(line for line in lines if not line.startswith("--"))
-    return Rule(
-        name, summary, head["severity"], duration_ns(head["for"]), head["missing"], head["runbook"], thresholds, sql
-    )
+    for_ns, keeps = duration_ns(head["for"]), _KEEP.search(text) is None
+    return Rule(name, summary, head["severity"], for_ns, head["missing"], head["runbook"], thresholds, sql, keeps)
 
 
 def _threshold(name: str, line: str) -> Threshold:

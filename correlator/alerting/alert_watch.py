@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from correlator.alerting import alert_rule, alerts
 from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alerts
+from correlator.alerting.keep import Keeper
 from correlator.alerting.notify import Notifier
 from correlator.storage.store import Store
 from warpline.batch import Batch
@@ -35,14 +36,19 @@ _REMEMBER_NS = 7 * 86_400_000_000_000
 class AlertWatch:
     """A thread that keeps the alerts of one store up to date."""
 
-    def __init__(self, settings: Settings, store: Store, accept: Callable[[Sequence[Batch]], None]) -> None:
-        """Evaluate on `store`; `accept` takes the rows of what changed, durably. Raises SchemaError for wrong thresholds."""
+    def __init__(
+        self, settings: Settings, store: Store, accept: Callable[[Sequence[Batch]], None], keeper: Keeper
+    ) -> None:
+        """Evaluate on `store`; `accept` takes the rows of what changed, durably, `keeper` asks collectors for their windows.
+
+        Raises SchemaError for wrong thresholds.
+        """
         self._settings, self._accept = settings, accept
         off = {each.strip() for each in settings.alerts_off.split(",")}
         rules = [rule for rule in alert_rule.load() if rule.name not in off]
         thresholds = alert_rule.overrides(settings.alerts_thresholds, alert_rule.load())
         self.alerts = Alerts(rules, store.query, thresholds)
-        self._query = store.query
+        self._query, self.keeper = store.query, keeper
         self.notifier = Notifier(settings)
         self._name = f"{settings.node or socket.gethostname()}/alerts/{time.time_ns()}"
         self._sequence = 0
@@ -72,6 +78,7 @@ class AlertWatch:
             rows = alerts.batch(changed)
             self._accept([Batch(rows.table, rows.rows, f"{self._name}/{self._sequence}")])
         self.notifier.send(changed, self.alerts.active())
+        self.keeper.look(changed, self.alerts.rules, now_ns)
 
     def _loop(self) -> None:
         while not self._stop.wait(max(self._settings.alerts_every_s - self.alerts.seconds, 0.05)):
@@ -102,4 +109,5 @@ class AlertWatch:
         )
         yield Reading("warpline.alerts.broken", len(self.alerts.errors), "{rule}", doc="rules that cannot be evaluated")
         yield Reading("warpline.alerts.notified", self.notifier.sent, "{notification}", True, doc="notifications taken")
+        yield from self.keeper.readings()
         yield Reading("warpline.alerts.not_notified", self.notifier.failed, "{notification}", True, doc="and not taken")

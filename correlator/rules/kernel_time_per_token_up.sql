@@ -4,6 +4,7 @@
 -- threshold: most_growth_ratio = 0.2; less is the load's own variation
 -- missing: quiet
 -- runbook: compare a request of each time: kernels by name, clocks, batch sizes
+-- keep: no; it compares weeks: a minute tells nothing more
 WITH spent AS (
     SELECT s.gpu_uuid, s.time_ns > $now_ns - 600000000000 AS recent, SUM(s.share_ns) AS ns, COUNT(DISTINCT (s.process_uid, s.step_ordinal)) AS steps
     FROM share s

@@ -3,6 +3,7 @@
 -- for: 1m
 -- missing: no_data
 -- runbook: `warpline check` on the node says why and what to do
+-- keep: no; what does not run records nothing
 -- Only a source that has run counts: one that cannot run on a node is no fault.
 WITH last AS (
     SELECT node, source, ARG_MAX(up, time_ns) AS up, ARG_MAX(reason, time_ns) AS reason, BOOL_OR(up) AS has_run

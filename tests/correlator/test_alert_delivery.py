@@ -16,7 +16,9 @@ import pytest
 from correlator.alerting import alert_rule
 from correlator.alerting.alert_watch import AlertWatch
 from correlator.alerting.alerts import Alerts
+from correlator.alerting.keep import Keeper
 from correlator.storage.store import Store
+from correlator.wanted import Wanted
 from warpline import schema
 from warpline.batch import Batch
 from warpline.children import free_port
@@ -125,7 +127,11 @@ class Node:
 def watch(store: Store, webhook: str = "", alertmanager: str = "", only: str = "gpu_xid") -> AlertWatch:
     off = ",".join(rule.name for rule in alert_rule.load() if rule.name != only)
     settings = Settings(alerts_off=off, alerts_webhook_urls=webhook, alerts_alertmanager_urls=alertmanager)
-    return AlertWatch(settings, store, store.write)
+    return watch_with(store, settings)
+
+
+def watch_with(store: Store, settings: Settings) -> AlertWatch:
+    return AlertWatch(settings, store, store.write, Keeper(settings, store.query, Wanted()))
 
 
 def test_a_webhook_hears_of_firing_and_of_resolved_with_labels_and_a_link(store: Store, webhook: Webhook) -> None:
@@ -212,7 +218,7 @@ def test_a_clock_step_of_an_hour_fires_nothing(store: Store) -> None:
 
 def test_a_rule_that_must_hold_for_long_is_looked_at_less_often(store: Store) -> None:
     off = ",".join(rule.name for rule in alert_rule.load() if rule.name not in ("gpu_xid", "gpu_memory_full"))
-    watched = AlertWatch(Settings(alerts_off=off, alerts_every_s=0.01), store, store.write)
+    watched = watch_with(store, Settings(alerts_off=off, alerts_every_s=0.01))
     assert {rule.name for rule in watched._due()} == {"gpu_xid", "gpu_memory_full"}
     time.sleep(0.03)
     assert {rule.name for rule in watched._due()} == {"gpu_xid"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from correlator.serve import QueryServer
 from correlator.storage.store import Store
 from correlator.timeline import chunks, perfetto
+from correlator.wanted import Wanted
 from warpline.batch import Batch
 from warpline.settings import Settings
 
@@ -24,9 +25,8 @@ def store(directory: Path, batches: Iterable[Batch] = ()) -> Store:
 @contextmanager
 def serving(of: Store) -> Iterator[str]:
     """Serve a store on a free loopback port; yield its address."""
-    server = QueryServer(
-        Settings(correlator_query_address="127.0.0.1:0"), of, list, [*chunks.routes(of), *perfetto.routes(of)]
-    )
+    routes = [*chunks.routes(of), *perfetto.routes(of)]
+    server = QueryServer(Settings(correlator_query_address="127.0.0.1:0"), of, list, Wanted(), routes)
     server.start()
     try:
         yield f"http://{server.address}"

@@ -1,4 +1,4 @@
-"""`warpline incident`: record a window as one portable file, verify one, open one as if it happened here."""
+"""`warpline incident`: keep what collectors recorded of a window, write it as one portable file, verify one, open one."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="record|verify|open")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="keep|record|verify|open")
+    keep = actions.add_parser("keep", help="ask collectors for all that they recorded of a window, and await it")
+    _add_window(keep)
+    keep.add_argument("--node", default="", help="one node (default: all)")
+    keep.add_argument("--request", help="id of a request: the nodes that it met, around its time")
     record = actions.add_parser("record", help="write a window of what is stored as a bundle")
-    record.add_argument("--around", default="now", help="its middle: now, 14:05, 2026-11-24T14:05:30 (UTC)")
-    record.add_argument("--for", dest="length", default="10m", help="its length: 90s, 10m, 2h")
+    _add_window(record)
     record.add_argument("--about", default="", help="what happened, in a sentence")
     record.add_argument("--pseudonyms", action="store_true", help="replace names of pods, namespaces and nodes")
     record.add_argument("-o", "--output", type=Path, required=True, help="file to write")
@@ -42,9 +45,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     opened.add_argument("--seconds", type=float, default=0, help="end after so many seconds (default: at Ctrl-C)")
 
 
+def _add_window(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--around", default="now", help="its middle: now, 14:05, 2026-11-24T14:05:30 (UTC)")
+    parser.add_argument("--for", dest="length", default="10m", help="its length: 90s, 10m, 2h")
+
+
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do it; raise SourceError for a file that is no bundle. `verify` returns 1 where a table is damaged."""
-    return {"record": _record, "verify": _verify, "open": _open}[args.action](args, settings)
+    return {"keep": _keep, "record": _record, "verify": _verify, "open": _open}[args.action](args, settings)
 
 
 def window(around: str, length: str, now_ns: int) -> tuple[int, int]:
@@ -65,6 +73,22 @@ def window(around: str, length: str, now_ns: int) -> tuple[int, int]:
         raise SettingsError(f"incident: --around is {around!r}; give now, 14:05 or 2026-11-24T14:05:30") from None
     middle_ns = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1e9)
     return middle_ns - half_ns, middle_ns + half_ns
+
+
+def _keep(args: argparse.Namespace, settings: Settings) -> int:
+    client = Client(settings)
+    if args.request:
+        found = client.view("request_found", id=args.request).to_pylist()
+        if not found:
+            raise StoreError(f"incident: no request is known by {args.request!r}; it may have aged out")
+        kept = client.keep(request=found[0]["request_uid"], start_ns=found[0]["start_ns"])
+    else:
+        since_ns, until_ns = window(args.around, args.length, time.time_ns())
+        kept = client.keep(since_ns=since_ns, until_ns=until_ns, node=args.node)
+    for each in kept:
+        since, until = (datetime.fromtimestamp(each[end] / 1e9, UTC) for end in ("since_ns", "until_ns"))
+        print(f"{each['node'] or 'all nodes'}: {since:%Y-%m-%d %H:%M:%S} to {until:%H:%M:%S} UTC")
+    return 0
 
 
 def _record(args: argparse.Namespace, settings: Settings) -> int:
