@@ -32,9 +32,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from collectors.bpf import cuda_library, elf, loader, probe_point
-from collectors.bpf.cost import KernelCost
-from collectors.bpf.ring import COUNTER, Records, Tally
-from collectors.bpf.targets import Rules, Targets
+from collectors.bpf.probe import Programs, polled
+from collectors.bpf.ring import Records
+from collectors.bpf.targets import Rules
 from collectors.identity import proc
 from collectors.identity.batches import process_uids
 from warpline import schema
@@ -113,8 +113,9 @@ LOSSES = (
     "kernel names: not kept",
 )
 """What counter i of the program counts (the enum in cuda_launch.bpf.h)."""
-OPEN_CALLS, CALL_PAGES, NAME_PAGES = 4096, 2048, 64
-_POLL_S, _LOOK_S = 0.1, 1.0
+TEXTS = ("targets.bpf.h", "cuda_launch.bpf.c")
+SIZES = {"OPEN_CALLS": 4096, "CALL_PAGES": 2048, "NAME_PAGES": 64}
+_ATTACH_S = 1.0
 _INJECTED = "libwarpline_cuda.so"
 
 
@@ -128,15 +129,7 @@ def check(settings: Settings) -> str | None:
 def run(context: Context) -> Iterator[Batch]:
     """Yield `launch` batches, one each 100 ms where there are any."""
     probe = Probe(context)
-    context.kernel_cost_ns = probe.cost.total_ns
-    try:
-        while True:
-            stopping = context.wait(_POLL_S)
-            yield probe.poll()
-            if stopping:
-                return
-    finally:
-        probe.close()
+    yield from polled(probe, lambda: [probe.poll()])
 
 
 @dataclass
@@ -150,38 +143,29 @@ class _Process:
     """Kernels' names by handle."""
 
 
-class Probe:
+class Probe(Programs):
     """The programs, what they are attached to, and what reads them."""
 
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, and attach to what the settings ask for."""
-        self.context = context
-        sizes = {"OPEN_CALLS": OPEN_CALLS, "CALL_PAGES": CALL_PAGES, "NAME_PAGES": NAME_PAGES}
-        self.loaded = loader.load(loader.read("targets.bpf.h", "cuda_launch.bpf.c"), {**sizes, **(defines or {})})
+        super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, _rules(context.settings))
         self.calls = self.loaded.ring("calls", MADE)
         self._named = self.loaded.ring("names", NAMED)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
-        self.cost = KernelCost(self.loaded)
-        self.targets = Targets(self.loaded, _rules(context.settings))
         self._processes: dict[int, _Process] = {}
-        self._looked_s = -_LOOK_S
+        self._attached_s = -_ATTACH_S
 
     def poll(self) -> Batch:
         """Return the calls that ended since the last poll, and count what was lost."""
-        self.targets.refresh()
-        if time.monotonic() > self._looked_s + _LOOK_S:
-            self._looked_s = time.monotonic()
-            self.targets.look_again()
+        self.follow()
+        if time.monotonic() > self._attached_s + _ATTACH_S:
+            self._attached_s = time.monotonic()
             self.attach()
-        self.cost.sample()
         found = self.calls.take()
         for each in self._named.take():  # One for each kernel of a process's life.
             process = self._processes.get(int(each["process"]))
             if process is not None:
                 process.names[int(each["kernel"])] = each["name"].decode(errors="replace")
-        for loss in self.tally.losses(_now()):
-            start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
-            self.context.lost(loss.reason, loss.count, start, end)
+        self.count_losses()
         if not len(found):
             return Batch(LAUNCH, pa.RecordBatch.from_pylist([], LAUNCH.arrow))
         return Batch(LAUNCH, LAUNCH.batch(self._rows(found)))
@@ -200,11 +184,6 @@ class Probe:
                 del self._processes[pid]
         for pid in watched:
             self._attach(pid, level)
-
-    def close(self) -> None:
-        """Detach and free everything."""
-        self.cost.close()
-        self.loaded.close()
 
     def _attach(self, pid: int, level: int) -> None:
         libraries = dict(cuda_library.mapped(pid))
@@ -297,7 +276,3 @@ def _points(path: Path, found: dict[str, int]) -> tuple[dict[int, int], dict[int
 
 def _rules(settings: Settings) -> Rules:
     return Rules.from_texts("", settings.cuda_launch_executables, "")
-
-
-def _now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

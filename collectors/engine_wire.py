@@ -34,9 +34,9 @@ import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import cuda_library, loader
-from collectors.bpf.cost import KernelCost
-from collectors.bpf.ring import COUNTER, Records, Tally
-from collectors.bpf.targets import Rules, Targets
+from collectors.bpf.probe import Programs, polled
+from collectors.bpf.ring import Records
+from collectors.bpf.targets import Rules
 from collectors.identity import proc
 from collectors.wire import vllm_messages as vllm
 from collectors.wire.engine_state import Engine
@@ -69,9 +69,10 @@ LOSSES = (
     "engine wire: sockets not followed",
 )
 """What counter i of the program counts (the enum in engine_wire.bpf.h); all but the first and last in pieces of 4 KiB."""
-STREAMS, CHUNK_PAGES = 4096, 2048
+TEXTS = ("targets.bpf.h", "socket.bpf.h", "engine_wire.bpf.c")
+SIZES = {"STREAMS": 4096, "CHUNK_PAGES": 2048}
 _IGNORED, _LEAST = 2, 1
-_POLL_S, _LOOK_S, _FORGET_S = 0.1, 2.0, 10.0
+_FORGET_S = 10.0
 _UNKNOWN_BEFORE_LEAVING = 16
 _HELD = 256
 _OBSERVED = ("engine_request", "engine_event")
@@ -88,16 +89,8 @@ def check(settings: Settings) -> str | None:
 def run(context: Context) -> Iterator[Batch]:
     """Yield batches of the four tables each 100 ms where there are any."""
     probe = Probe(context)
-    context.kernel_cost_ns = probe.cost.total_ns
     yield Batch(TABLES[0], pa.RecordBatch.from_pylist([], TABLES[0].arrow))  # Up, though no engine may run yet.
-    try:
-        while True:
-            stopping = context.wait(_POLL_S)
-            yield from probe.poll()
-            if stopping:
-                return
-    finally:
-        probe.close()
+    yield from polled(probe, probe.poll)
 
 
 @dataclass
@@ -126,44 +119,28 @@ class _Process:
     columns: dict[str, Any]
 
 
-class Probe:
+class Probe(Programs):
     """The program, attached, and what reads it."""
 
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
-        self.context = context
-        text = loader.read("targets.bpf.h", "socket.bpf.h", "engine_wire.bpf.c")
-        self.loaded = loader.load(text, {"STREAMS": STREAMS, "CHUNK_PAGES": CHUNK_PAGES, **(defines or {})})
+        super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, _rules(context.settings))
         self.chunks = self.loaded.ring("chunks", CHUNK)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
         self._sockets = self.loaded.map("streams", KEY, STREAM)
         self._streams: dict[tuple[int, int, int], _Stream] = {}
         self._processes: dict[tuple[int, int], _Process] = {}
-        self.cost = KernelCost(self.loaded)
+        self._forgot_s = time.monotonic()
         self.loaded.attach_raw({"raw_sys_exit": "sys_exit"})
-        self.targets = Targets(self.loaded, _rules(context.settings))
-        self._looked_s = self._forgot_s = time.monotonic()
 
     def poll(self) -> list[Batch]:
         """Return what the engines said since the last poll, and count what was lost."""
-        self.targets.refresh()
-        if time.monotonic() > self._looked_s + _LOOK_S:
-            self._looked_s = time.monotonic()
-            self.targets.look_again()
-        self.cost.sample()
+        self.follow()
         while len(chunks := self.chunks.take()):
             self._add(chunks)
-        for loss in self.tally.losses(_now()):
-            start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
-            self.context.lost(loss.reason, loss.count, start, end)
+        self.count_losses()
         batches = [batch for each in self._processes.values() for batch in self._batches(each)]
         self._forget()
         return batches
-
-    def close(self) -> None:
-        """Detach and free everything."""
-        self.cost.close()
-        self.loaded.close()
 
     def _add(self, chunks: Records) -> None:
         """Take in pieces of streams."""
@@ -254,7 +231,3 @@ class Probe:
 
 def _rules(settings: Settings) -> Rules:
     return Rules.from_texts("", settings.engine_wire_executables, "")
-
-
-def _now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

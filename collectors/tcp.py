@@ -16,7 +16,6 @@ AF_UNIX (see `http_exchange`); UDP and QUIC.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import loader
-from collectors.bpf.cost import KernelCost
 from collectors.bpf.ends import ENDS, columns, connection_ids
-from collectors.bpf.ring import COUNTER, Records, Tally
-from collectors.bpf.targets import Rules, Targets, listening
+from collectors.bpf.probe import Programs, polled
+from collectors.bpf.ring import Records
+from collectors.bpf.targets import Rules, listening
 from collectors.identity import proc
 from collectors.identity.batches import process_uids
 from warpline import schema
@@ -55,8 +54,9 @@ STATES = np.array([*_OPENING, *_ENDING])
 """Names of include/net/tcp_states.h, by number."""
 ROLES = np.array([None, "client", "server"], object)
 LOSSES = ("watched processes: map full", "changes: ring full", "connections: map full")
-CONNECTIONS, CHANGE_PAGES = 16384, 256
-_CLOSE, _POLL_S = 7, 0.1
+TEXTS = ("targets.bpf.h", "socket.bpf.h", "tcp.bpf.c")
+SIZES = {"CONNECTIONS": 16384, "CHANGE_PAGES": 256}
+_CLOSE = 7
 
 
 def check(settings: Settings) -> str | None:
@@ -69,51 +69,30 @@ def check(settings: Settings) -> str | None:
 def run(context: Context) -> Iterator[Batch]:
     """Yield `connection` batches, one each 100 ms where anything changed."""
     probe = Probe(context)
-    try:
-        while True:
-            stopping = context.wait(_POLL_S)
-            yield probe.poll()
-            if stopping:
-                return
-    finally:
-        probe.close()
+    yield from polled(probe, lambda: [probe.poll()])
 
 
-class Probe:
+class Probe(Programs):
     """The program, attached, and what reads it."""
 
     def __init__(self, context: Context) -> None:
         """Compile, attach, and watch what the settings ask for."""
-        self.context = context
-        sizes = {"CONNECTIONS": CONNECTIONS, "CHANGE_PAGES": CHANGE_PAGES}
-        self.loaded = loader.load(loader.read("targets.bpf.h", "socket.bpf.h", "tcp.bpf.c"), sizes)
+        super().__init__(context, TEXTS, SIZES, LOSSES, _rules(context.settings))
         self.changes = self.loaded.ring("changes", CHANGE)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
         self._doors = self.loaded.map("doors", DOOR, OWNER)
         self._listening: set[int] = set()
         self.loaded.attach_raw({"raw_sock_state": "inet_sock_set_state", "raw_retransmit": "tcp_retransmit_skb"})
-        self.targets = Targets(self.loaded, _rules(context.settings))
-        self._cost = KernelCost(self.loaded)
-        context.kernel_cost_ns = self._cost.total_ns
         self.poll()
 
     def poll(self) -> Batch:
         """Return the changes since the last poll, and count what was lost."""
-        self._cost.sample()
-        self.targets.refresh()
+        self.follow()
         self._know_listeners()
         found = self.changes.take()
-        for loss in self.tally.losses(_now()):
-            start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
-            self.context.lost(loss.reason, loss.count, start, end)
+        self.count_losses()
         if not len(found):
             return Batch(CONNECTION, pa.RecordBatch.from_pylist([], CONNECTION.arrow))
         return Batch(CONNECTION, CONNECTION.batch(self._rows(found)))
-
-    def close(self) -> None:
-        """Detach and free everything."""
-        self._cost.close()
-        self.loaded.close()
 
     def _know_listeners(self) -> None:
         """Tell the program of sockets on which a newly watched process listens already."""
@@ -153,7 +132,3 @@ class Probe:
 
 def _rules(settings: Settings) -> Rules:
     return Rules.from_texts(settings.http_ports, settings.http_executables, settings.http_cgroups)
-
-
-def _now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

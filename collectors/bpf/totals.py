@@ -10,6 +10,8 @@ import numpy.typing as npt
 from collectors.bpf.loader import Loaded
 from collectors.bpf.maps import Array
 
+_EVERY_NS = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -31,6 +33,10 @@ class Totals:
         self._now = 0
         self._since_ns = time.monotonic_ns()
         self._closed: tuple[int, int] | None = None
+
+    def are_due(self) -> bool:
+        """Return whether a second has passed since the last `take`."""
+        return time.monotonic_ns() >= self._since_ns + _EVERY_NS
 
     def take(self) -> Sums | None:
         """Return what the bank held that was left at the last call, and leave the other one; None at first.

@@ -16,6 +16,7 @@ import pytest
 from collectors import syscall
 from collectors.bpf.syscall_names import NAMES
 from tests.collectors.conftest import Caught
+from warpline.batch import Batch
 
 pytestmark = pytest.mark.needs_bpf
 CALLER = """
@@ -55,6 +56,14 @@ class Caller:
         self.process.stdin.flush()
         assert self.process.stdout.readline().strip() == "done"
 
+    def settles(self) -> None:
+        """Wait until the threads that did it have ended and the main thread waits for its next order."""
+        proc, deadline = Path(f"/proc/{self.process.pid}"), time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if len(list((proc / "task").iterdir())) == 1 and (proc / "syscall").read_text().startswith("0 0x0 "):
+                return
+            time.sleep(0.01)
+
 
 @pytest.fixture
 def caller() -> Iterator[Caller]:
@@ -92,6 +101,19 @@ def totals(probe: syscall.Probe) -> list[dict[str, Any]]:
     return [row for _ in range(2) for batch in probe.sums() for row in batch.rows.to_pylist()]
 
 
+def calls_of(probe: syscall.Probe, name: str, count: int) -> int:
+    """Calls of `name` that are summed up from now on, until there are `count`: the last may not have ended yet."""
+    found, deadline = 0, time.monotonic() + 10
+    while found < count and time.monotonic() < deadline:
+        found += sum(row["calls"] for row in totals(probe) if row["name"] == name)
+    return found
+
+
+def of(batches: list[Batch], table: str) -> list[dict[str, Any]]:
+    """Rows of one table."""
+    return [row for batch in batches if batch.table.name == table for row in batch.rows.to_pylist()]
+
+
 def test_10007_calls_of_3_threads_are_summed_up_and_none_told_alone(quiet: Caught, caller: Caller) -> None:
     with probing(quiet, caller.process.pid) as probe:
         caller.does("umask", 10_007, 3)
@@ -105,15 +127,15 @@ def test_10007_calls_of_3_threads_are_summed_up_and_none_told_alone(quiet: Caugh
 
 
 def test_every_call_is_in_one_second_only(quiet: Caught, caller: Caller) -> None:
-    found: Counter[str] = Counter()
+    expected = 11 * (2 * 499 + 1)  # The one more says that it is done.
     with probing(quiet, caller.process.pid) as probe:
+        found = 0
         for _ in range(11):
             caller.does("write", 499, 2)
-            for row in [row for batch in probe.sums() for row in batch.rows.to_pylist()]:
-                found[row["name"]] += row["calls"]
-        for row in totals(probe):
-            found[row["name"]] += row["calls"]
-    assert found["write"] == 11 * (2 * 499 + 1)  # The one more says that it is done.
+            found += sum(row["calls"] for row in of(probe.sums(), "syscall_total") if row["name"] == "write")
+        found += calls_of(probe, "write", expected - found)
+        assert found == expected
+        assert "write" not in {row["name"] for row in totals(probe)}
 
 
 def test_time_inside_a_call_is_the_calls(quiet: Caught, caller: Caller) -> None:
@@ -129,7 +151,7 @@ def test_at_detail_3_each_call_is_a_row_with_its_result_and_descriptor(all_detai
         caller.does("write", 997)
         caller.does("refused", 19)
         caller.does("umask", 23)
-        time.sleep(0.2)  # The thread that did it has ended by then.
+        caller.settles()
         rows = probe.poll()[0].rows.to_pylist()
         summed = {row["name"]: row["calls"] for row in totals(probe)}
     assert [row["result"] for row in rows if row["name"] == "write" and row["descriptor"] == caller.null] == [13] * 997
@@ -152,6 +174,35 @@ def test_detail_can_be_raised_and_lowered_while_it_runs(quiet: Caught, caller: C
     finally:
         quiet.context.detail = lambda: 2
     assert counts == [0, 97, 0]
+
+
+def test_a_window_that_is_asked_for_is_kept_whole_and_nothing_beside_it(quiet: Caught, caller: Caller) -> None:
+    batches: list[Batch] = []
+    clock, inside, called = quiet.context.clock, [], 0
+    with probing(quiet, caller.process.pid) as probe:
+        low = clock.now_ns() + 400_000_000
+        high = low + 500_000_000
+        quiet.context.windows = lambda: [(low, high)]
+        try:
+            while (began := clock.now_ns()) < high + 400_000_000:
+                batches += probe.poll()
+                caller.does("write", 31)
+                called += 31 + 1  # The one more says that it is done.
+                if began >= low and clock.now_ns() <= high:
+                    inside.append((began, clock.now_ns()))
+            batches += probe.poll()
+        finally:
+            quiet.context.windows = tuple
+        summed = sum(row["calls"] for row in of(batches, "syscall_total") if row["name"] == "write")
+        summed += calls_of(probe, "write", called - summed)
+    found = of(batches, "syscall")
+    assert all(row["start_ns"] < high and row["end_ns"] > low for row in found)
+    for start, end in inside:
+        here = [row for row in found if row["name"] == "write" and start <= row["start_ns"] <= end]
+        assert len(here) == 31 + 1
+    assert inside and len([row for row in found if row["name"] == "write"]) < called
+    assert summed == called
+    assert quiet.losses() == {}
 
 
 def test_what_a_full_ring_loses_is_counted_and_the_sums_stay_whole(all_detail: Caught, caller: Caller) -> None:
@@ -185,12 +236,11 @@ def test_a_server_is_watched_once_it_listens(bpf: None, tmp_path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
         process.stdout.readline()
-        time.sleep(0.05)
-        found = {row["name"]: row["calls"] for row in totals(probe)}
+        found = calls_of(probe, "umask", 31)
     finally:
         probe.close()
         process.communicate()
-    assert found["umask"] == 31
+    assert found == 31
 
 
 def test_names_are_those_of_the_kernels_header() -> None:

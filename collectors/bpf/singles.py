@@ -1,0 +1,51 @@
+"""Which single events leave the Linux kernel beside their sums: all at detail 3, else those inside wanted windows.
+
+A window is a span of node time that somebody asks collectors to keep whole, such as one request's or an alert's next half
+minute (`Context.windows`). Outside of windows, and at the least detail, events are summed up only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from warpline.source import Context
+
+LEAST, ALL = 1, 3
+_MARGIN_NS = 300_000_000
+"""Switched on so much earlier, and off later: programs are told with each poll, 0.1 s apart, and an event is told of when it
+ends. What lies outside of the window is left out of the rows."""
+
+Times = npt.NDArray[np.int64]
+
+
+class Singles:
+    """What one source is asked for now; `refresh` is called once a poll, behind the reading of what it decided before."""
+
+    def __init__(self, context: Context) -> None:
+        """Ask for nothing yet."""
+        self._context = context
+        self._all = False
+        self._windows: Sequence[tuple[int, int]] = ()
+        self.on = False
+        """Whether programs should tell of single events."""
+
+    def refresh(self) -> bool:
+        """Look what is asked for now; return whether `on` changed."""
+        detail, before, now = self._context.detail(), self.on, self._context.clock.now_ns()
+        self._all = detail >= ALL
+        wanted = self._context.windows() if LEAST < detail < ALL else ()
+        self._windows = [each for each in wanted if each[0] - _MARGIN_NS <= now < each[1] + _MARGIN_NS]
+        self.on = self._all or bool(self._windows)
+        return self.on != before
+
+    def wanted(self, start_ns: Times, end_ns: Times) -> npt.NDArray[np.bool_]:
+        """Return which events, from `start_ns` to `end_ns` of node time, were asked for at the last look."""
+        if self._all:
+            return np.ones(len(start_ns), bool)
+        inside = np.zeros(len(start_ns), bool)
+        for low, high in self._windows:
+            inside |= (start_ns < high) & (end_ns > low)
+        return inside
