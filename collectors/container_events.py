@@ -109,7 +109,7 @@ def run(context: Context) -> Iterator[Batch]:
         thread.start()
     while not context.stop.is_set():
         try:
-            told = batch(found.get(timeout=0.2), context.node, context.clock.from_realtime(0))
+            told = batch(found.get(timeout=0.2), context.node, context.clock.from_realtime(0), context.new_name())
         except queue.Empty:
             told = stream.idle(CONTAINER_STATE)
         yield told
@@ -118,11 +118,12 @@ def run(context: Context) -> Iterator[Batch]:
         thread.join(2.0)
 
 
-def batch(rows: list[Row], node: str, shift_ns: int = 0) -> Batch:
+def batch(rows: list[Row], node: str, shift_ns: int = 0, name: str = "") -> Batch:
     """Return rows as a batch of `node`, their wall-clock times moved by `shift_ns` to node time."""
-    columns = {name: [row.get(name) for row in rows] for name in CONTAINER_STATE.by_name}
+    columns: dict[str, Any] = {each: [row.get(each) for row in rows] for each in CONTAINER_STATE.by_name}
     columns["time_ns"] = [row["time_ns"] + shift_ns for row in rows]
-    return Batch(CONTAINER_STATE, CONTAINER_STATE.batch({**columns, "node": node, "observed_by": "container_events"}))
+    columns |= {"node": node, "observed_by": "container_events"}
+    return Batch(CONTAINER_STATE, CONTAINER_STATE.batch(columns, len(rows)), name)
 
 
 def _listen(path: str, context: Context, found: queue.Queue[list[Row]]) -> None:

@@ -101,14 +101,14 @@ def check(settings: Settings) -> str | None:
 
 def run(context: Context) -> Iterator[Batch]:
     """Yield `hop` rows as the logs grow."""
-    for path, block in tail.follow(context.settings.envoy_log_files, context):
-        if not block:
+    for block in tail.follow(context.settings.envoy_log_files, context):
+        if not block.lines:
             yield stream.idle(HOP)
             continue
-        rows, lost = decode(block, context.node, proxy(path), context.clock.from_realtime(0))
+        rows, lost = decode(block.lines, context.node, proxy(block.path), block.shifts[0])
         for reason, count in lost.items():
-            context.lost(reason, count)
-        yield Batch(HOP, rows)
+            context.lost(reason, count, name=block.name)
+        yield Batch(HOP, rows, block.name)
 
 
 def proxy(path: Path) -> str:

@@ -107,14 +107,15 @@ def run(context: Context) -> Iterator[Batch]:
     """Yield `flow` rows as Hubble tells them."""
     settings = context.settings
     if settings.hubble_file:
-        for _, block in tail.follow(settings.hubble_file, context):
+        for block in tail.follow(settings.hubble_file, context):
             yield from _told(block, context)
         return
     resume = stream.Resume(context)
     with channel.open_channel(settings.hubble_address, channel.tls(settings, "hubble")) as opened:
         get_flows = opened.unary_stream(_GET_FLOWS, request_serializer=GetFlowsRequest.SerializeToString)
         for messages in stream.persist(lambda: _connect(get_flows, resume, context), settings.hubble_address, context):
-            yield from _told(_lines(messages, resume, context), context)
+            lines = _lines(messages, resume, context)
+            yield from _told(tail.Block(lines=lines, name=context.new_name(), shifts=tail.shifts(context)), context)
             resume.keep()
 
 
@@ -147,14 +148,14 @@ def _lines(messages: list[bytes], resume: stream.Resume, context: Context) -> by
     return b"".join(map(protojson.line, [*told, *others]))
 
 
-def _told(block: bytes, context: Context) -> Iterator[Batch]:
-    if not block:
+def _told(block: tail.Block, context: Context) -> Iterator[Batch]:
+    if not block.lines:
         yield stream.idle(FLOW)
         return
-    decoded = decode(block, context.node, context.clock.from_realtime(0))
+    decoded = decode(block.lines, context.node, block.shifts[0])
     for reason, count, start_ns, end_ns in decoded.lost:
-        context.lost(reason, count, start_ns, end_ns)
-    yield Batch(FLOW, decoded.flows)
+        context.lost(reason, count, start_ns, end_ns, name=block.name)
+    yield Batch(FLOW, decoded.flows, block.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -109,9 +109,9 @@ def check(settings: Settings) -> str | None:
 def run(context: Context) -> Iterator[Batch]:
     """Yield `process` and `process_event` rows as Tetragon tells them."""
     settings = context.settings
-    decoder = Decoder(context.node, _Clock(context), settings.process_arguments)
+    decoder = Decoder(context.node, settings.process_arguments)
     if settings.tetragon_file:
-        for _, block in tail.follow(settings.tetragon_file, context):
+        for block in tail.follow(settings.tetragon_file, context):
             yield from _told(block, decoder, context)
         return
     heard = stream.Heard(context)
@@ -122,7 +122,8 @@ def run(context: Context) -> Iterator[Batch]:
             return stream.batches(get_events(GetEventsRequest()), context)
 
         for messages in stream.persist(connect, settings.tetragon_address, context):
-            for batch in _told(_lines(messages, context), decoder, context):
+            block = tail.Block(lines=_lines(messages, context), name=context.new_name(), shifts=tail.shifts(context))
+            for batch in _told(block, decoder, context):
                 yield batch
                 if batch.table is PROCESS_EVENT:
                     heard.keep(batch)
@@ -138,25 +139,14 @@ def _lines(messages: list[bytes], context: Context) -> bytes:
     return b"".join(lines)
 
 
-def _told(block: bytes, decoder: Decoder, context: Context) -> Iterator[Batch]:
-    if not block:
+def _told(block: tail.Block, decoder: Decoder, context: Context) -> Iterator[Batch]:
+    if not block.lines:
         yield stream.idle(PROCESS_EVENT)
         return
-    batches, lost = decoder.decode(block)
+    batches, lost = decoder.decode(block.lines, block.shifts)
     for reason, count in lost.items():
-        context.lost(reason, count)
-    yield from batches
-
-
-class _Clock:
-    """Distances from Tetragon's two clocks to node time, read once per block."""
-
-    def __init__(self, context: Context) -> None:
-        self._clock = context.clock
-
-    def shifts(self) -> tuple[int, int]:
-        """Return what to add to wall-clock and to CLOCK_BOOTTIME times."""
-        return self._clock.from_realtime(0), self._clock.from_boottime(0)
+        context.lost(reason, count, name=block.name)
+    yield from (replace(each, batch_id=block.name) for each in batches)
 
 
 @dataclass
@@ -164,13 +154,12 @@ class Decoder:
     """Turns lines of Tetragon's JSON into batches; remembers which execution was which process."""
 
     node: str = ""
-    clock: _Clock | None = None
     keep_arguments: bool = False
     start_of: Callable[[int], proc.Stat | None] = proc.stat
     _uids: dict[str, str] = field(default_factory=dict)
 
-    def decode(self, block: bytes) -> tuple[list[Batch], dict[str, int]]:
-        """Return the rows of a block of lines, and how many gave none, by reason."""
+    def decode(self, block: bytes, shifts: tail.Shifts = (0, 0)) -> tuple[list[Batch], dict[str, int]]:
+        """Return the rows of a block of lines, moved by `shifts` to node time, and how many gave none, by reason."""
         raw, bad = jsonlines.read(block, _LINE)
         limited = columns.whole(columns.field(raw, "rate_limit_info.number_of_dropped_process_events"))
         lost = {"malformed line": bad, "tetragon's rate limit": pc.sum(limited).as_py() or 0}
@@ -189,10 +178,12 @@ class Decoder:
         told, kind, start, time_ns = (each.filter(timed) for each in (told, kind, start, time_ns))
         if not told.num_rows:
             return [], lost
-        return self._batches(told, kind, start, time_ns), lost
+        return self._batches(told, kind, start, time_ns, shifts), lost
 
-    def _batches(self, told: pa.Table, kind: pa.Array, start: pa.Array, time_ns: pa.Array) -> list[Batch]:
-        real_shift, boot_shift = self.clock.shifts() if self.clock is not None else (0, 0)
+    def _batches(
+        self, told: pa.Table, kind: pa.Array, start: pa.Array, time_ns: pa.Array, shifts: tail.Shifts
+    ) -> list[Batch]:
+        real_shift, boot_shift = shifts
         nodes = pc.coalesce(columns.or_null(columns.field(told, "node_name")), self.node)
         mine = pc.equal(nodes, self.node)
         shift = pc.if_else(mine, real_shift, 0)

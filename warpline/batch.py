@@ -12,7 +12,8 @@ from warpline.schema import Table
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows of one table. `batch_id` names them for exactly-once storage: `<node>/<start of its sender, ns>/<sequence>`
-    for a collector's own, a hash of the request's body for a foreign sender's; empty while not yet assigned."""
+    for a collector's own, a hash of the request's body for a foreign sender's; empty while not yet assigned. A source that
+    may tell the same rows again names them itself (`Context.new_name`): emitted, they are on disk, and stored once."""
 
     table: Table
     rows: pa.RecordBatch

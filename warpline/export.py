@@ -94,8 +94,15 @@ class Exporter:
         self._poster.start()
 
     def emit(self, batch: Batch) -> None:
-        """Take rows of one table; returns at once, or after a wait while more is pending than memory should hold."""
+        """Take rows of one table; returns at once, or after a wait while more is pending than memory should hold.
+
+        Rows that their source has named are on disk when it returns, under that name: the source may then forget them.
+        """
         if not batch.rows.num_rows:
+            return
+        if batch.batch_id:
+            for number, piece in enumerate(self._pieces(batch.rows)):
+                self._queue(Batch(batch.table, piece, f"{batch.batch_id}/{number}" if number else batch.batch_id))
             return
         size = batch.rows.nbytes
         with self._changed:

@@ -68,6 +68,7 @@ class Context:
     cost_ratio: float = 0.0
     """Share of one core that the source cost over the last interval, as the governor measured it."""
     lost_total: int = 0
+    _named_ns: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     """What the source measured of itself or of this machine, by a name that ends in its unit: shown on /metrics."""
 
@@ -79,8 +80,12 @@ class Context:
         end_ns: int | None = None,
         lower_bound: bool = False,
         process_uid: str | None = None,
+        name: str = "",
     ) -> None:
-        """Count `count` records as lost for `reason` (few words that do not vary), between two node times."""
+        """Count `count` records as lost for `reason` (few words that do not vary), between two node times.
+
+        `name` is that of the rows in which they lack: told again under it, they are counted once.
+        """
         if count <= 0:
             return
         self.lost_total += count
@@ -95,7 +100,12 @@ class Context:
             "lower_bound": lower_bound,
             "process_uid": process_uid,
         }
-        self.emit(Batch(LOSS, LOSS.batch(row, rows=1)))
+        self.emit(Batch(LOSS, LOSS.batch(row, rows=1), name and f"{name}/{reason}"))
+
+    def new_name(self) -> str:
+        """Return a batch id that no other batch has, for rows that may be told again (see `Batch`)."""
+        self._named_ns = max(time.time_ns(), self._named_ns + 1)
+        return f"{self.node}/{self._named_ns}/{self.name}"
 
     def wait(self, seconds: float) -> bool:
         """Sleep up to `seconds`; return True when the source should stop."""

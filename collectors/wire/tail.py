@@ -1,8 +1,9 @@
 """Files that grow and are rotated by rename, followed by inode, across restarts of the collector.
 
-Several are followed by turns. What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset),
-and is written down as soon as the lines were handed on, never before. A restart continues there, after a kill as well; only
-a kill in the instant between the two tells one block twice.
+Several are followed by turns. What was read is remembered in `state_dir` (inode, a fingerprint of the first bytes, offset):
+before a block of lines is handed on its ends and the name of the batch that it becomes, and behind it, once it was, that it
+is done. A restart continues there, after a kill as well: a block that may or may not have been handed on is told again under
+the same name, and so is stored once.
 """
 
 from __future__ import annotations
@@ -13,30 +14,50 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from warpline.source import Context
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 2 << 20
+"""So that the rows of a block leave as one batch: its name must always mean the same rows."""
 _LINE_BYTES = 16 << 20
 _FINGERPRINT_BYTES = 128
 _IDLE_S = 0.25
 
 
-@dataclass
+Shifts = tuple[int, int]
+"""What to add to times of CLOCK_REALTIME and of CLOCK_BOOTTIME to have node time, in ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of a file, and the name that the batch of their rows must have; no lines where there is nothing new."""
+
+    path: Path = Path()
+    lines: bytes = b""
+    name: str = ""
+    shifts: Shifts = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
+    """A place in a file: `offset`; with a `name`, that of the block from `begun` on, which may not have been handed on."""
+
     inode: int
     offset: int
     modified_ns: int
     head: str
     head_bytes: int
+    begun: int = 0
+    name: str = ""
+    shifts: Shifts = (0, 0)
+    """As they were first: told again, a row near midnight must not fall on another day, whose ledger knows no such name."""
 
 
-def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
-    """Yield file and whole lines of all files that `patterns` (comma-separated, with wildcards) name, until stopped; no
-    lines, and an empty path, whenever there is nothing new.
+def follow(patterns: str, context: Context) -> Iterator[Block]:
+    """Yield whole lines of all files that `patterns` (comma-separated, with wildcards) name, until stopped.
 
     Renamed predecessors that were not read to their end are read first. What is known to be missed is counted as lost.
     """
@@ -46,14 +67,23 @@ def follow(patterns: str, context: Context) -> Iterator[tuple[Path, bytes]]:
         followers = {path: followers.get(path) or _follow(path, context) for path in paths}
         idle = True
         for path, follower in followers.items():
-            block, place = next(follower, (b"", None))  # One block a turn: a busy file does not starve the others.
-            if block and place is not None:
+            lines, place = next(follower, (b"", None))  # One block a turn: a busy file does not starve the others.
+            if lines and place is not None:
                 idle = False
-                yield path, block
-                _save(_state(path, context), place)
+                state = _state(path, context)
+                if not place.name:
+                    place = replace(place, name=context.new_name(), shifts=shifts(context))
+                    _save(state, place)
+                yield Block(path, lines, place.name, place.shifts)
+                _save(state, replace(place, name=""))
         if idle:
-            yield Path(), b""
+            yield Block()
             context.wait(_IDLE_S)
+
+
+def shifts(context: Context) -> Shifts:
+    """Return the distances of the other clocks from node time, as they are now."""
+    return context.clock.from_realtime(0), context.clock.from_boottime(0)
 
 
 def matching(patterns: str) -> list[Path]:
@@ -81,6 +111,9 @@ def _follow(path: Path, context: Context) -> Iterator[tuple[bytes, _Place | None
             yield b"", None
             continue
         with current:
+            if place is not None and place.name and _is(current, place):
+                current.seek(place.begun)
+                yield current.read(place.offset - place.begun), place
             place = None
             yield from _lines(current, path, context)
             done.add(os.fstat(current.fileno()).st_ino)
@@ -140,7 +173,7 @@ def _lines(file: BinaryIO, path: Path, context: Context) -> Iterator[tuple[bytes
         cut = rest.rfind(b"\n") + 1
         if cut:
             block, rest = rest[:cut], rest[cut:]
-            yield block, _place(file, file.tell() - len(rest))
+            yield block, _place(file, file.tell() - len(rest), len(block))
         elif len(rest) > _LINE_BYTES:
             context.lost("line too long", 1)
             rest = b""
@@ -151,7 +184,7 @@ def _lines(file: BinaryIO, path: Path, context: Context) -> Iterator[tuple[bytes
             context.wait(_IDLE_S)
             rest += file.read()
             if rest:
-                yield rest.rstrip(b"\n") + b"\n", _place(file, file.tell())
+                yield rest.rstrip(b"\n") + b"\n", _place(file, file.tell(), len(rest))
             return
         if os.fstat(file.fileno()).st_size < file.tell():
             context.lost("truncated before it was read", 1, lower_bound=True)
@@ -160,10 +193,12 @@ def _lines(file: BinaryIO, path: Path, context: Context) -> Iterator[tuple[bytes
         yield b"", _place(file, file.tell() - len(rest))
 
 
-def _place(file: BinaryIO, offset: int) -> _Place:
+def _place(file: BinaryIO, offset: int, length: int = 0) -> _Place:
+    """Return the place at `offset`, behind a block of `length` bytes."""
     head = os.pread(file.fileno(), _FINGERPRINT_BYTES, 0)
     told = os.fstat(file.fileno())
-    return _Place(told.st_ino, offset, told.st_mtime_ns, hashlib.sha256(head).hexdigest(), len(head))
+    digest = hashlib.sha256(head).hexdigest()
+    return _Place(told.st_ino, offset, told.st_mtime_ns, digest, len(head), offset - length)
 
 
 def _is(file: BinaryIO, place: _Place) -> bool:
@@ -174,12 +209,13 @@ def _is(file: BinaryIO, place: _Place) -> bool:
 
 def _load(state: Path) -> _Place | None:
     try:
-        return _Place(**json.loads(state.read_text(encoding="utf-8")))
+        told = json.loads(state.read_text(encoding="utf-8"))
+        return _Place(**{**told, "shifts": tuple(told.get("shifts", (0, 0)))})
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _save(state: Path, place: _Place) -> None:
     new = state.with_suffix(".new")
-    new.write_text(json.dumps(vars(place)), encoding="utf-8")
+    new.write_text(json.dumps(asdict(place)), encoding="utf-8")
     new.replace(state)

@@ -117,8 +117,8 @@ def grpc_double(
 ) -> Iterator[str]:
     """A gRPC server of raw messages: full method name → function of request and context.
 
-    A function that is a generator streams; others answer once. `certificate` is (key, chain) in PEM; clients must show one of
-    the authority `clients_of`, where it is given. Yields the address.
+    A function that is a generator streams; others answer once. `certificate` is (key, chain) in PEM; clients must show one
+    of the authority `clients_of`, where it is given. Yields the address.
     """
 
     class Generic(grpc.GenericRpcHandler):  # type: ignore[misc]

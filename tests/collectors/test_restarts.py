@@ -7,18 +7,23 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
+import pytest
 from google.protobuf import json_format
 
 from collectors import hubble, tetragon
 from collectors.wire.hubble_pb2 import GetFlowsRequest
 from collectors.wire.tetragon_pb2 import GetEventsResponse
-from tests.collectors.killed import rows_before_kill
+from correlator.storage.store import Store
+from tests.collectors.killed import killed, queued, rows_before_kill
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
 from tests.collectors.test_hubble import HTTP, relay_double, responses
 from tests.collectors.test_tetragon import BOOK
+from warpline.batch import Batch
+from warpline.settings import Settings
 
 
 def test_a_killed_collector_asks_for_flows_since_its_last_one_and_tells_none_twice(
@@ -109,6 +114,68 @@ def test_a_killed_collector_goes_on_behind_the_last_line_of_a_file(shared_data: 
     known = hubble.decode(b"".join(lines)).flows.to_pylist()
     assert [row["request_id"] for row in before + seen.rows("flow")] == [row["request_id"] for row in known]
     assert seen.lost() == {}
+
+
+def stored(batches: list[Batch], table: str, column: str, state_dir: Path) -> list[Any]:
+    """What the correlator keeps of one column of the batches."""
+    store = Store(Settings(state_dir=str(state_dir), correlator_memory_limit_mb=256))
+    store.write(batches)
+    found = store.query(f"SELECT {column} FROM {table}")
+    store.close()
+    return list(found.column(column).to_pylist())
+
+
+@pytest.mark.parametrize("at", ["before it was handed on", "behind"])
+def test_a_block_at_which_the_collector_was_killed_is_stored_once(shared_data: Path, tmp_path: Path, at: str) -> None:
+    lines = (shared_data / HTTP).read_bytes().splitlines(keepends=True)
+    file, seen = tmp_path / "events.log", Seen()
+    file.write_bytes(b"".join(lines[:200]) + b"broken\n")
+    # A killed collector never comes back to its source: its generator is left where it stands.
+    source = hubble.run(context(tmp_path, seen, "hubble", hubble_file=str(file)))
+    told = next(batch for batch in source if batch.rows.num_rows)
+    if at == "behind":
+        seen.batches.append(told)
+    else:
+        seen.batches.clear()
+    source.close()
+    with file.open("ab") as out:
+        out.write(b"".join(lines[200:]))
+    where = context(tmp_path, seen, "hubble", hubble_file=str(file))
+    with running(hubble, where, seen):
+        until(lambda: len(seen.rows("flow")) >= (348 if at == "behind" else 148) + 200 * (at == "behind"))
+    assert all(batch.batch_id for batch in seen.batches if batch.rows.num_rows)
+    known = [row["request_id"] for row in hubble.decode(b"".join(lines)).flows.to_pylist()]
+    assert sorted(stored(seen.batches, "flow", "request_id", tmp_path / "store")) == sorted(known)
+    assert stored(seen.batches, "loss", "lost", tmp_path / "store") == [1], "what a block lacks is counted once too"
+
+
+def test_of_a_file_that_grows_while_its_collector_is_killed_each_line_is_stored_once(tmp_path: Path) -> None:
+    """At midnight sharp: rows must not change the day, and with it the ledger, when they are told again."""
+    file, written = tmp_path / "access.log", 0
+    random = Random(7)
+
+    def write(lines: int) -> None:
+        nonlocal written
+        with file.open("ab") as out:
+            for number in range(written, written + lines):
+                out.write(orjson.dumps({"start_time": "2025-01-01T00:00:00Z", "request_id": str(number)}) + b"\n")
+        written += lines
+
+    def grown(size: int) -> bool:
+        write(random.randrange(50))
+        return sum(each.stat().st_size for each in (tmp_path / "queue").glob("*.spool")) > size
+
+    for _ in range(2):
+        before = sum(each.stat().st_size for each in (tmp_path / "queue").glob("*.spool"))
+        with killed("envoy_log", tmp_path, envoy_log_files=str(file)):
+            until(lambda before=before: grown(before + 20_000), 60)
+    place = next(tmp_path.glob("tail-*.json"))
+    with killed("envoy_log", tmp_path, envoy_log_files=str(file)):
+        until(
+            lambda: (told := orjson.loads(place.read_bytes()))["offset"] == file.stat().st_size and not told["name"], 60
+        )
+    told = stored(queued(tmp_path), "hop", "request_id", tmp_path / "store")
+    assert sorted(map(int, told)) == list(range(written))
 
 
 def test_what_passed_while_the_collector_was_dead_is_a_counted_gap(shared_data: Path, tmp_path: Path) -> None:

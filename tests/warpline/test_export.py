@@ -123,6 +123,24 @@ def test_rows_of_many_sources_arrive_once_in_batches_that_are_named(tmp_path: Pa
     assert len(door.batches) < 5 * 97
 
 
+def test_rows_that_their_source_named_are_on_disk_under_that_name_once_emitted(
+    tmp_path: Path, receivers: list[Receiver]
+) -> None:
+    door = receiver(receivers)
+    made = settings(tmp_path, "http://127.0.0.1:9", collector_batch_rows=10)
+    exporter = Exporter(made, "n")
+    exporter.emit(replace(batch(0, 25), batch_id="n/5/source"))
+    waiting = exporter.spool.bytes
+    assert waiting > 0, "before anything was packed"
+    exporter.emit(replace(batch(0, 25), batch_id="n/5/source"))
+    exporter.close(0)
+    exporter = Exporter(replace(made, collector_endpoint=door.url), "n")
+    assert exporter.close(10)
+    named = [each for each in door.batches if each.table is SYSCALL]
+    assert {each.batch_id for each in named} == {"n/5/source", "n/5/source/1", "n/5/source/2"}
+    assert set(Counter((each.batch_id, str(each.rows.to_pylist())) for each in named).values()) == {2}
+
+
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_what_may_be_retried_is_sent_again_with_the_same_name(
     tmp_path: Path, receivers: list[Receiver], status: int
