@@ -5,20 +5,18 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
     /api/timeline/tracks                              JSON: groups, tracks, rows, bounds, clocks
     /api/timeline/chunk?level=&first=&tiles=          bytes (`timeline_wire`): tiles of 512 buckets of 2^level ns
     /api/timeline/lines?since_ns=&until_ns=&points=   JSON: GPU measures, as lines
-    /api/timeline/at?row=&at_ns=&slack_ns=            JSON: one bar, exactly, with what it is tied to and how that is known
+    /api/timeline/at?row=&at_ns=&slack_ns=&brief=     JSON: one bar, exactly, with what it is tied to and how that is known
     /api/timeline/find?text=                          JSON: the bars whose name holds a text
     /api/timeline/profile?since_ns=&until_ns=         JSON: what took the time in a window, by name
     /api/timeline/about                               JSON: a request's phases, GPU shares, blame, findings
 
-Why the level of detail is computed by DuckDB at each request and kept in no pyramid: it costs 31 ms for a million bars
-in tables of numbers, a quarter of a second for two million with names (2 cores), and is never out of date.
+`brief` leaves out of `at` all but the bar's name and times, which cost nothing: what a hovering pointer asks for.
 """
 
 from __future__ import annotations
 
-import threading
+import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,19 +27,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from correlator.timeline import timeline_scope, timeline_tracks, timeline_wire
+from correlator.timeline import timeline_look, timeline_tracks, timeline_wire
+from correlator.timeline.timeline_bars import ScopeBars
 from correlator.timeline.timeline_scope import Absent, Scope, Views, rows, whole
+from correlator.timeline.timeline_shelf import Opened, Shelf
 from warpline.errors import StoreError
 
 MAX_LEVEL = 52
-_CACHE_BYTES = 64 * 1024 * 1024
-_SCOPE_SECONDS = 20.0
-_ANSWER_SECONDS = 60.0
+KEPT_BYTES = 512 << 20
+"""Memory for the bars of scopes that were looked at lately, where nobody says otherwise."""
 
 
-def routes(views: Views) -> list[Route]:
-    """Return the routes that the query API includes; `views` is the store."""
-    timelines = Timelines(views)
+def routes(views: Views, kept_bytes: int = KEPT_BYTES) -> list[Route]:
+    """Return the routes that the query API includes; `views` is the store. Up to `kept_bytes` of bars are kept in memory."""
+    timelines = Timelines(views, kept_bytes)
     return [
         Route(f"/api/timeline/{name}", _answer(method))
         for name, method in (
@@ -71,17 +70,17 @@ def _answer(method: Callable[[Mapping[str, str]], Response]) -> Callable[[Reques
 class Timelines:
     """Answers for the timelines of one store. Safe to share between threads where the store is."""
 
-    def __init__(self, views: Views) -> None:
-        """Make one that reads `views`; it keeps recent scopes for seconds and recent chunks of what no longer changes."""
-        self._views = views
-        self._scopes: OrderedDict[tuple[str, ...], tuple[float, Scope]] = OrderedDict()
-        self._answers = _Answers(_CACHE_BYTES)
+    def __init__(self, views: Views, kept_bytes: int = KEPT_BYTES) -> None:
+        """Make one that reads `views` and keeps up to `kept_bytes` of the bars that were looked at last."""
+        self._views, self._shelf = views, Shelf(views, kept_bytes)
 
     def tracks(self, query: Mapping[str, str]) -> Response:
-        """Return what there is to draw."""
-        scope = self._scope(query)
-        body = self._answer(scope, (scope, "tracks"), lambda: timeline_tracks.encode(self._views, scope))
-        return Response(body, media_type="application/json")
+        """Return what there is to draw: a page opens, so what is old is read anew."""
+        opened = self._shelf.open(query, anew=True)
+        if opened.tracks is None:
+            catalogue = self._shelf.bars(opened).catalogue
+            opened.tracks = json.dumps(timeline_tracks.describe(self._views, opened.scope, catalogue)).encode()
+        return Response(opened.tracks, media_type="application/json")
 
     def chunk(self, query: Mapping[str, str]) -> Response:
         """Return the bars of up to eight tiles at one level of detail."""
@@ -91,11 +90,10 @@ class Timelines:
                 f"timeline: level {level}, first {first}, tiles {tiles}; give levels 0 to {MAX_LEVEL} "
                 f"and 1 to {timeline_wire.MAX_TILES} tiles"
             )
-        scope = self._scope(query)
+        opened = self._shelf.open(query)
         began = time.perf_counter()
-        key = (scope, level, first, tiles)
-        body = self._answer(scope, key, lambda: chunk(self._views, scope, level, first, tiles))
-        keep = "no-store" if scope.live else "private, max-age=60"
+        body = chunk(self._shelf.bars(opened), level, first, tiles)
+        keep = "no-store" if opened.scope.live else "private, max-age=60"
         took = f"lod;dur={(time.perf_counter() - began) * 1e3:.1f}"
         return Response(
             body, media_type="application/octet-stream", headers={"Cache-Control": keep, "Server-Timing": took}
@@ -103,7 +101,7 @@ class Timelines:
 
     def lines(self, query: Mapping[str, str]) -> Response:
         """Return the measures of the scope's GPUs over a window, in at most `points` points each."""
-        scope = self._scope(query)
+        scope = self._shelf.open(query).scope
         since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
         points = min(max(whole(query, "points", 400), 10), 4000)
         bucket = max((until - since) // points, 1)
@@ -115,42 +113,46 @@ class Timelines:
 
     def at(self, query: Mapping[str, str]) -> Response:
         """Return the bar at a moment on a row, as measured, or null where there is none."""
-        scope = self._scope(query)
+        opened = self._shelf.open(query)
         try:
             row = int(query.get("row", ""), 16)
         except ValueError:
             raise StoreError(f"timeline: row is {query.get('row')!r}; give an id that tracks returned") from None
+        at_ns, slack_ns = whole(query, "at_ns"), max(whole(query, "slack_ns", 0), 0)
+        if query.get("brief"):
+            scope = opened.scope
+            seen = timeline_look.nearest(self._shelf.bars(opened), row, at_ns - scope.from_ns, slack_ns)
+            if seen is not None:
+                return JSONResponse({"bar": {**_bar(_in_node_time(seen, scope)), "row": query["row"]}})
+        return self._exactly(opened.scope, {"row_id": row, "at_ns": at_ns, "slack_ns": slack_ns}, query["row"])
+
+    def _exactly(self, scope: Scope, asked: dict[str, int], row: str) -> Response:
         where = scope.parameters()
         del where["since_ns"], where["until_ns"]
-        asked = {
-            "row_id": row,
-            "at_ns": whole(query, "at_ns"),
-            "slack_ns": max(whole(query, "slack_ns", 0), 0),
-            **where,
-        }
-        found = rows(self._views, "timeline_at", asked).to_pylist()
-        return JSONResponse({"bar": None} if not found else self._detail(scope, found[0], query["row"]))
+        found = rows(self._views, "timeline_at", {**asked, **where}).to_pylist()
+        return JSONResponse({"bar": None} if not found else self._detail(scope, found[0], row))
 
     def find(self, query: Mapping[str, str]) -> Response:
         """Return the bars whose name holds `text`, the longest 200, and how many there are."""
         text = query.get("text", "")
         if not text.strip():
             raise StoreError("timeline: text is empty; give a part of a name")
-        scope = self._scope(query)
-        found = rows(self._views, "timeline_find", {"text": text, **scope.parameters()}).to_pylist()
-        bars = [{**_bar(each), "row": f"{each['row_id']:x}"} for each in found]
-        return JSONResponse({"found": found[0]["found"] if found else 0, "bars": bars})
+        opened = self._shelf.open(query)
+        count, found = timeline_look.named(self._shelf.bars(opened), text, _length(opened))
+        bars = [{**_bar(_in_node_time(each, opened.scope)), "row": f"{each['row_id']:x}"} for each in found]
+        return JSONResponse({"found": count, "bars": bars})
 
     def profile(self, query: Mapping[str, str]) -> Response:
         """Return what took the time in a window, by name and lane, the most first."""
-        scope = self._scope(query)
+        opened = self._shelf.open(query)
+        scope = opened.scope
         since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
-        found = rows(self._views, "timeline_profile", {**scope.parameters(since, until), "steps": list(scope.steps)})
-        return JSONResponse({"names": found.to_pylist()})
+        bars = self._shelf.bars(opened)
+        return JSONResponse({"names": timeline_look.profile(bars, since - scope.from_ns, until - scope.from_ns)})
 
     def about(self, query: Mapping[str, str]) -> Response:
         """Return what the joins know of a request: its phases, GPU shares, blame and findings."""
-        scope = self._scope(query)
+        scope = self._shelf.open(query).scope
         asked = {"subjects": list(scope.subjects)}
         views = {
             "phases": "timeline_phase",
@@ -180,31 +182,24 @@ class Timelines:
         found = rows(self._views, "timeline_link", tied).to_pylist()
         return [{**_bar(each), **known, "row": f"{each['row_id']:x}"} for each in found if each["lane"] != bar["lane"]]
 
-    def _answer(self, scope: Scope, key: Any, make: Callable[[], bytes]) -> bytes:
-        return make() if scope.live else self._answers.get(key, make)
-
-    def _scope(self, query: Mapping[str, str]) -> Scope:
-        key = tuple(query.get(each, "") for each in ("request", "recording", "from_ns", "to_ns"))
-        kept = self._scopes.get(key)
-        if kept is not None and time.monotonic() - kept[0] < _SCOPE_SECONDS:
-            return kept[1]
-        found = timeline_scope.find(self._views, query)
-        self._scopes[key] = (time.monotonic(), found)
-        while len(self._scopes) > 256:
-            self._scopes.popitem(last=False)
-        return found
-
 
 _RELATION = {"launch": "enqueued", "kernel": "enqueued by"}
 
 
-def chunk(views: Views, scope: Scope, level: int, first: int, tiles: int) -> bytes:
+def chunk(bars: ScopeBars, level: int, first: int, tiles: int) -> bytes:
     """Return the bars of `tiles` tiles from tile `first`, counted from the scope's start, at 2^level ns a bucket."""
     tile_ns = timeline_wire.TILE_BUCKETS << level
-    since = scope.from_ns + first * tile_ns
-    window = scope.parameters(since, since + tiles * tile_ns)
-    lod = rows(views, "timeline_lod", {**window, "bucket_ns": 1 << level, "steps": list(scope.steps)})
-    return timeline_wire.encode(lod, since, level)
+    since = first * tile_ns
+    drawn = bars.drawn(level, since, since + tiles * tile_ns)
+    return timeline_wire.encode(drawn, bars.catalogue.said, bars.catalogue.row_ids, since, level)
+
+
+def _length(opened: Opened) -> int:
+    return opened.scope.to_ns - opened.scope.from_ns
+
+
+def _in_node_time(bar: dict[str, Any], scope: Scope) -> dict[str, Any]:
+    return {**bar, "start_ns": bar["start_ns"] + scope.from_ns, "end_ns": bar["end_ns"] + scope.from_ns}
 
 
 def _bar(bar: dict[str, Any]) -> dict[str, Any]:
@@ -239,28 +234,3 @@ def _line(part: pa.Table, bucket_ns: int) -> dict[str, Any]:
 
 
 _SERIES = ("node", "gpu_uuid", "gpu_instance", "metric", "part")
-
-
-class _Answers:
-    """Recent answers, up to a number of bytes and for a minute: late rows re-open what they touch, and must be seen."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._kept: OrderedDict[Any, tuple[float, bytes]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Any, make: Callable[[], bytes]) -> bytes:
-        """Return the answer kept under `key`, made anew where there is none or it is old."""
-        with self._lock:
-            found = self._kept.get(key)
-            if found is not None and time.monotonic() - found[0] < _ANSWER_SECONDS:
-                self._kept.move_to_end(key)
-                return found[1]
-        body = make()
-        with self._lock:
-            self._size -= len(self._kept.pop(key, (0.0, b""))[1])
-            self._kept[key] = (time.monotonic(), body)
-            self._size += len(body)
-            while self._size > self._limit:
-                self._size -= len(self._kept.popitem(last=False)[1][1])
-        return body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +59,13 @@ def rows(views: Views, name: str, parameters: Mapping[str, Any]) -> pa.Table:
     """Return all rows of view `name` as one table."""
     found = views.view(name, parameters)
     return found if isinstance(found, pa.Table) else found.read_all()
+
+
+def batches(views: Views, name: str, parameters: Mapping[str, Any]) -> Iterable[pa.RecordBatch]:
+    """Return the rows of view `name` as they come."""
+    found = views.view(name, parameters)
+    batches: Iterable[pa.RecordBatch] = found.to_batches() if isinstance(found, pa.Table) else found
+    return batches
 
 
 def find(views: Views, query: Mapping[str, str]) -> Scope:

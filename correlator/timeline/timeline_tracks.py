@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from correlator.timeline.timeline_bars import Catalogue
 from correlator.timeline.timeline_scope import Scope, Views, rows
 
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -28,12 +28,12 @@ GROUP_ROWS = 96
 """Rows of one group that are shown, at most: the busiest."""
 
 
-def describe(views: Views, scope: Scope) -> dict[str, Any]:
+def describe(views: Views, scope: Scope, catalogue: Catalogue) -> dict[str, Any]:
     """Return the timeline's groups, tracks and rows, its bounds, and what bounds its nodes' clocks, ready for JSON.
 
     Times are texts of whole nanoseconds, since JSON's readers round beyond 2^53; row times count from the scope's start.
     """
-    found = rows(views, "timeline_row", scope.parameters()).to_pylist()
+    found = catalogue.rows()
     gpus = {each["gpu_uuid"]: each for each in rows(views, "timeline_gpu", {}).to_pylist()}
     processes = sorted({each["process_uid"] for each in found if each["process_uid"]})
     named = {
@@ -52,11 +52,6 @@ def describe(views: Views, scope: Scope) -> dict[str, Any]:
         "groups": groups,
         "clocks": _clocks(views, scope, nodes),
     }
-
-
-def encode(views: Views, scope: Scope) -> bytes:
-    """Return `describe` as JSON text."""
-    return json.dumps(describe(views, scope)).encode()
 
 
 def _groups(

@@ -3,64 +3,96 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import correlator
-from correlator.timeline import timeline_wire
+from correlator.timeline import chunks, timeline_bars, timeline_kept, timeline_look, timeline_wire
+from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_scope import Scope
 
-SQL = (Path(correlator.__file__).parent / "sql" / "timeline_lod.sql").read_text()
+SQL = Path(correlator.__file__).parent / "sql"
 CONNECTION = duckdb.connect(config={"threads": 1})
 ORIGIN = 1_700_000_000_000_000_000
 OPEN = 2**63 - 1
+LENGTH = 110_000
+TILE = timeline_wire.TILE_BUCKETS
+HOW = ("kept", "levels", "stored")
 TEXTS = ("node", "process_uid", "unit", "recording_uid", "subject")
 Bar = tuple[int, int, int, int]
 """A bar: its row, start from the origin, length, and which of three names it has."""
 
+near_an_edge = st.builds(
+    lambda tile, before: max(tile * 512 - before, 0), st.sampled_from([1, 2, 8, 64]), st.integers(0, 40)
+)
+
 bars = st.lists(
     st.tuples(
         st.integers(0, 3),
-        st.integers(0, 40_000),
+        st.one_of(st.integers(0, 2_000), st.integers(0, 40_000), near_an_edge),
         st.one_of(st.integers(0, 3), st.integers(0, 900), st.integers(0, 60_000), st.just(-1)),
         st.integers(0, 2),
     ),
     max_size=60,
 )
-windows = st.tuples(st.integers(0, 12), st.integers(0, 30_000), st.integers(1, 8))
+windows = st.integers(0, 12).flatmap(
+    lambda level: st.tuples(st.just(level), st.integers(0, (LENGTH >> level) // TILE), st.integers(1, 8))
+)
+"""Level, first tile and number of tiles."""
 
 
-def lod(rows: Sequence[Bar], since: int, until: int, bucket: int) -> pa.Table:
-    """Return the rows of the view over a table of bars; a length of -1 is a bar that has not ended."""
-    ends = [ORIGIN + start + lasted if lasted >= 0 else OPEN for _, start, lasted, _ in rows]
-    table = pa.table(
-        {
-            "lane": ["kernel"] * len(rows),
-            "number": pa.array([row for row, _, _, _ in rows], pa.int64()),
-            "start_ns": pa.array([ORIGIN + start for _, start, _, _ in rows], pa.int64()),
-            "end_ns": pa.array(ends, pa.int64()),
-            "name": pa.array([f"kernel {name}" for _, _, _, name in rows], pa.string()),
-            "class": pa.array(["gemm"] * len(rows), pa.string()),
-            **{name: pa.nulls(len(rows), pa.string()) for name in TEXTS},
-            **{name: pa.nulls(len(rows), pa.int64()) for name in ("rank", "depth", "step_ordinal")},
-        }
-    )
-    CONNECTION.register("timeline_slice", table)
-    asked = {"since_ns": ORIGIN + since, "until_ns": ORIGIN + until, "bucket_ns": bucket, "recording": "-"}
-    return CONNECTION.sql(SQL, params={**asked, "processes": [], "subjects": [], "steps": []}).to_arrow_table()
+class Slices:
+    """The real views over a table of bars in the place of all that can be one."""
+
+    def __init__(self, rows: Sequence[Bar]) -> None:
+        ends = [ORIGIN + start + lasted if lasted >= 0 else OPEN for _, start, lasted, _ in rows]
+        self.table = pa.table(
+            {
+                "lane": ["kernel"] * len(rows),
+                "number": pa.array([row for row, _, _, _ in rows], pa.int64()),
+                "start_ns": pa.array([ORIGIN + start for _, start, _, _ in rows], pa.int64()),
+                "end_ns": pa.array(ends, pa.int64()),
+                "name": pa.array([f"kernel {name}" for _, _, _, name in rows], pa.string()),
+                "class": pa.array(["gemm"] * len(rows), pa.string()),
+                "simulated": pa.nulls(len(rows), pa.bool_()),
+                **{name: pa.nulls(len(rows), pa.string()) for name in TEXTS},
+                **{name: pa.nulls(len(rows), pa.int64()) for name in ("rank", "depth", "step_ordinal")},
+            }
+        )
+
+    def view(self, name: str, parameters: Mapping[str, Any]) -> pa.Table:
+        CONNECTION.register("timeline_slice", self.table)
+        return CONNECTION.sql((SQL / f"{name}.sql").read_text(), params=dict(parameters)).to_arrow_table()
+
+
+def loaded(rows: Sequence[Bar], how: str, length: int = LENGTH) -> ScopeBars:
+    """Return a scope's bars kept, kept with coarser levels, or read from the store for each window."""
+    scope = Scope(ORIGIN, ORIGIN + length)
+    bars = timeline_bars.load(Slices(rows), scope, 0 if how == "stored" else 1 << 30)
+    if how == "levels":
+        # Few bars as they are, they get every level that there can be.
+        with (
+            mock.patch.multiple(timeline_kept, _LEVELS_FROM=1, _SHRINKS=1, _WIDEST_BITS=1),
+            mock.patch.object(timeline_kept, "_lowest_level", return_value=1),
+        ):
+            bars.drawn(0, 0, TILE)
+    return bars
 
 
 def truth(rows: Sequence[Bar], since: int, until: int) -> dict[int, tuple[int, int]]:
     """Return count and busy time by row of the bars that overlap a window, worked out one bar at a time."""
     found: dict[int, tuple[int, int]] = {}
     for row, start, lasted, _ in rows:
-        end = start + lasted if lasted >= 0 else 2**62
+        end = start + lasted if lasted >= 0 else LENGTH
         overlaps = start < until and (end > since or (start == end and start >= since))
         if overlaps:
             count, busy = found.get(row, (0, 0))
@@ -76,62 +108,82 @@ def totals(chunk: bytes) -> list[tuple[int, int]]:
     return sorted(zip(counts.tolist(), busy.tolist(), strict=True))
 
 
-@given(bars, windows)
+@given(bars, windows, st.sampled_from(HOW))
+@example([(0, 32_755, 30, 0), (0, 32_760, 20, 1), (0, 32_700, 100, 0)], (6, 0, 1), "levels")
 @settings(max_examples=120, deadline=None)
-def test_counts_and_busy_time_of_a_window_are_those_of_its_bars(rows: list[Bar], window: tuple[int, int, int]) -> None:
-    level, since, tiles = window
-    until = since + (tiles * timeline_wire.TILE_BUCKETS << level)
-    found = lod(rows, since, until, 1 << level)
-    expected = truth(rows, since, until)
-    assert sum(found["bars"].to_pylist()) == sum(count for count, _ in expected.values())
-    assert sum(found["busy_ns"].to_pylist()) == sum(busy for _, busy in expected.values())
-    assert totals(timeline_wire.encode(found, ORIGIN + since, level)) == sorted(expected.values())
+def test_counts_and_busy_time_of_a_window_are_those_of_its_bars(
+    rows: list[Bar], window: tuple[int, int, int], how: str
+) -> None:
+    level, first, tiles = window
+    since, until = first * TILE << level, (first + tiles) * TILE << level
+    found = loaded(rows, how)
+    expected = truth(rows, since, min(until, LENGTH))
+    assert totals(chunks.chunk(found, level, first, tiles)) == sorted(expected.values())
+    drawn = found.drawn(level, since, until)
+    assert int(drawn.count.sum()) == sum(count for count, _ in expected.values())
+    assert int(drawn.busy.sum()) == sum(busy for _, busy in expected.values())
 
 
 @given(bars, windows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+def test_a_chunk_is_the_same_bytes_however_its_bars_are_kept(rows: list[Bar], window: tuple[int, int, int]) -> None:
+    kept = chunks.chunk(loaded(rows, "kept"), *window)
+    assert chunks.chunk(loaded(rows, "levels"), *window) == kept
+
+
+@given(bars, windows, st.sampled_from(HOW))
+@settings(max_examples=40, deadline=None)
 def test_every_drawn_bar_lies_in_its_window_and_the_names_are_there(
-    rows: list[Bar], window: tuple[int, int, int]
+    rows: list[Bar], window: tuple[int, int, int], how: str
 ) -> None:
-    level, since, tiles = window
-    until = since + (tiles * timeline_wire.TILE_BUCKETS << level)
-    chunk = timeline_wire.encode(lod(rows, since, until, 1 << level), ORIGIN + since, level)
+    chunk = chunks.chunk(loaded(rows, how), *window)
     _, count, row_count, text, _, _ = struct.unpack_from("<6I", chunk)
     at = 24 + 24 * row_count + 4 * (row_count + 1)
     position = np.frombuffer(chunk, "<u2", count, at).astype(int)
     width = np.frombuffer(chunk, "<u2", count, at + 2 * count)
     name = np.frombuffer(chunk, "<u2", count, at + 4 * count)
     assert len(chunk) == at + 8 * count + text
-    edge = timeline_wire.PARTS * timeline_wire.TILE_BUCKETS * tiles
+    edge = timeline_wire.PARTS * timeline_wire.TILE_BUCKETS * window[2]
     assert (position + width <= edge).all()
     names = chunk[len(chunk) - text :].decode()
     assert not len(name) or name.max() < names.count('"gemm"')
 
 
-def test_a_bar_that_ends_where_the_window_begins_is_not_in_it() -> None:
-    assert lod([(0, 100, 50, 0)], 150, 1000, 8).num_rows == 0
-    assert lod([(0, 100, 51, 0)], 150, 1000, 8)["busy_ns"].to_pylist() == [1]
-
-
-def test_an_instant_counts_once_and_lasts_nothing() -> None:
-    found = lod([(0, 200, 0, 0)], 200, 1000, 8)
-    assert found["bars"].to_pylist() == [1]
-    assert found["busy_ns"].to_pylist() == [0]
-
-
-def test_neighbours_of_one_name_and_density_are_drawn_as_one_and_still_counted() -> None:
-    rows = [(0, 64 * at, 60, 1) for at in range(500)]
-    chunk = timeline_wire.encode(lod(rows, 0, 512 * 64, 64), ORIGIN, 6)
+@pytest.mark.parametrize("how", HOW)
+def test_neighbours_of_one_name_and_density_are_drawn_as_one_and_still_counted(how: str) -> None:
+    chunk = chunks.chunk(loaded([(0, 64 * at, 60, 1) for at in range(500)], how), 6, 0, 1)
     _, drawn, _, _, _, _ = struct.unpack_from("<6I", chunk)
     assert drawn == 1
     assert totals(chunk) == [(500, 30_000)]
 
 
-def test_an_empty_window_is_a_chunk_without_bars() -> None:
-    chunk = timeline_wire.encode(lod([], 0, 512, 1), ORIGIN, 0)
-    assert struct.unpack_from("<6I", chunk)[:4] == (timeline_wire.MAGIC, 0, 0, 2)
+@pytest.mark.parametrize("how", HOW)
+def test_a_window_without_bars_is_a_chunk_without_any(how: str) -> None:
+    for rows in ([], [(0, 50_000, 10, 0)]):
+        assert struct.unpack_from("<6I", chunks.chunk(loaded(rows, how), 0, 0, 1))[:4] == (timeline_wire.MAGIC, 0, 0, 2)
 
 
 @pytest.mark.parametrize("lasted", [1, 7, 8, 9])
 def test_a_bar_of_a_bucket_or_more_is_drawn_by_itself(lasted: int) -> None:
-    assert lod([(0, 3, lasted, 0)], 0, 512 * 8, 8)["whole"].to_pylist() == [lasted >= 8]
+    chunk = chunks.chunk(loaded([(0, 3, lasted, 0)], "kept"), 3, 0, 1)
+    assert (chunk[24 + 24 + 8 + 7] == 0) is (lasted >= 8)
+
+
+@given(bars, st.integers(0, 80_000), st.integers(0, 90))
+@settings(max_examples=40, deadline=None)
+def test_the_bar_at_a_moment_is_the_shortest_that_holds_it(rows: list[Bar], at: int, slack: int) -> None:
+    found = loaded(rows, "kept")
+    for code, row_id in enumerate(found.catalogue.row_ids.tolist()):
+        seen = timeline_look.nearest(found, row_id, at, slack)
+        if seen is None:
+            continue
+        number = found.catalogue.kinds["number"][
+            found.catalogue.kinds["row_id"].to_numpy().tolist().index(row_id)
+        ].as_py()
+        holding = [lasted for row, start, lasted, _ in rows if row == number and start <= at < start + lasted]
+        assert found.catalogue.code(row_id) == code
+        if holding:
+            assert seen["end_ns"] - seen["start_ns"] == min(holding)
+        else:
+            assert seen["start_ns"] <= at + slack
+            assert seen["end_ns"] >= at - slack

@@ -1,0 +1,123 @@
+"""Level of detail: bars shorter than a bucket of time are drawn together, and their counts and busy time stay exact.
+
+Times count in ns from the scope's start, so that the buckets of every level (2^level ns) stand on one grid: what one level
+put together can be put together again for a coarser one, and comes out as if made from the bars themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars by row and then by start. `row` and `label` are codes that a catalogue knows; times in ns."""
+
+    row: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        """Return how many bars there are."""
+        return len(self.start)
+
+    def take(self, chosen: Any) -> Bars:
+        """Return those that `chosen`, a slice, mask or array of places, picks."""
+        return Bars(self.row[chosen], self.start[chosen], self.end[chosen], self.label[chosen])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn: bars by themselves, and bars drawn together; by row and then by start.
+
+    `count` is how many bars stand in each, `busy` their time in all, `longest` the time of the longest, whose label it has.
+    """
+
+    row: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+    longest: np.ndarray
+    busy: np.ndarray
+    count: np.ndarray
+
+    def __len__(self) -> int:
+        """Return how many things are drawn."""
+        return len(self.start)
+
+    def take(self, chosen: Any) -> Drawn:
+        """Return those that `chosen`, a slice, mask or array of places, picks."""
+        return Drawn(*(getattr(self, each.name)[chosen] for each in fields(self)))
+
+
+def single(bars: Bars) -> Drawn:
+    """Return each bar by itself."""
+    lasted = bars.end - bars.start
+    return Drawn(bars.row, bars.start, bars.end, bars.label, lasted, lasted, np.ones(len(bars), np.int32))
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """Return all parts as one, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = (np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Drawn))
+    whole = Drawn(*columns)
+    return whole.take(_order(whole.row, whole.start))
+
+
+def ordered(bars: Bars) -> Bars:
+    """Return bars by row and then by start."""
+    return bars.take(_order(bars.row, bars.start))
+
+
+def _order(row: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the order by row and then by start. What is in order already, or in a few runs, costs a stable sort little."""
+    by_start = np.argsort(start, kind="stable")
+    return by_start[np.argsort(row[by_start], kind="stable")]
+
+
+def coarser(found: Drawn, level: int) -> Drawn:
+    """Return `found` with what is shorter than a bucket drawn together, by row and bucket; longer bars stay as they are."""
+    short = found.longest < (1 << level)
+    if not short.any():
+        return found
+    together = _together(found if short.all() else found.take(short), level)
+    return together if short.all() else joined([together, found.take(~short)])
+
+
+def _together(found: Drawn, level: int) -> Drawn:
+    bucket = found.start >> level
+    first = np.flatnonzero(np.append(True, (found.row[1:] != found.row[:-1]) | (bucket[1:] != bucket[:-1])))
+    if len(first) == len(found):
+        return found
+    longest = np.maximum.reduceat(found.longest, first)
+    group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
+    holds = np.flatnonzero(found.longest == longest[group])
+    best = holds[np.append(True, np.diff(group[holds]) > 0)]
+    return Drawn(
+        found.row[first],
+        found.start[first],
+        np.maximum.reduceat(found.end, first),
+        found.label[best],
+        longest,
+        np.add.reduceat(found.busy, first),
+        np.add.reduceat(found.count, first),
+    )
+
+
+def clipped(bars: Bars, since: int, until: int) -> Bars:
+    """Return the bars that overlap [since, until), or are an instant in it, with their ends clipped to it."""
+    inside = (bars.start < until) & ((bars.end > since) | ((bars.start == bars.end) & (bars.start >= since)))
+    if not inside.all():
+        bars = bars.take(inside)
+    return Bars(bars.row, np.maximum(bars.start, since), np.minimum(bars.end, until), bars.label)
+
+
+NO_BARS = Bars(np.zeros(0, np.uint16), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint16))
+NOTHING = single(NO_BARS)
+"""What is drawn where there is nothing."""
