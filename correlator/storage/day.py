@@ -253,9 +253,8 @@ class Day:
             raise
         self.tables |= {name: tuple(column.name for column in schema.table(name).columns) for name in made}
         self.segments |= {each.name: each for each in written}
-        for part in by_table.get(SPAN.name, ()):
-            if self._seen is not None:
-                self._seen.add(spans.keys_of(part.rows["trace_id"], part.rows["span_id"]))
+        if SPAN.name in by_table and self._seen is not None:
+            self._seen.stored()
         return made | {each.table for each in written}
 
     def new_name(self, table: str, mark: str = "") -> str:

@@ -112,29 +112,36 @@ class Ingest:
             if self.state == "ok":
                 self._write_losses()
                 self._checkpoint(closing)
-            if closing and not moved:
+            if closing and moved is None:
                 return
-            if not moved or self.state != "ok":
+            if self.state != "ok":
+                self._closing.wait(_RETRY_S)
+            elif (moved or 0) < _MOST_ROWS:  # Rows are cheap by the ten thousand: let them gather.
                 self.spool.wait(self._position, 0.1)
-                self._closing.wait(_RETRY_S if self.state != "ok" else self.settings.correlator_store_delay_s / 2)
+                self._closing.wait(self.settings.correlator_store_delay_s / 2)
 
-    def _move(self) -> bool:
-        """Store what the spool holds now, up to a bound; return whether it may hold more."""
+    def is_done(self) -> bool:
+        """Say whether all that was accepted is stored."""
+        return not self.spool.wait(self._position, 0)
+
+    def _move(self) -> int | None:
+        """Store what the spool holds now, up to a bound; return the rows moved, None where there was nothing."""
         batches: list[Batch] = []
-        position = self._position
+        position, rows = self._position, 0
         for position, found in self.spool.read(self._position):  # noqa: B007 (the last one counts)
             batches += found
-            if sum(batch.rows.num_rows for batch in batches) >= _MOST_ROWS:
+            rows += sum(batch.rows.num_rows for batch in found)
+            if rows >= _MOST_ROWS:
                 break
         if position == self._position:
             self._say("ok")
-            return False
+            return None
         while not self._store(batches):
             if self._closing.wait(_RETRY_S):
-                return False
+                return None
         self._position = position
-        self._since_checkpoint += sum(batch.rows.num_rows for batch in batches)
-        return True
+        self._since_checkpoint += rows
+        return rows
 
     def _store(self, batches: list[Batch]) -> bool:
         try:

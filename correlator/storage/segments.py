@@ -26,6 +26,8 @@ ROWS = 32768
 """From so many rows of one table and day on, a write becomes a segment."""
 
 _ROW_GROUP = 131072
+_LZ4 = pa.Codec("lz4_raw")
+_SAMPLE_BYTES, _WORTH_IT = 16384, 0.7
 _BATCHES, _TABLE = "warpline.batches", "warpline.table"
 
 
@@ -54,7 +56,7 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
         rows,
         path,
         row_group_size=_ROW_GROUP,
-        compression="lz4",
+        compression={c.name: _codec(rows[c.name]) for c in kept},
         data_page_version="2.0",
         use_dictionary=[c.name for c in kept if pa.types.is_dictionary(c.type.arrow)],
         column_encoding={c.name: "DELTA_BINARY_PACKED" for c in kept if c.type is Type.INT},
@@ -73,6 +75,20 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
         times["max"].as_py(),
         tuple(rows.column_names),
     )
+
+
+def _codec(column: pa.ChunkedArray) -> str:
+    """Return how a column is compressed: a text that a sample shows to gain little by it, an id mostly, is not.
+
+    Compressing such ids takes 40 ns each and saves 10 bytes of 45, until the segment is merged and sorted.
+    """
+    if not pa.types.is_string(column.type):
+        return "lz4"
+    texts = next((text for chunk in column.chunks if (text := chunk.buffers()[2])), None)
+    if texts is None:
+        return "lz4"
+    sample = texts[:_SAMPLE_BYTES]
+    return "lz4" if _LZ4.compress(sample).size < _WORTH_IT * sample.size else "none"
 
 
 def notes(table: Table, batch_ids: Sequence[str]) -> dict[str, str]:
