@@ -29,7 +29,7 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of one file in one worker, and all that load BPF programs in the same one: they count what is attached."""
+    """Run the tests of one file in one worker, and all that load BPF programs in one: they count what is attached."""
     for item in items:
         group = "kernel" if item.get_closest_marker("needs_bpf") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
