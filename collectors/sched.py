@@ -8,7 +8,8 @@ waiting for a core after the wake-up. Watched are the processes of `http_ports`,
 `engine_wire_executables`.
 
 Every time off the CPU is a row at detail 3, and inside of windows that are asked for (POST /api/detail of the query API:
-one request's, or an alert's next half minute). At detail 1 only the sums are made, whatever is asked for.
+one request's, or an alert's next half minute); all others go to the flight recorder, where there is one. At detail 1 only
+the sums are made, whatever is asked for.
 
 Needs Linux 5.18 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs 0.1 µs for every switch of
 the node and 1 µs for one of a watched thread (bench/probes.py prints today's).
@@ -62,7 +63,7 @@ LOSSES = (
 """What counter i of the program counts (the enum in sched.bpf.c)."""
 SIZES = {"THREADS": 16384, "TOTALS": 4096, "INTERVAL_PAGES": 1024}
 _NEVER = (1 << 64) - 1
-_NOTHING = pa.RecordBatch.from_pylist([], OFF_CPU.arrow)
+_NOTHING = Batch(OFF_CPU, pa.RecordBatch.from_pylist([], OFF_CPU.arrow))
 
 
 def check(settings: Settings) -> str | None:
@@ -96,7 +97,7 @@ class Probe(Programs):
         self.follow()
         found = self.intervals.take()
         self.count_losses()
-        batches = [Batch(OFF_CPU, self._rows(found) if len(found) else _NOTHING)]
+        batches = [_NOTHING, *self._batches(found)]
         self._set_threshold()
         return batches + self.sums() if self.totals.are_due() else batches
 
@@ -115,11 +116,11 @@ class Probe(Programs):
             self._told_ns = least
             self._threshold.set(0, least)
 
-    def _rows(self, x: Records) -> pa.RecordBatch:
+    def _batches(self, x: Records) -> list[Batch]:
         clock = self.context.clock
         start, end = (clock.from_monotonic(x[name].astype(np.int64)) for name in ("start_ns", "end_ns"))
         asked_for = (end - start >= self._long_ns) | self._singles.wanted(start, end)
-        return OFF_CPU.batch(self._columns(x[asked_for], start[asked_for], end[asked_for]))
+        return self._singles.batches(OFF_CPU, asked_for, lambda some: self._columns(x[some], start[some], end[some]))
 
     def _columns(self, x: Records, start: Times, end: Times) -> dict[str, Any]:
         node, runnable = self.context.node, self.context.clock.from_monotonic(x["runnable_ns"].astype(np.int64))

@@ -2,9 +2,9 @@
 
 Raw tracepoints `sys_enter` and `sys_exit`. Calls are summed up in the Linux kernel by process and call, and leave it once a
 second (`syscall_total`); single calls (`syscall`) only at detail 3, and inside of windows that are asked for (POST
-/api/detail of the query API: one request's, or an alert's next half minute), though never at detail 1. A call's arguments
-are not read, but for the file descriptor, nor is any memory. Watched are the processes of `http_ports`, `http_executables`,
-`http_cgroups` and `engine_wire_executables`.
+/api/detail of the query API: one request's, or an alert's next half minute), though never at detail 1; all others go to the
+flight recorder, where there is one. A call's arguments are not read, but for the file descriptor, nor is any memory. Watched
+are the processes of `http_ports`, `http_executables`, `http_cgroups` and `engine_wire_executables`.
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs 0.1 µs for each system call of
 the node and 0.6 µs for one of a watched process, 0.8 µs at detail 3 (bench/probes.py prints today's).
@@ -62,7 +62,7 @@ LOSSES = (
 )
 """What counter i of the program counts (the enum in syscall.bpf.c)."""
 SIZES = {"THREADS": 16384, "TOTALS": 16384, "CALL_PAGES": 2048}
-_NOTHING = pa.RecordBatch.from_pylist([], SYSCALL.arrow)
+_NOTHING = Batch(SYSCALL, pa.RecordBatch.from_pylist([], SYSCALL.arrow))
 
 
 def check(settings: Settings) -> str | None:
@@ -94,7 +94,7 @@ class Probe(Programs):
         self.follow()
         found = self.calls.take()
         self.count_losses()
-        batches = [Batch(SYSCALL, self._rows(found) if len(found) else _NOTHING)]
+        batches = [_NOTHING, *self._batches(found)]
         self._set_singles()
         return batches + self.sums() if self.totals.are_due() else batches
 
@@ -109,11 +109,11 @@ class Probe(Programs):
         if self._singles.refresh():
             self._told.set(0, int(self._singles.on))
 
-    def _rows(self, x: Records) -> pa.RecordBatch:
+    def _batches(self, x: Records) -> list[Batch]:
         clock = self.context.clock
         start, end = (clock.from_monotonic(x[name].astype(np.int64)) for name in ("start_ns", "end_ns"))
         asked_for = self._singles.wanted(start, end)
-        return SYSCALL.batch(self._columns(x[asked_for], start[asked_for], end[asked_for]))
+        return self._singles.batches(SYSCALL, asked_for, lambda some: self._columns(x[some], start[some], end[some]))
 
     def _columns(self, x: Records, start: Times, end: Times) -> dict[str, Any]:
         node = self.context.node

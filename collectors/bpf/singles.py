@@ -1,16 +1,20 @@
 """Which single events leave the Linux kernel beside their sums: all at detail 3, else those inside wanted windows.
 
 A window is a span of node time that somebody asks collectors to keep whole, such as one request's or an alert's next half
-minute (`Context.windows`). Outside of windows, and at the least detail, events are summed up only.
+minute (`Context.windows`). Outside of windows, and at the least detail, events are summed up only; where the flight recorder
+records (`Context.recording`), those outside go to it as fine batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from warpline.batch import Batch
+from warpline.schema import Table
 from warpline.source import Context
 
 LEAST, ALL = 1, 3
@@ -19,6 +23,7 @@ _MARGIN_NS = 300_000_000
 ends. What lies outside of the window is left out of the rows."""
 
 Times = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Singles:
@@ -31,6 +36,7 @@ class Singles:
         self._windows: Sequence[tuple[int, int]] = ()
         self.on = False
         """Whether programs should tell of single events."""
+        self._recording = False
 
     def refresh(self) -> bool:
         """Look what is asked for now; return whether `on` changed."""
@@ -38,10 +44,21 @@ class Singles:
         self._all = detail >= ALL
         wanted = self._context.windows() if LEAST < detail < ALL else ()
         self._windows = [each for each in wanted if each[0] - _MARGIN_NS <= now < each[1] + _MARGIN_NS]
-        self.on = self._all or bool(self._windows)
+        self._recording = LEAST < detail < ALL and self._context.recording()
+        self.on = self._all or bool(self._windows) or self._recording
         return self.on != before
 
-    def wanted(self, start_ns: Times, end_ns: Times) -> npt.NDArray[np.bool_]:
+    def batches(self, table: Table, asked_for: Flags, rows: Callable[[Flags], Mapping[str, Any]]) -> list[Batch]:
+        """Return the rows of the events that were asked for and, where it records, of all others for the flight recorder.
+
+        `rows` gives the columns of those events that its argument names.
+        """
+        found = [Batch(table, table.batch(rows(asked_for)))] if asked_for.any() else []
+        if self._recording and not asked_for.all():
+            found.append(Batch(table, table.batch(rows(~asked_for)), fine=True))
+        return found
+
+    def wanted(self, start_ns: Times, end_ns: Times) -> Flags:
         """Return which events, from `start_ns` to `end_ns` of node time, were asked for at the last look."""
         if self._all:
             return np.ones(len(start_ns), bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,8 +45,9 @@ class Caller:
     """A process that calls what it is told, so many times, in so many threads."""
 
     def __init__(self) -> None:
+        self.name = f"caller-{uuid.uuid4().hex}"  # Among its arguments, so that it can be chosen by them.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CALLER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CALLER, self.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout
         self.null = int(self.process.stdout.readline().split()[1])
