@@ -97,7 +97,7 @@ class Probe(Programs):
         self.follow()
         found = self.intervals.take()
         self.count_losses()
-        batches = [_NOTHING, *self._batches(found)]
+        batches = self._batches(found) or [_NOTHING]
         self._set_threshold()
         return batches + self.sums() if self.totals.are_due() else batches
 
