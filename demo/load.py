@@ -1,6 +1,6 @@
 """The client load of the demo and the tests: real `openai` and `httpx` clients, streaming and not.
 
-Every request carries an `x-request-id` and a `traceparent`, as an instrumented client's would.
+Every request carries a `traceparent`, as an instrumented client's would, and an `x-request-id` where no proxy makes one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import openai
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One request as its client saw it; times in Unix ns."""
+    """One request as its client saw it; times in Unix ns. `request_id` is empty where the client gave none."""
 
     request_id: str
     trace_id: str
@@ -46,12 +46,12 @@ class Pace:
 
 
 async def run(
-    url: str, requests: int, in_flight: int, pace: Pace | None = None, model: str = "warpline-demo"
+    url: str, requests: int, in_flight: int, pace: Pace | None = None, model: str = "warpline-demo", named: bool = True
 ) -> list[Sent]:
     """Send `requests` chat completions to `url`, `in_flight` at a time, and return what the clients saw.
 
     One request in four is not streamed, one in two goes through `openai`, the others through `httpx`; the paces differ, so
-    that some requests are slow.
+    that some requests are slow. With `named`, each has an x-request-id of its client's.
     """
     pace = pace or Pace()
     limit = asyncio.Semaphore(in_flight)
@@ -63,16 +63,16 @@ async def run(
 
         async def one(index: int) -> Sent:
             async with limit:
-                headers = _identity() | _varied(pace, index).headers()
+                headers = _identity(named) | _varied(pace, index).headers()
                 send = _by_openai(sdk, headers, model, index) if index % 2 else _by_httpx(plain, headers, model, index)
                 return await send
 
         return list(await asyncio.gather(*(one(index) for index in range(requests))))
 
 
-def _identity() -> dict[str, str]:
-    trace = secrets.token_hex(16)
-    return {"x-request-id": secrets.token_hex(12), "traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+def _identity(named: bool) -> dict[str, str]:
+    trace = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"}
+    return {"x-request-id": secrets.token_hex(12), **trace} if named else trace
 
 
 def _varied(pace: Pace, index: int) -> Pace:
@@ -111,4 +111,4 @@ async def _by_httpx(plain: httpx.AsyncClient, headers: dict[str, str], model: st
 
 def _sent(headers: dict[str, str], client: str, stream: bool, status: int, start: int, first: int) -> Sent:
     end, trace = time.time_ns(), headers["traceparent"].split("-")[1]
-    return Sent(headers["x-request-id"], trace, client, stream, status, start, first or end, end)
+    return Sent(headers.get("x-request-id", ""), trace, client, stream, status, start, first or end, end)

@@ -1,7 +1,8 @@
 """The demo: a model server, a client load and all of Warpline on this machine, for as long as one looks at it.
 
-Nothing is written into tables by the demo: real clients talk to a real server, the Linux kernel sees it, and what the screen
-shows came through collector, OTLP, spool and store. Where BPF cannot run, the newest sample trace is replayed instead.
+Nothing is written into tables by the demo: real clients talk through a real Envoy to a real server, the Linux kernel sees
+it, and what the screen shows came through collector, OTLP, spool and store. Where BPF cannot run, the newest sample trace is
+replayed instead; where there is no Envoy, clients talk to the server itself, and give their requests an x-request-id.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collectors.bpf import loader
-from demo import load
+from demo import envoy, load
 from demo.engine import MODEL, launch
 from warpline import sample
 from warpline.children import Children, answers, free_port
@@ -37,7 +39,8 @@ _LAST_ROWS_S = 5.0
 _FIRST_LOAD = (23, 23)
 _SECOND_LOAD = (997, 31)
 _QUIET_LOAD = (7, 3)
-_FOUND_WITHIN_S = 15.0
+_FOUND_WITHIN_S = 30.0
+_FOLLOWED_WITHIN_S = 30.0
 _ABOUT = "23 chat completions of the demo's model server: all real but for the GPU, which is simulated"
 _SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 
@@ -51,11 +54,13 @@ class Addresses:
     query: str
     dashboard: str
     server: str
+    front: str
+    """Where clients send: Envoy's address."""
 
     @classmethod
     def free(cls) -> Addresses:
         """Return addresses that are free, the usual ones where they are."""
-        ports = [free_port(preferred) for preferred in (4318, 4317, 4320, 8501, 8000)]
+        ports = [free_port(preferred) for preferred in (4318, 4317, 4320, 8501, 8001, 8000)]
         return cls(*(f"127.0.0.1:{port}" for port in ports))
 
     def environment(self, state_dir: Path) -> dict[str, str]:
@@ -69,7 +74,8 @@ class Addresses:
             "WARPLINE_DASHBOARD_ADDRESS": self.dashboard,
             "WARPLINE_COLLECTOR_ENDPOINT": f"http://{self.http_door}",
             "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
-            "WARPLINE_HTTP_PORTS": self.server.rpartition(":")[2],
+            "WARPLINE_HTTP_PORTS": ",".join(each.rpartition(":")[2] for each in (self.server, self.front)),
+            "WARPLINE_ENVOY_LOG_FILES": str(envoy.log_file(state_dir / "envoy")),
             "WARPLINE_RING_DIR": str(state_dir / "rings"),
             "WARPLINE_DCGM_URLS": f"http://{self.server}/dcgm/metrics",
             "WARPLINE_DCGM_INTERVAL_S": "1",
@@ -80,7 +86,8 @@ class Addresses:
 
 
 def run(seconds: float, say: Say, record: Path | None = None) -> int:
-    """Run the demo for `seconds` after its first loads (0: until interrupted); 0 when every request sent was found.
+    """Run the demo for `seconds` after its first loads (0: until interrupted); 0 when every request sent was found, and
+    followed to its GPU executions.
 
     With `record`, the first load alone is run and kept there as a sample trace.
     """
@@ -96,8 +103,9 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
             _replay_newest(children, environment, say)
             complete = True
         else:
-            server = opened.enter_context(_model_server(state_dir, environment, addresses))
-            say(f"a model server runs, real but for its GPU (simulated): {server.url}/v1")
+            opened.enter_context(_model_server(state_dir, environment, addresses))
+            addresses = _front(children, state_dir / "envoy", addresses, say)
+            say(f"a model server runs, real but for its GPU (simulated): http://{addresses.front}/v1")
             _start_collector(children, environment)
             began_ns = time.time_ns()
             loads = (_FIRST_LOAD,) if record else (_FIRST_LOAD, _SECOND_LOAD)
@@ -106,6 +114,7 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
                 time.sleep(_LAST_ROWS_S)
                 sample.record(client, record, began_ns, time.time_ns(), _ABOUT, public=True)
                 return 0 if complete else 1
+        say(f"ask it: WARPLINE_QUERY_URL=http://{addresses.query} warpline query request --since 10m")
         say(f"look at it: http://{addresses.dashboard}")
         _keep_serving(seconds, addresses, quiet=bool(obstacle))
     return 0 if complete else 1
@@ -135,6 +144,17 @@ def _model_server(state_dir: Path, environment: dict[str, str], addresses: Addre
     return launch.start(state_dir / "engine", int(addresses.server.rpartition(":")[2]), rings)
 
 
+def _front(children: Children, directory: Path, addresses: Addresses, say: Say) -> Addresses:
+    """Put Envoy before the server; where there is none, say so and let clients send to the server itself."""
+    obstacle = envoy.why_not()
+    if obstacle:
+        say(f"no Envoy between clients and server: {obstacle}")
+        return dataclasses.replace(addresses, front=addresses.server)
+    envoy.start(children, directory, addresses.front, addresses.server)
+    children.wait_until("envoy", lambda: answers(f"http://{addresses.front}/health"), 30)
+    return addresses
+
+
 def _start_collector(children: Children, environment: dict[str, str]) -> None:
     children.start("collector", ["-m", "warpline.cli", "collect"], environment)
     metrics = f"http://{environment['WARPLINE_COLLECTOR_METRICS_ADDRESS']}/metrics"
@@ -151,37 +171,55 @@ def _is_up(metrics: str, source: str) -> bool:
 
 def _send(addresses: Addresses, requests: int, in_flight: int) -> list[load.Sent]:
     try:
-        return asyncio.run(load.run(f"http://{addresses.server}", requests, in_flight, model=MODEL))
+        named = addresses.front == addresses.server  # Envoy names the others.
+        return asyncio.run(load.run(f"http://{addresses.front}", requests, in_flight, model=MODEL, named=named))
     except (httpx.HTTPError, openai.OpenAIError) as error:
         raise WarplineError(
-            f"demo: the model server at {addresses.server} does not answer ({error!r}); start again"
+            f"demo: the model server at {addresses.front} does not answer ({error!r}); start again"
         ) from None
 
 
 def _watched_load(client: Client, addresses: Addresses, requests: int, in_flight: int, say: Say) -> bool:
     sent = _send(addresses, requests, in_flight)
-    found, slowest = _found(client, sent)
-    where = f"http://{addresses.dashboard}/request?id={slowest[0]}" if slowest else "nothing was found"
-    slowest_ms = f"{slowest[1] / 1e6:.0f} ms" if slowest else "unknown"
-    say(f"{requests} requests sent, {found} found, slowest {slowest_ms}: {where}")
-    return found == requests
+    found = _found(client, sent)
+    slowest = found.sort_by([("duration_ns", "descending")]).slice(0, 1).to_pylist()
+    where = f"http://{addresses.dashboard}/request?id={slowest[0]['request_uid']}" if slowest else "nothing was found"
+    slowest_ms = f"{slowest[0]['duration_ns'] / 1e6:.0f} ms" if slowest else "unknown"
+    say(f"{requests} requests sent, {found.num_rows} found, slowest {slowest_ms}: {where}")
+    whole, missing = _followed(client, found)
+    for part, count in missing.items():
+        say(f"not found of {count} requests: {part}")
+    say(f"{whole} of {requests} followed from the client's socket to the GPU")
+    return found.num_rows == whole == requests
 
 
-def _found(client: Client, sent: list[load.Sent]) -> tuple[int, tuple[str, int] | None]:
-    """Return how many of the requests the view `request` holds, and the slowest one's id and duration in ns."""
-    wanted = {each.request_id for each in sent}
+def _found(client: Client, sent: list[load.Sent]) -> pa.Table:
+    """Return the rows of the view `request` that are the requests sent: one each, once all are there."""
+    wanted = {each.trace_id for each in sent}
     since = min(each.start_ns for each in sent) - 1_000_000_000
     deadline = time.monotonic() + _FOUND_WITHIN_S
     while True:
         rows = client.view("request", since_ns=since, limit=100_000)
-        rows = rows.filter(pc.is_in(rows["request_id"], pa.array(sorted(wanted), pa.string())))
-        if rows.num_rows >= len(wanted) or time.monotonic() > deadline:
-            break
+        rows = rows.filter(pc.is_in(rows["trace_id"], pa.array(sorted(wanted), pa.string())))
+        # A proxy's passage is no request of its own once both of its sides have come.
+        if rows.num_rows == len(wanted) == pc.count_distinct(rows["trace_id"]).as_py() or time.monotonic() > deadline:
+            return rows
         time.sleep(0.2)
-    if not rows.num_rows:
-        return 0, None
-    slowest = rows.sort_by([("duration_ns", "descending")]).slice(0, 1).to_pylist()[0]
-    return rows.num_rows, (slowest["request_uid"], slowest["duration_ns"])
+
+
+def _followed(client: Client, found: pa.Table) -> tuple[int, dict[str, int]]:
+    """Return how many requests are followed over unbroken edges, and of how many others which part is missing."""
+    if not found.num_rows:
+        return 0, {}
+    since_ns = pc.min(found["start_ns"]).as_py()
+    deadline = time.monotonic() + _FOLLOWED_WITHIN_S
+    while True:
+        rows = client.view("request_path", since_ns=since_ns, limit=100_000)
+        rows = rows.filter(pc.is_in(rows["request_uid"], found["request_uid"].combine_chunks()))
+        missing = Counter(each for each in rows["missing"].to_pylist() if each)
+        if not missing or time.monotonic() > deadline:
+            return rows.num_rows - missing.total(), dict(missing)
+        time.sleep(0.5)
 
 
 def _replay_newest(children: Children, environment: dict[str, str], say: Say) -> None:

@@ -140,7 +140,7 @@ def opened() -> Iterator[Stage]:
         children = Children(state_dir / "logs")
         stack.callback(children.stop)
         addresses = Addresses(
-            *(f"127.0.0.1:{free_port()}" for _ in range(5))
+            *(f"127.0.0.1:{free_port()}" for _ in range(6))
         )  # Never the usual ones: others send there.
         environment = addresses.environment(state_dir) | {
             "WARPLINE_NODE": NODE,

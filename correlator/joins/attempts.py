@@ -54,6 +54,22 @@ def group(found: Entities, ends: tuple[Int64, Int64, Bool], phases: list[tuple[i
     return result
 
 
+def relays(found: Entities, grouping: Grouping) -> tuple[Int64, Int64]:
+    """Return (server row, client row) for what a proxy passed on: two exchanges of one process and one attempt, the second
+    begun while the first lasted. Of several such servers' exchanges the latest one counts."""
+    place = pair_codes(found.process, grouping.attempt)
+    rows = np.flatnonzero(~found.engine & (place >= 0))
+    rows = rows[np.lexsort((~found.server[rows], found.start[rows], place[rows]))]
+    if not len(rows):
+        return rows, rows
+    fresh = np.concatenate([[True], place[rows][1:] != place[rows][:-1]])
+    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
+    latest = np.maximum.accumulate(np.where(found.server[rows], np.arange(len(rows)), -1))
+    server = rows[np.maximum(latest, 0)]
+    passed = ~found.server[rows] & (latest >= begin) & (found.start[rows] <= found.end[server])
+    return server[passed], rows[passed]
+
+
 def _headers(found: Entities) -> Int64:
     """Return the caller's code of server exchanges and engine requests: trace headers that went from one to the other."""
     return np.where(found.server | found.engine, found.caller, -1)

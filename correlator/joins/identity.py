@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correlator.joins import ids
-from correlator.joins.attempts import Grouping, group
-from correlator.joins.attribution import DERIVED, EVIDENCE
+from correlator.joins.attempts import Grouping, group, relays
+from correlator.joins.attribution import DERIVED, EVIDENCE, EXACT
 from correlator.joins.entities import Entities, build, named_exchanges, named_requests, trace_text
 from correlator.joins.pairing import Pairs, pair_ends
 from correlator.joins.union import Int64
@@ -172,6 +172,12 @@ def _edges(
     ):
         at = int(found.start[client])
         rows.append((at, "http_exchange", uid[client], "http_exchange", uid[server], "received_as", known, rule))
+    for server, client in zip(*(each.tolist() for each in relays(found, grouping)), strict=True):
+        known = int(max(grouping.evidence[server], grouping.evidence[client]))
+        at = int(found.start[client])
+        rows.append(
+            (at, "http_exchange", uid[server], "http_exchange", uid[client], "relayed_as", known, "one_process")
+        )
     for decode, prefill, rule in phases:
         at = int(found.start[prefill])
         rows.append((at, "engine_request", uid[decode], "engine_request", uid[prefill], "prefilled_by", 0, rule))
@@ -182,6 +188,10 @@ def _edges(
     fields = ("time_ns", "from_kind", "from_id", "to_kind", "to_id", "relation", "evidence", "rule")
     values: dict[str, object] = {f: list(c) for f, c in zip(fields, columns, strict=True)}
     values["evidence"] = [EVIDENCE[int(e)] for e in columns[6]]
+    values["confidence"] = [1.0 if e == EXACT else None for e in columns[6]]
+    # Between two nodes the error is the clocks', which are bounded elsewhere: `clock_edge`.
+    across = [r[5] == "received_as" and r[2].partition("/")[0] != r[4].partition("/")[0] for r in rows]
+    values["error_low_ns"] = values["error_high_ns"] = [None if each else 0 for each in across]
     return schema.table("edge").batch({**values, "alternatives": 0}, rows=len(rows))
 
 

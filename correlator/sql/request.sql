@@ -3,7 +3,10 @@
 --
 -- The sides are joined by what only one connection can have: the same ports and addresses, turned round, and the number of
 -- the exchange on that connection (on one node, where numbers differ because the probe came later: the call just before).
-WITH complete AS (
+--
+-- A proxy's passage is no request of its own: an exchange that its server passed on, under the same trace and path or with the
+-- same response, is left out, and the client is the one before the first proxy that was seen. `proxies` counts them.
+WITH RECURSIVE complete AS (
     SELECT *, coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) AS seen_until_ns
     FROM http_exchange
     -- A row that was open is written again when it ends: the last one holds.
@@ -16,14 +19,11 @@ client AS (SELECT * FROM complete WHERE side = 'client'),
 paired AS (
     SELECT
         server.*,
-        client.start_ns AS client_start_ns,
-        client.seen_until_ns AS client_end_ns,
-        client.first_body_ns AS client_first_body_ns,
-        client.node AS client_node,
-        client.process_uid AS client_process_uid,
-        client.connection_id AS client_connection_id,
-        client.ordinal AS client_ordinal,
-        client.retransmits AS client_retransmits
+        CASE WHEN client.start_ns IS NOT NULL THEN {
+            'start_ns': client.start_ns, 'end_ns': client.seen_until_ns, 'first_body_ns': client.first_body_ns,
+            'node': client.node, 'process_uid': client.process_uid, 'connection_id': client.connection_id,
+            'ordinal': client.ordinal, 'retransmits': client.retransmits
+        } END AS caller
     FROM server
     LEFT JOIN client
         ON client.local_port = server.peer_port
@@ -43,30 +43,69 @@ paired AS (
         ORDER BY client.ordinal = server.ordinal DESC, abs(client.start_ns - server.start_ns)
     ) = 1
 ),
+relay AS (
+    SELECT server.node, server.connection_id, server.ordinal, server.start_ns, client.connection_id AS onward_connection_id,
+        client.ordinal AS onward_ordinal, client.start_ns AS onward_start_ns
+    FROM server
+    JOIN client ON client.process_uid = server.process_uid AND client.trace_id = server.trace_id AND client.path = server.path
+        AND client.start_ns BETWEEN server.start_ns AND server.seen_until_ns
+    UNION
+    SELECT server.node, server.connection_id, server.ordinal, server.start_ns, client.connection_id, client.ordinal, client.start_ns
+    FROM server
+    JOIN client ON client.process_uid = server.process_uid AND client.response_id = server.response_id
+        AND client.start_ns BETWEEN server.start_ns AND server.seen_until_ns
+),
+-- From what a proxy sent on, back to who had sent it to the proxy, proxy by proxy.
+way AS (
+    SELECT relay.node, onward_connection_id, onward_ordinal, onward_start_ns, paired.caller, 1 AS proxies
+    FROM relay
+    JOIN paired ON paired.node = relay.node AND paired.connection_id = relay.connection_id
+        AND paired.ordinal = relay.ordinal AND paired.start_ns = relay.start_ns
+    UNION ALL
+    SELECT way.node, way.onward_connection_id, way.onward_ordinal, way.onward_start_ns, paired.caller, way.proxies + 1
+    FROM way
+    JOIN relay ON relay.node = way.caller.node AND relay.onward_connection_id = way.caller.connection_id
+        AND relay.onward_ordinal = way.caller.ordinal AND relay.onward_start_ns = way.caller.start_ns
+    JOIN paired ON paired.node = relay.node AND paired.connection_id = relay.connection_id
+        AND paired.ordinal = relay.ordinal AND paired.start_ns = relay.start_ns
+    WHERE way.proxies < 8
+),
+outermost AS (
+    SELECT node, onward_connection_id, onward_ordinal, onward_start_ns, max(proxies) AS proxies,
+        max_by(caller, proxies) FILTER (caller IS NOT NULL) AS caller
+    FROM way
+    GROUP BY ALL
+),
 alone AS (
     SELECT client.*
     FROM client
     ANTI JOIN paired
-        ON paired.client_node = client.node
-        AND paired.client_process_uid IS NOT DISTINCT FROM client.process_uid
-        AND paired.client_connection_id IS NOT DISTINCT FROM client.connection_id
-        AND paired.client_ordinal IS NOT DISTINCT FROM client.ordinal
-        AND paired.client_start_ns = client.start_ns
+        ON paired.caller.node = client.node
+        AND paired.caller.process_uid IS NOT DISTINCT FROM client.process_uid
+        AND paired.caller.connection_id IS NOT DISTINCT FROM client.connection_id
+        AND paired.caller.ordinal IS NOT DISTINCT FROM client.ordinal
+        AND paired.caller.start_ns = client.start_ns
 ),
-every AS (
+-- What a proxy passed on to a server that was not watched stands for the request in the proxy's place.
+ends AS (
     SELECT * FROM paired
+    ANTI JOIN relay ON relay.node = paired.node AND relay.connection_id = paired.connection_id
+        AND relay.ordinal = paired.ordinal AND relay.start_ns = paired.start_ns
     UNION ALL BY NAME
     SELECT
         *,
-        start_ns AS client_start_ns,
-        seen_until_ns AS client_end_ns,
-        first_body_ns AS client_first_body_ns,
-        node AS client_node,
-        process_uid AS client_process_uid,
-        connection_id AS client_connection_id,
-        ordinal AS client_ordinal,
-        retransmits AS client_retransmits
+        {
+            'start_ns': start_ns, 'end_ns': seen_until_ns, 'first_body_ns': first_body_ns, 'node': node,
+            'process_uid': process_uid, 'connection_id': connection_id, 'ordinal': ordinal, 'retransmits': retransmits
+        } AS caller
     FROM alone
+),
+every AS (
+    SELECT ends.* EXCLUDE (caller), coalesce(outermost.caller, ends.caller) AS caller, coalesce(outermost.proxies, 0) AS proxies,
+        ends.caller.node = ends.node AND ends.caller.ordinal = ends.ordinal AS same_place
+    FROM ends
+    LEFT JOIN outermost ON outermost.node = ends.caller.node AND outermost.onward_connection_id = ends.caller.connection_id
+        AND outermost.onward_ordinal = ends.caller.ordinal AND outermost.onward_start_ns = ends.caller.start_ns
 )
 SELECT
     concat_ws('/', every.node, side, coalesce(every.process_uid, ''), connection_id, ordinal, every.start_ns) AS request_uid,
@@ -87,7 +126,7 @@ SELECT
     request_id,
     response_id,
     first_body_ns - start_ns AS ttft_ns,
-    client_first_body_ns - client_start_ns AS client_ttft_ns,
+    caller.first_body_ns - caller.start_ns AS client_ttft_ns,
     -- A chunk of a stream is a token or a few: time per output token is exact only once the engine says how many there were.
     (last_chunk_ns - first_body_ns) // NULLIF(chunks - 1, 0) AS tpot_ns,
     seen_until_ns - start_ns AS duration_ns,
@@ -99,20 +138,21 @@ SELECT
     longest_gap_ns,
     request_bytes,
     response_bytes AS bytes,
-    coalesce(every.retransmits, 0) + coalesce(CASE WHEN side = 'server' THEN client_retransmits END, 0) AS retransmits,
+    coalesce(every.retransmits, 0) + coalesce(CASE WHEN side = 'server' THEN caller.retransmits END, 0) AS retransmits,
     connection_id,
     ordinal,
     local_address,
     local_port,
     peer_address,
     peer_port,
-    client_node,
-    client_process_uid,
-    client_connection_id,
-    client_ordinal,
-    client_start_ns,
-    client_end_ns,
-    client_first_body_ns,
+    caller.node AS client_node,
+    caller.process_uid AS client_process_uid,
+    caller.connection_id AS client_connection_id,
+    caller.ordinal AS client_ordinal,
+    caller.start_ns AS client_start_ns,
+    caller.end_ns AS client_end_ns,
+    caller.first_body_ns AS client_first_body_ns,
+    proxies,
     engine.attempt_uid,
     engine.internal_id,
     engine.prompt_tokens,
@@ -126,8 +166,7 @@ SELECT
     CASE
         WHEN open_at_start OR parse IN ('partial', 'none') THEN 'derived'
         -- Two nodes may have begun to number a connection's exchanges at different ones: then only an id is proof.
-        WHEN side = 'server' AND client_start_ns IS NOT NULL AND trace_id IS NULL AND request_id IS NULL
-            AND NOT (client_node = every.node AND client_ordinal = ordinal) THEN 'derived'
+        WHEN side = 'server' AND caller IS NOT NULL AND trace_id IS NULL AND request_id IS NULL AND NOT same_place THEN 'derived'
         ELSE 'exact'
     END AS evidence
 FROM every

@@ -325,3 +325,28 @@ def test_components_are_those_of_a_walk(edges_: list[tuple[int, int]]) -> None:
 def test_a_star_joins_rows_of_one_code_and_leaves_rows_without_alone() -> None:
     left, right = star(codes(pa.array(["x", None, "y", "x", "", "y", "x"])))
     assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [(0, 0), (0, 3), (0, 6), (2, 2), (2, 5)]
+
+
+def test_what_a_proxy_passes_on_is_one_attempt_and_its_two_sides_are_tied() -> None:
+    way = {"response_id": "chatcmpl-abc", "node": "a"}
+    found = joined(
+        [
+            exchange("client", 1, 0, "app", **way),
+            exchange("server", 2, 1, "envoy", lasts_ms=48, **way),
+            exchange("client", 3, 2, "envoy", lasts_ms=46, port=1, **way),
+            exchange("server", 4, 3, "api", lasts_ms=44, port=1, peer_port=40001, **way),
+        ],
+        [engine_request("chatcmpl-abc-0badcafe", 4)],
+    )
+    assert set(attempts(found, "exchange").values()) == {"chatcmpl-abc"}
+    assert edges(found, "relayed_as") == [("a/2/0/server", "a/3/0/client", "exact", "one_process")]
+    received = [(start, end) for start, end, _, _ in edges(found, "received_as")]
+    assert received == [("a/1/0/client", "a/2/0/server"), ("a/3/0/client", "a/4/0/server")]
+    rows = found.edge.to_pylist()
+    assert {(row["confidence"], row["error_low_ns"], row["error_high_ns"]) for row in rows} == {(1.0, 0, 0)}
+
+
+def test_between_two_nodes_an_edges_error_is_not_said_to_be_none() -> None:
+    found = joined([exchange("client", 1, 0, "app"), exchange("server", 7, 1, "api", response_id="cmpl-1")], [])
+    errors = {row["relation"]: row["error_high_ns"] for row in found.edge.to_pylist()}
+    assert errors == {"received_as": None, "carried_by": 0}
