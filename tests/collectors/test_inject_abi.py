@@ -1,8 +1,8 @@
-"""The layouts that the injected library declares are those of NVIDIA's headers.
+"""The layouts that the injected library declares are those of NVIDIA's headers, generations 12 and 13.
 
-Neither headers nor CUPTI are part of Warpline. The headers are looked for in the directories that WARPLINE_CUDA_INCLUDES
-names: colon-separated sets, one a CUDA version, each of comma-separated directories, as NVIDIA's PyPI wheels
-nvidia-cuda-cupti, nvidia-cuda-runtime and nvidia-cuda-nvcc hold them.
+Neither headers nor CUPTI are part of Warpline. `make setup` unpacks the headers of NVIDIA's PyPI wheels
+(requirements-cuda.lock) beside this Python; WARPLINE_CUDA_INCLUDES names others: colon-separated sets, one a CUDA version,
+each of comma-separated directories.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from collectors.inject.build import SOURCES, compiler
 
-_SETS = [each.split(",") for each in os.environ.get("WARPLINE_CUDA_INCLUDES", "").split(":") if each]
+_HEADERS = Path(sys.prefix) / "cuda-headers"
+# What a compiler of generation 12 has in crt/ is in no small wheel; that of 13 says the same.
+_OWN = {each: [str(_HEADERS / each), str(_HEADERS / "13")] for each in ("12", "13")}
+_GIVEN = [each.split(",") for each in os.environ.get("WARPLINE_CUDA_INCLUDES", "").split(":") if each]
+_SETS = _GIVEN or list(_OWN.values())
 
 _FIELDS = {
     ("kernel_record", "Kernel"): {
@@ -80,8 +85,12 @@ def _program(header: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.skipif(not _SETS, reason="WARPLINE_CUDA_INCLUDES names no directories with NVIDIA's headers")
-@pytest.mark.parametrize("includes", _SETS, ids=lambda each: Path(each[0]).parts[-3] if each else "none")
+_WITH_HEADERS = pytest.mark.skipif(not Path(_SETS[0][0]).is_dir(), reason=f"no NVIDIA headers in {_SETS[0][0]}")
+_EACH_SET = pytest.mark.parametrize("includes", _SETS, ids=lambda each: "-".join(Path(each[0]).parts[-3:]))
+
+
+@_WITH_HEADERS
+@_EACH_SET
 def test_layouts_and_numbers_are_those_of_the_headers(tmp_path: Path, includes: list[str]) -> None:
     header = next(path for each in includes if (path := Path(each) / "cupti_activity.h").exists())
     source = tmp_path / "layouts.c"
@@ -91,8 +100,8 @@ def test_layouts_and_numbers_are_those_of_the_headers(tmp_path: Path, includes: 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not _SETS, reason="WARPLINE_CUDA_INCLUDES names no directories with NVIDIA's headers")
-@pytest.mark.parametrize("includes", _SETS, ids=lambda each: Path(each[0]).parts[-3] if each else "none")
+@_WITH_HEADERS
+@_EACH_SET
 @pytest.mark.parametrize(("file", "ranges"), [("cupti_driver_cbid.h", "driver"), ("cupti_runtime_cbid.h", "runtime")])
 def test_every_call_that_enqueues_work_is_listened_to(includes: list[str], file: str, ranges: str) -> None:
     header = next(path for each in includes if (path := Path(each) / file).exists()).read_text()
