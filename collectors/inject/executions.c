@@ -48,7 +48,7 @@ static void put(const struct execution *e) {
         __atomic_fetch_add(&ring.header->lost_outside_sample, 1, __ATOMIC_RELAXED);
         return;
     }
-    uint16_t name = ring_name(&ring, e->name);
+    uint16_t name = ring_known_name(&ring, e->name);
     struct ring_record *record = ring_take(&ring, &index);
     record->kind = (uint8_t)e->kind;
     record->flags = (uint8_t)((note.sampled ? FLAG_SAMPLED : 0) | check_times(e->start, e->end));

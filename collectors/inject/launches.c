@@ -16,6 +16,7 @@ static __thread uint32_t outer_correlation, thread_id;
 static uint16_t call_names[3][1024];
 static int8_t capture_calls[1024]; /* 1: begins a capture, -1: ends one */
 static int captures;
+static bool tells_kernel[3][1024];
 
 /* CUPTI's correlation ids have 32 bits and wrap; two that are seen within 2^31 calls of each other are told apart. */
 uint64_t unwrap(uint32_t correlation) {
@@ -29,10 +30,11 @@ int64_t current_step(void) {
     return thread_step != -2 ? thread_step : __atomic_load_n(&process_step, __ATOMIC_RELAXED);
 }
 
-static void remember(uint64_t correlation, int64_t step) {
+static void remember(uint64_t correlation, int64_t step, uint16_t kernel) {
     struct launch_note *note = &notes[correlation % NOTES];
     __atomic_store_n(&note->correlation, 0, __ATOMIC_RELEASE);
     note->step = step;
+    note->kernel = kernel;
     note->sampled = eager_now;
     note->level = level_now;
     __atomic_store_n(&note->correlation, correlation, __ATOMIC_RELEASE);
@@ -42,6 +44,7 @@ bool launch_find(uint64_t correlation, struct launch_note *found) {
     struct launch_note *note = &notes[correlation % NOTES];
     if (__atomic_load_n(&note->correlation, __ATOMIC_ACQUIRE) != correlation) return false;
     found->step = note->step;
+    found->kernel = note->kernel;
     found->sampled = note->sampled;
     found->level = note->level;
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
@@ -58,11 +61,12 @@ static uint16_t call_name(int domain, uint32_t id, const char *name) {
     return number;
 }
 
-static void enter(int domain, const struct callback_data *data) {
+static void enter(int domain, uint32_t id, const struct callback_data *data) {
     if (domain == DOMAIN_RUNTIME) outer_correlation = data->correlation;
     else if (data->correlation == outer_correlation) return; /* The runtime's call is already noted. */
     if (data->between) *data->between = ring_now();
-    remember(unwrap(data->correlation), current_step());
+    uint16_t kernel = id < 1024 && tells_kernel[domain][id] ? ring_known_name(&ring, data->symbol_name) : 0;
+    remember(unwrap(data->correlation), current_step(), kernel);
 }
 
 static void leave(int domain, uint32_t id, const struct callback_data *data) {
@@ -87,7 +91,7 @@ static void leave(int domain, uint32_t id, const struct callback_data *data) {
     record->correlation = correlation;
     record->step = note.step;
     record->name = name;
-    record->context = 0;
+    record->context = note.kernel;
     record->graph = 0;
     record->value = data->result ? (uint64_t)(int64_t)*data->result : 0;
     ring_commit(record, index);
@@ -105,7 +109,7 @@ void launch_callback(void *user, int domain, uint32_t id, const struct callback_
     }
     bool timed = ++calls % TIMED_EVERY == 0;
     uint64_t began = timed ? ring_now() : 0;
-    if (data->site == SITE_ENTER) enter(domain, data);
+    if (data->site == SITE_ENTER) enter(domain, id, data);
     else leave(domain, id, data);
     if (timed) __atomic_fetch_add(&ring.header->callback_ns, (ring_now() - began) * TIMED_EVERY, __ATOMIC_RELAXED);
 }
@@ -113,6 +117,11 @@ void launch_callback(void *user, int domain, uint32_t id, const struct callback_
 static void note_captures(const struct call_range *ranges, size_t count, int8_t change) {
     for (size_t i = 0; i < count; i++)
         for (uint32_t id = ranges[i].first; id <= ranges[i].last; id++) capture_calls[id] = change;
+}
+
+static void note_kernels(int domain, const struct call_range *ranges, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        for (uint32_t id = ranges[i].first; id <= ranges[i].last; id++) tells_kernel[domain][id] = true;
 }
 
 static void watch(void *subscriber, int domain, const struct call_range *ranges, size_t count, bool on) {
@@ -126,6 +135,8 @@ void launches_watch(void *subscriber, bool on) {
     const size_t ends = sizeof capture_ends / sizeof *capture_ends;
     note_captures(capture_begins, begins, 1);
     note_captures(capture_ends, ends, -1);
+    note_kernels(DOMAIN_DRIVER, driver_kernels, sizeof driver_kernels / sizeof *driver_kernels);
+    note_kernels(DOMAIN_RUNTIME, runtime_kernels, sizeof runtime_kernels / sizeof *runtime_kernels);
     __atomic_store_n(&captures, 0, __ATOMIC_RELAXED);
     watch(subscriber, DOMAIN_DRIVER, capture_begins, begins, on);
     watch(subscriber, DOMAIN_DRIVER, capture_ends, ends, on);

@@ -25,6 +25,7 @@ struct cupti {
 struct launch_note {
     uint64_t correlation;
     int64_t step;
+    uint16_t kernel; /* Number of the kernel's name, where the call tells it. */
     uint8_t sampled, level;
 };
 

@@ -12,13 +12,18 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DEFAULT_RECORDS = 1 << 18, NAME_SLOTS = 1 << 14, LONGEST_NAME = 2000 };
+enum { DEFAULT_RECORDS = 1 << 18, NAME_SLOTS = 1 << 14, LONGEST_NAME = 2000, KNOWN_NAMES = 1 << 10 };
 
 static struct {
     uint64_t hash;
     uint32_t number;
 } name_slots[NAME_SLOTS];
 static uint32_t name_count;
+static uint64_t name_at[NAME_SLOTS]; /* Where in the arena a name lies, by its number. */
+static struct {
+    const char *text;
+    uint32_t number;
+} known_names[KNOWN_NAMES];
 static pthread_mutex_t name_lock = PTHREAD_MUTEX_INITIALIZER;
 
 uint64_t ring_now(void) {
@@ -91,6 +96,7 @@ const char *ring_open(struct ring *ring) {
     ring->lock_file = fd;
     name_count = 0;
     memset(name_slots, 0, sizeof name_slots);
+    memset(known_names, 0, sizeof known_names);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     memcpy(header->magic, "WLRING01", 8);
     return NULL;
@@ -129,6 +135,7 @@ static uint32_t add_name(struct ring *ring, const char *name, size_t length) {
     uint16_t size = (uint16_t)length;
     memcpy(ring->names + used, &size, 2);
     memcpy(ring->names + used + 2, name, length);
+    name_at[name_count + 1] = used;
     __atomic_store_n(&ring->header->names, used + 2 + length, __ATOMIC_RELEASE);
     return ++name_count;
 }
@@ -148,5 +155,26 @@ uint16_t ring_name(struct ring *ring, const char *name) {
     }
     uint32_t number = name_slots[at].number;
     pthread_mutex_unlock(&name_lock);
+    return (uint16_t)number;
+}
+
+static bool is_name(const struct ring *ring, uint32_t number, const char *name) {
+    const uint8_t *at = ring->names + name_at[number];
+    uint16_t length;
+    memcpy(&length, at, 2);
+    return !strncmp(name, (const char *)at + 2, length) && (length == LONGEST_NAME || !name[length]);
+}
+
+/* Another text may have come to lie at a known address, and another thread may be half through changing an entry: so what is
+ * found is compared whole, which costs a tenth of hashing it. */
+uint16_t ring_known_name(struct ring *ring, const char *name) {
+    if (!name) return 0;
+    size_t slot = ((uintptr_t)name >> 3 ^ (uintptr_t)name >> 13) & (KNOWN_NAMES - 1);
+    uint32_t number = __atomic_load_n(&known_names[slot].number, __ATOMIC_ACQUIRE);
+    bool known = __atomic_load_n(&known_names[slot].text, __ATOMIC_RELAXED) == name;
+    if (known && number && is_name(ring, number, name)) return (uint16_t)number;
+    number = ring_name(ring, name);
+    __atomic_store_n(&known_names[slot].text, name, __ATOMIC_RELAXED);
+    __atomic_store_n(&known_names[slot].number, number, __ATOMIC_RELEASE);
     return (uint16_t)number;
 }

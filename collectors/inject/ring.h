@@ -24,7 +24,7 @@ struct ring_record {
     uint32_t thread; /* of a launch; of an execution its CUDA stream */
     uint64_t start_ns, end_ns, correlation;
     int64_t step; /* -1: none */
-    uint16_t name, context;
+    uint16_t name, context; /* of a launch: its call, and the kernel's name where the call tells it */
     uint32_t graph;
     uint64_t value; /* launch: result; kernel: graph node; copy, memset: bytes */
 };
@@ -87,6 +87,8 @@ struct ring_record *ring_take(struct ring *ring, uint64_t *index);
 void ring_commit(struct ring_record *record, uint64_t index);
 /* Return the number of a name, adding it where it is new; 0 stands for none, or no room. */
 uint16_t ring_name(struct ring *ring, const char *name);
+/* The same for a text that is likely to come again at the same address: it is compared, not hashed. */
+uint16_t ring_known_name(struct ring *ring, const char *name);
 uint64_t ring_now(void);
 
 #endif

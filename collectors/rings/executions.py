@@ -87,6 +87,7 @@ def launches(records: Records, origin: Origin) -> pa.RecordBatch:
             "thread_id": records["thread"].astype(np.int64),
             "api": _names(records["name"], [*["unknown"], *origin.names[1:]]),
             "step_ordinal": _or_null(step, step < 0),
+            "kernel_name": _names(records["context"], origin.names),
             "result": records["value"],
             "observed_by": origin.observed_by,
             "detail": _pick(_LEVELS, records["level"]),

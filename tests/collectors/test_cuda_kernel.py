@@ -100,6 +100,18 @@ def test_a_driver_call_inside_a_runtime_call_is_one_launch(tmp_path: Path) -> No
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", ["eager", "streams", "graphs"])
+def test_a_launch_names_the_kernel_that_it_launches_and_no_other_call_does(tmp_path: Path, name: str) -> None:
+    _, seen = _watched(tmp_path, name)
+    ran = {row["correlation_id"]: row["name"] for row in seen.rows("gpu_kernel") if row["kind"] == "kernel"}
+    launches = seen.rows("launch")
+    told = {row["correlation_id"]: row["kernel_name"] for row in launches if "aunchKernel" in row["api"]}
+    assert ran.items() <= told.items()
+    assert len(told) == len(ran) + (CAPTURED if name == "graphs" else 0)
+    assert {row["kernel_name"] for row in launches if row["correlation_id"] not in told} <= {None}
+
+
+@needs_compiler
 def test_the_sums_of_busy_time_are_those_of_the_log(tmp_path: Path) -> None:
     _, seen = _watched(tmp_path, "mixed")
     log = [row for row in truth(tmp_path) if row["kind"] in KINDS]

@@ -111,3 +111,6 @@ def test_every_call_that_enqueues_work_is_listened_to(includes: list[str], file:
     calls = {name: int(number) for name, number in re.findall(enqueues, header)}
     assert len(calls) > 60
     assert {name for name, number in calls.items() if number not in heard} == set()
+    text = (SOURCES / "calls.h").read_text().split(f"{ranges}_kernels[]")[1].split(";")[0]
+    named = {n for a, b in re.findall(r"\{(\d+), *(\d+)\}", text) for n in range(int(a), int(b) + 1)}
+    assert named == {number for name, number in calls.items() if "Launch" in name and "Graph" not in name}
