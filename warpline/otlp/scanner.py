@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import importlib.machinery
 import os
-import struct
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
@@ -26,7 +25,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from warpline.batch import Batch
 from warpline.otlp import logs, metrics, traces
 from warpline.otlp.content import is_content
-from warpline.otlp.records import INVALID_ID, INVALID_NUMBER, ORIGIN, Request, origin
+from warpline.otlp.records import INVALID_ID, INVALID_NUMBER, Request, origin
 from warpline.otlp.values import Redaction
 from warpline.schema import Table, Type
 
@@ -45,12 +44,9 @@ _KINDS = {
 _PLAIN, _REDACT, _EVENT_NAME = -1, -2, -3
 _UNSURE, _NO_MEMORY = -1, -2
 _MAX_KEYS = 8192
+_BLOCK = "block"
+"""The column that says, by number, which resource and scope each row came from."""
 _SEED = int.from_bytes(os.urandom(8), "little")
-
-
-_COLUMN = struct.Struct("19q")
-"""struct Column of column.h: kind, filled, valid, data, text (at, length, room), pool (text's three, offsets, hashes, table,
-count, room, mask), and what only C uses."""
 
 
 class _Scan(ctypes.Structure):
@@ -58,11 +54,13 @@ class _Scan(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "redacted", "invalid_ids", "invalid_numbers")),
         *((name, ctypes.c_int64) for name in ("rejected_ids", "rejected_times")),
         *((name, ctypes.c_int64) for name in ("first_time", "second_time", "resource_count", "block_count")),
-        ("columns", ctypes.c_void_p),
         ("resources", ctypes.c_void_p),
         ("blocks", ctypes.c_void_p),
-        ("block_of", ctypes.c_void_p),
     )
+
+
+_ArrowArray = ctypes.c_int64 * 10
+"""Room for a struct ArrowArray of Arrow's C data interface."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -80,6 +78,7 @@ def _load() -> ctypes.CDLL | None:
     library.warpline_key.argtypes, library.warpline_key.restype = [pointer, number, pointer], pointer
     library.warpline_key_use.argtypes, library.warpline_key_use.restype = [pointer, number, number], None
     library.warpline_scan_free.argtypes, library.warpline_scan_free.restype = [pointer], None
+    library.warpline_hand_over.argtypes, library.warpline_hand_over.restype = [pointer, pointer], ctypes.c_uint64
     library.warpline_digest.argtypes, library.warpline_digest.restype = [ctypes.c_char_p, number, pointer], None
     library.warpline_scan.argtypes = [pointer, number, ctypes.c_char_p, number, number, pointer, number, pointer]
     library.warpline_scan.restype = ctypes.POINTER(_Scan)
@@ -112,12 +111,20 @@ class _Signal:
         self.number, self.table, self.filled = number, table, filled
         self.fixed = {name: pa.array(values, pa.string()) for name, values in fixed.items()}
         kinds = [_KINDS[table.by_name[name].type] for name in filled]
-        self.types = [table.by_name[name].type.arrow for name in filled]
-        self.origin_types = {name: table.by_name[name].type.arrow for name in ORIGIN}
+        self.types = {c.name: c.type.arrow for c in table.columns}
+        self._layouts: dict[int, pa.Schema] = {}
         self.kinds = (ctypes.c_int64 * len(filled))(*kinds)
         self.uses = {c.otlp: filled.index(c.name) for c in table.columns if c.otlp and c.name in filled}
         if table is logs.LOG_RECORD:
             self.uses = {"event.name": _EVENT_NAME}  # Says whether the body is content.
+
+    def layout(self, filled: int) -> pa.Schema:
+        """Return the schema of what C hands over where the columns whose bits are set have values."""
+        if filled not in self._layouts:
+            names = [name for bit, name in enumerate(self.filled) if filled >> bit & 1]
+            kinds = [pa.int32() if name in self.fixed else self.types[name] for name in names]
+            self._layouts[filled] = pa.schema([*zip(names, kinds, strict=True), (_BLOCK, pa.int32())])
+        return self._layouts[filled]
 
 
 _TRACES = (
@@ -197,68 +204,67 @@ class _Keys:
 _threads = threading.local()
 
 
-def _keys(library: ctypes.CDLL, name: str, keep: bool) -> _Keys:
+def _keys(library: ctypes.CDLL, signal: _Signal, keep: bool) -> _Keys:
     """Return this thread's keys: a scan writes them, so no two threads share any."""
-    kept: dict[tuple[str, bool], _Keys] = _threads.__dict__.setdefault("keys", {})
-    found = kept.get((name, keep))
+    kept: dict[tuple[int, bool], _Keys] = _threads.__dict__.setdefault("keys", {})
+    found = kept.get((signal.number, keep))
     if found is None or found.spent:
-        found = kept[name, keep] = _Keys(library, _SIGNALS[name], keep)
+        found = kept[signal.number, keep] = _Keys(library, signal, keep)
     return found
-
-
-class _Owner:
-    """Frees what a scan allocated once the last Arrow buffer over it is gone."""
-
-    def __init__(self, library: ctypes.CDLL, scan: Any) -> None:
-        self._library, self._scan = library, scan
-
-    def __del__(self) -> None:
-        self._library.warpline_scan_free(self._scan)
 
 
 def scan(signal: str, body: bytes, request: Request) -> list[Batch] | None:
     """Return the batches in a protobuf request, None where upb has to read it."""
     described = _SIGNALS.get(signal)
-    if _library is None or described is None:
+    found = _scanned(described, body, request) if _library and described else None
+    if _library is None or described is None or found is None:
         return None
+    handed = False
+    try:
+        origins = _origins(found.contents, body, request)
+        if origins is None:
+            return None
+        _count(found.contents, request)
+        if not found.contents.rows:
+            return []
+        handed = True
+        return [Batch(described.table, _rows(_library, described, found, origins))]
+    finally:
+        if not handed:
+            _library.warpline_scan_free(found)
+
+
+def _scanned(signal: _Signal, body: bytes, request: Request) -> Any:
+    """Return what C made of a body: its own memory, to be freed or handed over; None where upb has to read it."""
+    assert _library is not None
     keys, code = _keys(_library, signal, request.redaction.keep), ctypes.c_int64()
-    again = True
-    while again:
-        found = _library.warpline_scan(
-            keys.handle,
-            described.number,
-            body,
-            len(body),
-            request.now_ns,
-            described.kinds,
-            len(described.filled),
-            ctypes.byref(code),
-        )
+    given = keys.handle, signal.number, body, len(body), request.now_ns, signal.kinds, len(signal.filled)
+    while True:
+        found = _library.warpline_scan(*given, ctypes.byref(code))
         if code.value == _NO_MEMORY:
             raise MemoryError
         if code.value:
             return None
-        owner = _Owner(_library, found)
-        again = keys.learn()
-    return _batches(described, found.contents, owner, body, request)
+        if not keys.learn():
+            return found
+        _library.warpline_scan_free(found)
 
 
-def _batches(signal: _Signal, found: _Scan, owner: _Owner, body: bytes, request: Request) -> list[Batch] | None:
-    origins = _origins(found, body, request)
-    if origins is None:
-        return None
-    _count(found, request)
-    if not found.rows:
-        return []
-    described = _COLUMN.iter_unpack(ctypes.string_at(found.columns, _COLUMN.size * len(signal.filled)))
-    rows = found.rows
-    columns = {
-        name: _array(kind, signal.fixed.get(name), each, rows, owner)
-        for name, kind, each in zip(signal.filled, signal.types, described, strict=True)
-    }
-    columns |= _origin_columns(signal, origins, found, owner)
-    arrays = [columns[c.name] for c in signal.table.columns]
-    return [Batch(signal.table, pa.RecordBatch.from_arrays(arrays, schema=signal.table.arrow))]
+def _rows(library: ctypes.CDLL, signal: _Signal, found: Any, origins: list[dict[str, str]]) -> pa.RecordBatch:
+    """Return the rows of a scan over the memory that C filled, which Arrow frees with the last of them."""
+    handed = _ArrowArray()
+    filled = library.warpline_hand_over(found, handed)
+    if not filled:
+        raise MemoryError
+    layout = signal.layout(filled)
+    imported = pa.RecordBatch._import_from_c(ctypes.addressof(handed), layout)
+    columns = dict(zip(layout.names, imported.columns, strict=True))
+    for name in signal.fixed.keys() & columns.keys():
+        columns[name] = pa.DictionaryArray.from_arrays(columns[name], signal.fixed[name], safe=False)
+    columns |= _origin_columns(origins, columns.pop(_BLOCK))
+    rows = imported.num_rows
+    arrays = [columns[name] if name in columns else _nulls(kind, rows) for name, kind in signal.types.items()]
+    return pa.RecordBatch.from_arrays(arrays, schema=signal.table.arrow)
 
 
 def _count(found: _Scan, request: Request) -> None:
@@ -271,35 +277,7 @@ def _count(found: _Scan, request: Request) -> None:
     outcome.reject(traces.INVALID_TIME, found.rejected_times, f"a record's time is {times} ns; give Unix nanoseconds")
 
 
-def _array(arrow: pa.DataType, fixed: pa.Array | None, column: tuple[int, ...], rows: int, owner: _Owner) -> pa.Array:
-    """Return one column over the memory that C filled, which `owner` frees; `fixed` are the values of an enum."""
-    kind, filled, valid_at, data_at, text_at, text_length = column[:6]
-    if not filled:
-        return _nulls(arrow, rows)
-    valid = pa.foreign_buffer(valid_at, (rows + 7) // 8, owner) if filled < rows else None
-    if kind == _TEXT:
-        offsets, text = pa.foreign_buffer(data_at, 4 * rows + 4, owner), _view(text_at, text_length, owner)
-        return pa.Array.from_buffers(arrow, rows, [valid, offsets, text])
-    if kind == _FLAG:
-        return pa.Array.from_buffers(arrow, rows, [valid, pa.foreign_buffer(data_at, (rows + 7) // 8, owner)])
-    data = pa.foreign_buffer(data_at, {_WIDE: 8, _ID: 16, _NAME: 4}[kind] * rows, owner)
-    if kind == _WIDE:
-        return pa.Array.from_buffers(arrow, rows, [valid, data])
-    if kind == _ID:
-        return pa.uuid().wrap_array(pa.Array.from_buffers(pa.binary(16), rows, [valid, data]))
-    numbers = pa.Array.from_buffers(pa.int32(), rows, [valid, data])
-    values = fixed
-    if values is None:
-        pool_at, pool_length, offsets_at, count = column[7], column[8], column[10], column[13]
-        pool = [None, pa.foreign_buffer(offsets_at, 4 * count + 4, owner), _view(pool_at, pool_length, owner)]
-        values = pa.Array.from_buffers(pa.string(), count, pool)
-    return pa.DictionaryArray.from_arrays(numbers, values, safe=False)
-
-
-def _view(address: int, size: int, owner: _Owner) -> pa.Buffer:
-    return pa.foreign_buffer(address, size, owner) if size else pa.py_buffer(b"")
-
-
+@lru_cache(maxsize=256)
 def _nulls(kind: pa.DataType, rows: int) -> pa.Array:
     """Return NULLs; a column that no record fills costs no memory of its own."""
     return _null_run(kind, max(1024, 1 << (rows - 1).bit_length())).slice(0, rows)
@@ -349,17 +327,10 @@ def _numbers(address: int | None, count: int) -> np.ndarray[Any, np.dtype[np.int
     return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).copy()
 
 
-def _origin_columns(signal: _Signal, origins: list[dict[str, str]], found: _Scan, owner: _Owner) -> dict[str, pa.Array]:
-    rows = found.rows
-    block_of = pa.Array.from_buffers(pa.int32(), rows, [None, pa.foreign_buffer(found.block_of, 4 * rows, owner)])
-    columns = {}
-    for name, arrow in signal.origin_types.items():
-        values = tuple(each.get(name) for each in origins)
-        if any(value is not None for value in values):
-            columns[name] = _by_block(values, block_of)
-        else:
-            columns[name] = _nulls(arrow, rows)
-    return columns
+def _origin_columns(origins: list[dict[str, str]], block_of: pa.Array) -> dict[str, pa.Array]:
+    """Return the columns of resource and scope that have values."""
+    present = dict.fromkeys(name for each in origins for name in each)
+    return {name: _by_block(tuple(each.get(name) for each in origins), block_of) for name in present}
 
 
 def _by_block(values: tuple[str | None, ...], block_of: pa.Array) -> pa.Array:

@@ -19,12 +19,13 @@ typedef struct {
     int64_t rows, redacted, invalid_ids, invalid_numbers, rejected_ids, rejected_times;
     int64_t first_time, second_time; /* of the first row that was refused for its time */
     int64_t resource_count, block_count;
-    Column *columns;
     Place *resources;
     Block *blocks;
-    int32_t *block_of; /* each row's block */
 
-    int64_t column_count, room, first_room, resource_room, block_room, now;
+    Column *columns;
+    Column **texts; /* those of them that hold texts */
+    int32_t *block_of; /* each row's block */
+    int64_t column_count, text_count, room, first_room, resource_room, block_room, now;
     Trap trap;
     Writer writer;
     Buffer scratch;
@@ -64,9 +65,8 @@ static inline void begin_row(Scan *s) {
 }
 
 static inline void end_row(Scan *s) {
-    for (int64_t i = 0; i < s->column_count; i++) {
-        Column *c = &s->columns[i];
-        if (c->kind != TEXT) continue;
+    for (int64_t i = 0; i < s->text_count; i++) {
+        Column *c = s->texts[i];
         int32_t end = (int32_t)c->text.length;
         memcpy(c->data + (s->rows + 1) * 4, &end, 4);
     }
