@@ -7,6 +7,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
 from correlator.alerting.alert_routes import keep_routes
 from correlator.alerting.alert_routes import routes as alert_routes
 from correlator.alerting.alert_watch import AlertWatch
@@ -46,6 +50,8 @@ class Correlator:
                 *perfetto_routes(self.store),
                 *alert_routes(self.store, self.ingest.accept),
                 *keep_routes(keeper),
+                Route("/api/progress", self._progress),
+                Route("/api/join", self._join_now, methods=["POST"]),
                 *autoscale_routes(self.store),
             ]
             self.query = QueryServer(settings, self.store, self.readings, wanted, routes)
@@ -65,7 +71,8 @@ class Correlator:
         self.alerts.start()
         self.query.start()
         self.receiver.start()
-        if not (self.settings.correlator_token_file or self.settings.correlator_tls_certificate):
+        closed = self.settings.correlator_token_file or self.settings.correlator_tls_certificate
+        if self.settings.correlator_own_metrics and not closed:
             # Doors that ask who comes have others to watch them, by /metrics: this process holds no token of its own.
             node = self.settings.node or socket.gethostname()
             endpoint = f"http://{self.receiver.http_address}"
@@ -87,6 +94,16 @@ class Correlator:
         if drained:
             self.store.close()
         return drained
+
+    def _progress(self, request: Request) -> Response:
+        """Say whether all that was acknowledged is stored, and whether all that is stored is joined."""
+        stored = self.ingest.is_done()
+        return JSONResponse({"stored": stored, "joined": stored and self.joins.is_done()})
+
+    def _join_now(self, request: Request) -> Response:
+        """Have the joins begin at once."""
+        self.joins.hurry()
+        return JSONResponse({}, 202)
 
     def readings(self) -> Iterator[Reading]:
         """Yield what the correlator says of itself."""

@@ -73,7 +73,7 @@ def firings(case: Path, rules: list[Rule]) -> str:
     lines.writerow(("rule", "labels", "after_s", "for_s", "summary"))
     with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
         window = found.start_ns, found.end_ns
-        for each in backtest.run(rules, store.query, window, rule_table.incident(case).thresholds)[0]:
+        for each in backtest.run(rules, store, window, rule_table.incident(case).thresholds)[0]:
             length = None if each.end_ns is None else (each.end_ns - each.start_ns) // 1_000_000_000
             after = (each.start_ns - found.start_ns) // 1_000_000_000
             lines.writerow((each.rule, each.labels, after, length, each.summary))

@@ -58,15 +58,24 @@ class Client:
         """
         return list(self.get("/api/keep", window, method="POST").json())
 
+    def progress(self) -> tuple[bool, bool]:
+        """Return whether all that was acknowledged is stored, and whether all of it is joined too. Raises StoreError."""
+        said = self.get("/api/progress").json()
+        return bool(said["stored"]), bool(said["joined"])
+
+    def join_now(self) -> None:
+        """Have the joins begin at once. Raises StoreError."""
+        self.get("/api/join", method="POST")
+
     def get(self, path: str, parameters: dict[str, Any] | None = None, method: str = "GET") -> urllib3.BaseHTTPResponse:
-        """Return the answer to a request of any path of the API; raises StoreError where it is not a 200."""
+        """Return the answer to a request of any path of the API; raises StoreError where it is no success."""
         fields = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
         url = f"{self.url}{path}?{urllib.parse.urlencode(fields)}"
         try:
             answer = self._pool.request(method, url, headers=self._headers)
         except urllib3.exceptions.HTTPError as error:
             raise StoreError(f"query api {self.url}: {_reason(error)}; is `warpline correlate` running?") from None
-        if answer.status != 200:
+        if answer.status not in (200, 202):
             raise StoreError(_sentence(self.url, answer))
         return answer
 

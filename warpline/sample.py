@@ -170,14 +170,19 @@ def batches(directory: Path, found: Manifest, shift_ns: int = 0) -> Iterator[Bat
     """Yield the rows of a sample trace, their times moved by `shift_ns`, table by table; raise SourceError where a file is
     missing or damaged."""
     for name in found.rows:
+        yield from rows_of(directory, name, shift_ns)
+
+
+def rows_of(directory: Path, name: str, shift_ns: int = 0) -> Iterator[Batch]:
+    """Yield the rows of one table of a sample trace in the order of time; raise SourceError where its file is damaged."""
+    path = directory / f"{name}.parquet"
+    try:
         table = schema.table(name)
-        path = directory / f"{name}.parquet"
-        try:
-            for part in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
-                columns = {c: part[c] for c in part.schema.names if c in table.by_name}
-                yield Batch(table, _shifted(table, table.batch(columns, part.num_rows), shift_ns))
-        except (OSError, pa.ArrowException, SchemaError) as error:
-            raise SourceError(f"{path}: {error}; the sample trace is not whole") from None
+        for part in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
+            columns = {c: part[c] for c in part.schema.names if c in table.by_name}
+            yield Batch(table, _shifted(table, table.batch(columns, part.num_rows), shift_ns))
+    except (OSError, pa.ArrowException, SchemaError) as error:
+        raise SourceError(f"{path}: {error}; the sample trace is not whole") from None
 
 
 def replay(

@@ -88,6 +88,9 @@ class Settings:
     correlator_upkeep_s: float = _setting(
         30.0, "Time between two rounds of upkeep: old days dropped, small segments merged, finished days sorted."
     )
+    correlator_own_metrics: bool = _setting(
+        True, "Store what the correlator says of itself, as it stores others' metrics; /metrics says it in any case."
+    )
     correlator_retention_days: int = _setting(7, "Days that are kept; 0 keeps all.")
     correlator_retention_gb: float = _setting(
         0.0, "Size of the store beyond which the oldest day goes; 0 sets no bound."

@@ -58,7 +58,7 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
         except (KeyError, ValueError) as error:
             return JSONResponse({"error": f"rules: {error!r}; give since_ns and until_ns"}, 400)
         try:
-            firings, changes = backtest.run(alert_rule.load(), store.query, window)
+            firings, changes = backtest.run(alert_rule.load(), store, window)
             if changes:
                 found = alerts.batch(changes)
                 accept([Batch(found.table, found.rows, f"evaluation/{window[0]}/{window[1]}/{time.time_ns()}")])

@@ -14,6 +14,7 @@ from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alerts
 from correlator.alerting.keep import Keeper
 from correlator.alerting.notify import Notifier
+from correlator.storage import snapshot
 from correlator.storage.store import Store
 from warpline.batch import Batch
 from warpline.errors import StoreError
@@ -48,7 +49,8 @@ class AlertWatch:
         rules = [rule for rule in alert_rule.load() if rule.name not in off]
         thresholds = alert_rule.overrides(settings.alerts_thresholds, alert_rule.load())
         self.alerts = Alerts(rules, store.query, thresholds)
-        self._query, self.keeper = store.query, keeper
+        self._store, self.keeper = store, keeper
+        self.seconds = 0.0
         self.notifier = Notifier(settings)
         self._name = f"{settings.node or socket.gethostname()}/alerts/{time.time_ns()}"
         self._sequence = 0
@@ -61,7 +63,7 @@ class AlertWatch:
         if self._settings.alerts_every_s <= 0:
             return
         since = time.time_ns() - _REMEMBER_NS
-        self.alerts.restore(self._query(_STATE_SQL, {"since_ns": since}).to_pylist())
+        self.alerts.restore(self._store.query(_STATE_SQL, {"since_ns": since}).to_pylist())
         self._thread.start()
 
     def stop(self) -> None:
@@ -72,7 +74,11 @@ class AlertWatch:
 
     def look(self, now_ns: int, only: Sequence[Rule] | None = None) -> None:
         """Evaluate the rules (`only` these, where given) as of `now_ns`, write what changed and tell receivers."""
-        changed = self.alerts.evaluate(now_ns, only)
+        rules = self.alerts.rules if only is None else only
+        began = time.perf_counter()
+        with snapshot.opened(self._store, snapshot.inputs(tuple(rule.sql for rule in rules)), now_ns, now_ns) as query:
+            changed = self.alerts.evaluate(now_ns, rules, query)
+        self.seconds = time.perf_counter() - began
         if changed:
             self._sequence += 1
             rows = alerts.batch(changed)
@@ -81,7 +87,7 @@ class AlertWatch:
         self.keeper.look(changed, self.alerts.rules, now_ns)
 
     def _loop(self) -> None:
-        while not self._stop.wait(max(self._settings.alerts_every_s - self.alerts.seconds, 0.05)):
+        while not self._stop.wait(max(self._settings.alerts_every_s - self.seconds, 0.05)):
             try:
                 self.look(time.time_ns() - int(self._settings.alerts_lateness_s * 1e9), self._due())
             except StoreError as error:  # The spool is full or the store is away: the next look says the same again.
@@ -104,9 +110,7 @@ class AlertWatch:
                 labels = {"alertname": rule.name, "severity": rule.severity, "alertstate": state}
                 count = counted[rule.name, rule.severity, state]
                 yield Reading("warpline.alerts", count, "{alert}", labels=labels, doc="alerts by rule and state")
-        yield Reading(
-            "warpline.alerts.evaluation", self.alerts.seconds, "s", doc="time that one evaluation of all rules took"
-        )
+        yield Reading("warpline.alerts.evaluation", self.seconds, "s", doc="time that one evaluation of all rules took")
         yield Reading("warpline.alerts.broken", len(self.alerts.errors), "{rule}", doc="rules that cannot be evaluated")
         yield Reading("warpline.alerts.notified", self.notifier.sent, "{notification}", True, doc="notifications taken")
         yield from self.keeper.readings()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from correlator.alerting import alert_rule
 from correlator.alerting.alert_rule import Rule
-from correlator.alerting.alerts import Alert, Alerts, Query
+from correlator.alerting.alerts import Alert, Alerts
 from correlator.joins.stages import Joins
+from correlator.storage import snapshot
 from correlator.storage.store import Store
 from warpline import sample
 from warpline.errors import SchemaError
@@ -56,8 +57,6 @@ def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifes
             for number, batch in enumerate(sample.batches(directory, found)):
                 store.write([dataclasses.replace(batch, batch_id=f"{found.uid}/{number}")])
             Joins(fresh, store).rebuild()
-            # Rules ask for it every second of the recording, and every time it is the same.
-            store.freeze("request")
             yield store, found
         finally:
             store.close()
@@ -65,18 +64,23 @@ def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifes
 
 def run(
     rules: Sequence[Rule],
-    query: Query,
+    store: Store,
     window: tuple[int, int],
     thresholds: dict[str, float] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Firing], list[Alert]]:
-    """Evaluate rules every second of `window` and a while after; return each firing, and every change of a state.
+    """Evaluate rules on `store` every second of `window` and a while after; return each firing, and every change of a state.
 
     What begins only after the window says nothing but that the recording has ended (a collector that is silent, say): it is
     no firing.
     """
-    alerts = Alerts(rules, query, thresholds)
-    start_ns, end_ns = window
+    inputs = snapshot.inputs(tuple(rule.sql for rule in rules))
+    with snapshot.opened(store, inputs, window[0], window[1] + _AFTER_NS) as query:
+        changes = _changes(Alerts(rules, query, thresholds), *window, progress)
+    return _firings([each for each in changes if each.started_ns < window[1]]), changes
+
+
+def _changes(alerts: Alerts, start_ns: int, end_ns: int, progress: Callable[[float], None]) -> list[Alert]:
     changes: list[Alert] = []
     steps = range(start_ns, end_ns + _AFTER_NS, _STEP_NS)
     for number, now_ns in enumerate(steps):
@@ -87,7 +91,7 @@ def run(
             if not alerts.rules:
                 break
     progress(1.0)
-    return _firings([each for each in changes if each.started_ns < end_ns]), changes
+    return changes
 
 
 def _unfinished(alerts: Alerts) -> list[Rule]:

@@ -168,6 +168,10 @@ class Changes:
             if len(self._found) > _MOST_CHANGES:  # Nobody asks: one stretch a table says enough.
                 self._found = _envelopes(self._found)
 
+    def __len__(self) -> int:
+        """Return how many writes nobody has asked about."""
+        return len(self._found)
+
     def take(self) -> list[tuple[str, int, int]]:
         """Return (table, least time, greatest time) of all writes since the last call."""
         with self._lock:

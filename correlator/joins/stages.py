@@ -95,6 +95,8 @@ class Joins:
         self._ledgers: dict[int, bytes] = {}
         self._dirty: dict[str, set[int]] = {stage.name: set() for stage in STAGES}
         self._stop = threading.Event()
+        self._now = threading.Event()
+        self._working = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="joins", daemon=True)
 
     def start(self) -> None:
@@ -110,19 +112,39 @@ class Joins:
     def stop(self) -> None:
         """Stop after the stretch under way."""
         self._stop.set()
+        self._now.set()
         if self._thread.is_alive():
             self._thread.join(60)
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.settings.correlator_join_delay_s):
+        while not self._stop.is_set():
+            self._now.wait(self.settings.correlator_join_delay_s)
+            self._now.clear()
             try:
                 self.catch_up()
             except StoreError as error:
                 self.failed += 1
                 log.warning("joins: %s", str(error).splitlines()[0])
 
+    def hurry(self) -> None:
+        """Have what came joined now, without the rest of the delay."""
+        self._now.set()
+
+    def is_done(self) -> bool:
+        """Say whether all that is stored is joined; answers at once."""
+        if not self._working.acquire(blocking=False):
+            return False
+        try:
+            return not len(self.store.changes) and not any(self._dirty.values())
+        finally:
+            self._working.release()
+
     def catch_up(self) -> int:
         """Join what came since the last call; return how many stretches were computed. Raises StoreError."""
+        with self._working:
+            return self._catch_up()
+
+    def _catch_up(self) -> int:
         began = time.monotonic()
         for table, low, high in self.store.changes.take():
             self._mark(table, low, high)

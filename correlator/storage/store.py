@@ -306,14 +306,6 @@ class Store:
             self.publish(table)
             self.readers.remove([day.directory / name for name in old])
 
-    def freeze(self, view: str) -> None:
-        """Compute a view's rows once: for a store that nothing more is written to. Raises StoreError where it fails."""
-        try:
-            self.writer.execute(f"CREATE TABLE _frozen_{view} AS FROM {view}")
-            self.writer.execute(f"CREATE OR REPLACE VIEW {view} AS FROM _frozen_{view}")
-        except duckdb.Error as error:
-            raise self._failed(error) from None
-
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a cursor of its own, for the correlator's own long work; close it."""
         return self._main.cursor()

@@ -23,7 +23,7 @@ def fired(case: Path, names: list[str]) -> set[str]:
     with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
         window = found.start_ns, found.end_ns
         thresholds = rule_table.incident(case).thresholds
-        firings, _ = backtest.run(backtest.chosen(names), store.query, window, thresholds)
+        firings, _ = backtest.run(backtest.chosen(names), store, window, thresholds)
     return {each.rule for each in firings}
 
 

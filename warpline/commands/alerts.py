@@ -58,9 +58,7 @@ def _test(backtest: Any, rules: list[Any], file: Path, settings: Settings) -> No
         ):
             task = bar.add_task(f"{len(rules)} rules on {file.name}", total=1.0)
             window = found.start_ns, found.end_ns
-            firings, _ = backtest.run(
-                rules, store.query, window, progress=lambda share: bar.update(task, completed=share)
-            )
+            firings, _ = backtest.run(rules, store, window, progress=lambda share: bar.update(task, completed=share))
     shown = Table(title=f"{file.name}: {len(firings)} firings of {len(rules)} rules")
     for column in ("rule", "fired at (UTC)", "for", "on", "what it said"):
         shown.add_column(column)

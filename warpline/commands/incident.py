@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import Progress
 
-from warpline import bundle, sample
-from warpline.children import Children, answers, free_port
+from warpline import bundle
 from warpline.client import Client
+from warpline.commands import replay
 from warpline.errors import SettingsError, StoreError
 from warpline.settings import Settings
 
@@ -122,73 +119,4 @@ def _verify(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _open(args: argparse.Namespace, settings: Settings) -> int:
-    state_dir = Path(tempfile.mkdtemp(prefix="warpline-incident-"))
-    children = Children(state_dir / "logs")
-    try:
-        report = _unpacked(args.file, state_dir / args.file.stem)
-        own = _start(children, settings, state_dir)
-        sample.replay(own, state_dir / args.file.stem)
-        client = Client(own)
-        wanted = sum(report.manifest.rows.values()) - report.lost_rows
-        _wait_for_rows(client, report.manifest, wanted)
-        client.evaluate_rules(report.manifest.start_ns, report.manifest.end_ns)
-        start, end = report.manifest.start_ns, report.manifest.end_ns
-        print(f"{args.file}: look at it: http://{own.dashboard_address}/?from={start}&to={end}", flush=True)
-        time.sleep(args.seconds) if args.seconds else _sleep_until_interrupted()
-    finally:
-        children.stop()
-        shutil.rmtree(state_dir, ignore_errors=True)
-    return 0
-
-
-def _start(children: Children, settings: Settings, state_dir: Path) -> Settings:
-    http, grpc, query, page = (f"127.0.0.1:{free_port()}" for _ in range(4))
-    own = dataclasses.replace(
-        settings,
-        state_dir=str(state_dir),
-        collector_endpoint=f"http://{http}",
-        query_url=f"http://{query}",
-        dashboard_address=page,
-    )
-    environment = {
-        "WARPLINE_STATE_DIR": str(state_dir),
-        "WARPLINE_CORRELATOR_HTTP_ADDRESS": http,
-        "WARPLINE_CORRELATOR_GRPC_ADDRESS": grpc,
-        "WARPLINE_CORRELATOR_QUERY_ADDRESS": query,
-        "WARPLINE_CORRELATOR_RETENTION_DAYS": "0",
-        "WARPLINE_ALERTS_EVERY_S": "0",  # The rules run on the incident's time, once it is stored.
-        "WARPLINE_QUERY_URL": own.query_url,
-        "WARPLINE_DASHBOARD_ADDRESS": page,
-    }
-    children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
-    children.wait_until("correlator", lambda: answers(f"{own.query_url}/healthz"), 30)
-    children.start("dashboard", ["-m", "warpline.cli", "dashboard"], environment)
-    children.wait_until("dashboard", lambda: answers(f"http://{page}/_stcore/health"), 60)
-    return own
-
-
-def _wait_for_rows(client: Client, manifest: sample.Manifest, wanted: int) -> None:
-    """Wait until every row that was acknowledged can be queried."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if _stored(client, manifest) >= wanted:
-            return
-        time.sleep(0.2)
-    raise StoreError(
-        f"incident: {_stored(client, manifest):,} of {wanted:,} rows are stored after ten minutes; try again"
-    )
-
-
-def _stored(client: Client, manifest: sample.Manifest) -> int:
-    """Return how many rows of the bundle's tables the correlator has stored since it started."""
-    page = client.get("/metrics").data.decode()
-    families = (f for f in text_string_to_metric_families(page) if f.name == "warpline_store_rows")
-    return int(sum(s.value for f in families for s in f.samples if s.labels["table"] in manifest.rows))
-
-
-def _sleep_until_interrupted() -> None:
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print("closing", file=sys.stderr)
+    return replay.show(args.file, settings, speed=0, seconds=args.seconds)

@@ -1,0 +1,134 @@
+"""What alert rules read, made once for all of them: the rows of a stretch of time, beside the store, in memory.
+
+Most of a rule's cost is DuckDB's: planning a query over the files of all days, and for `request` the join behind it. Rules
+look back a bounded time, which their SQL says (`$now_ns - …`): so the rows of that time are copied into temporary tables of
+one connection, where a temporary name hides the store's own, and the rules run there. A rule that looks back further than
+`FURTHEST_NS` is left to the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+
+import duckdb
+import pyarrow as pa
+
+from correlator.storage import views
+from correlator.storage.store import Store
+from warpline import schema
+from warpline.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+Query = Callable[[str, Mapping[str, object]], pa.Table]
+
+FURTHEST_NS = 7_200_000_000_000
+_MARGIN_NS = 120_000_000_000
+"""Time around the rules' own of which what views join is copied too: the engine's part of a request, its client's side."""
+_ALWAYS = ("process", "pod", "node", "gpu")
+"""Tables whose rows hold until something else is said: copied whole."""
+_MOST_ROWS = 2_000_000
+"""Rows of one table beyond which it is left to the store: to copy them would cost more than to read them."""
+_LOOKS_BACK = re.compile(r"\$now_ns - (\d[\d_]*)")
+_FROM = re.compile(r"\b(?:FROM|JOIN)\s+([a-z_]+(?:\s*,\s*[a-z_]+)*)")
+_TABLES = {table.name: table for table in schema.TABLES}
+
+
+def looks_back_ns(sql: str) -> int:
+    """Return how far before `$now_ns` a rule's SQL looks."""
+    return max((int(found.replace("_", "")) for found in _LOOKS_BACK.findall(sql)), default=0)
+
+
+def fits(sql: str) -> bool:
+    """Say whether a rule can run on a snapshot."""
+    return 0 < looks_back_ns(sql) <= FURTHEST_NS
+
+
+def _named(sql: str) -> set[str]:
+    """Return the names behind FROM and JOIN. One that is missed is read from the store itself: slower, not wrong."""
+    code = re.sub(r"--[^\n]*", "", sql)
+    return {name.strip() for found in _FROM.findall(code) for name in found.split(",")}
+
+
+class Inputs:
+    """Which tables and views a set of rules reads, and how to copy them."""
+
+    def __init__(self, rules: Iterable[str]) -> None:
+        """Read the SQL of the rules."""
+        self._views = {name: view for name, view in views.load().items() if not view.parameters}
+        self.tables: dict[str, int] = {}
+        self.views: dict[str, int] = {}
+        for sql in rules:
+            if fits(sql):
+                self._read(sql, looks_back_ns(sql))
+
+    def _read(self, sql: str, reach_ns: int) -> None:
+        """Note what `sql` names, and what the views among it name."""
+        named = _named(sql)
+        for name in named & _TABLES.keys():
+            self.tables[name] = max(reach_ns, self.tables.get(name, 0))
+        for name in named & self._views.keys():
+            self.views[name] = max(reach_ns, self.views.get(name, 0))
+            self._read(self._views[name].sql, reach_ns + _MARGIN_NS)
+
+    def statements(self, since_ns: int, until_ns: int) -> Iterator[tuple[str, str, dict[str, int]]]:
+        """Yield (name, SQL, bound) of each copy that rules need as of [since_ns, until_ns], in the order to make them."""
+        for name, reach_ns in self.tables.items():
+            column = _TABLES[name].time
+            where = f'"{column}" <= $until_ns' + ("" if name in _ALWAYS else f' AND "{column}" > $since_ns')
+            bound = {"until_ns": until_ns + _MARGIN_NS} | (
+                {} if name in _ALWAYS else {"since_ns": since_ns - reach_ns - 1}
+            )
+            yield name, f"FROM memory.main.{name} WHERE {where}", bound
+        for name, view in self._views.items():  # In the order in which they read each other.
+            if name in self.views:
+                yield name, view.sql, {}
+
+
+@lru_cache(maxsize=32)
+def inputs(rules: tuple[str, ...]) -> Inputs:
+    """Return what the rules of these SQL texts read; rules that are due together are so again and again."""
+    return Inputs(rules)
+
+
+@contextmanager
+def opened(store: Store, of: Inputs, since_ns: int, until_ns: int) -> Iterator[Query]:
+    """Give a query function for rules that read `of`, and that are evaluated within [since_ns, until_ns] of node time.
+
+    What cannot be copied is read from the store itself. A rule's own error is a StoreError.
+    """
+    token = store.readers.enter()
+    cursor = store.cursor()
+
+    def query(sql: str, bound: Mapping[str, object]) -> pa.Table:
+        if not fits(sql):
+            return store.query(sql, bound)
+        try:
+            return cursor.sql(sql, params=dict(bound)).to_arrow_table()
+        except duckdb.Error as error:
+            raise StoreError(f"store: {str(error).strip()}") from None
+
+    try:
+        _copy(cursor, of, since_ns, until_ns)
+        yield query
+    finally:
+        cursor.close()
+        store.readers.leave(token)
+
+
+def _copy(cursor: duckdb.DuckDBPyConnection, of: Inputs, since_ns: int, until_ns: int) -> None:
+    try:
+        for name, sql, bound in of.statements(since_ns, until_ns):
+            if name in of.views or _rows(cursor, sql, bound) <= _MOST_ROWS:
+                cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", bound)
+    except duckdb.Error as error:
+        log.warning("alerts: rules are run on the store itself: %s", str(error).strip().splitlines()[0])
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, bound: Mapping[str, int]) -> int:
+    found = cursor.execute(f"SELECT count(*) {sql}", bound).fetchone()
+    return int(found[0]) if found else 0
