@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,15 +20,15 @@ import numpy as np
 import pyarrow as pa
 
 from correlator.storage import segments, spans
+from correlator.storage.parts import Part
 from correlator.storage.segments import Segment
 from warpline import schema
-from warpline.errors import SchemaError, StoreError
+from warpline.errors import StoreError
 from warpline.schema import Column, Table
 
 log = logging.getLogger(__name__)
 
 SPAN = schema.table("span")
-NS_PER_DAY = 86_400_000_000_000
 REFUSED = "rows that the store refuses"
 
 _OWN_TABLES = (
@@ -44,15 +44,6 @@ _BAD_ROWS = (
     duckdb.DataError,
     pa.ArrowInvalid,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The rows of one batch that fall on one day."""
-
-    table: Table
-    batch_id: str
-    rows: pa.Table
 
 
 class Day:
@@ -170,7 +161,7 @@ class Day:
             part = fresh[0]
             log.warning("store: batch %s of table %s: %s", part.batch_id, part.table.name, str(error).splitlines()[0])
             self.refused[REFUSED] += part.rows.num_rows
-            return self._commit(connection, [Part(part.table, part.batch_id, part.rows.slice(0, 0))])
+            return self._commit(connection, [replace(part, rows=part.rows.slice(0, 0))])
 
     def _not_in_ledger(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> list[Part]:
         named = pa.table({"batch_id": [part.batch_id for part in parts if part.batch_id]})
@@ -358,20 +349,3 @@ def _columns(table: Table, present: Sequence[str]) -> str:
 def shown_type(column: Column) -> str:
     """Return a column's type in its view: JSON is shown as text, so that one malformed text spoils no query."""
     return "VARCHAR" if column.type.sql == "JSON" else column.type.sql
-
-
-def conform(table: Table, rows: pa.RecordBatch) -> pa.Table:
-    """Return rows as the declaration has them now: columns that an older sender lacks are NULL, unknown ones go.
-
-    Raises SchemaError where a column has another type, or NULL where none may be.
-    """
-    if not rows.schema.equals(table.arrow):
-        rows = table.batch({name: rows[name] for name in rows.schema.names if name in table.by_name}, rows.num_rows)
-    for column in table.columns:
-        if column.required and rows[column.name].null_count:
-            raise SchemaError(f"table {table.name}, column {column.name}: is NULL in some rows, and may not be")
-    try:
-        rows.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(f"table {table.name}: {error}") from None
-    return pa.Table.from_batches([rows])

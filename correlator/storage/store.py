@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from correlator.joins.results import Changes, Results
 from correlator.storage import views
-from correlator.storage.day import NS_PER_DAY, Day, Part, conform, shown_type
+from correlator.storage.day import Day, shown_type
+from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.readers import Readers
 from correlator.storage.segments import Segment
 from correlator.storage.views import View
@@ -176,9 +176,12 @@ class Store:
         Rows that do not fit are counted in `losses`. Raises DiskFull below the reserve, StoreError where the disk fails;
         then the call may be repeated: what was stored is known by its id.
         """
-        parts: dict[int, list[Part]] = defaultdict(list)
+        by_table: dict[str, list[Batch]] = defaultdict(list)
         for batch in batches:
-            for number, part in self._split(batch):
+            by_table[batch.table.name].append(batch)
+        parts: dict[int, list[Part]] = defaultdict(list)
+        for group in by_table.values():
+            for number, part in self._fitting(group):
                 parts[number].append(part)
         with self.lock:
             self._check_reserve()
@@ -200,27 +203,19 @@ class Store:
             day.refused.clear()
             for part in group:
                 self.rows_written[part.table.name] += part.rows.num_rows
-                times = pc.min_max(part.rows[part.table.time])
-                self.changes.note(part.table.name, times["min"].as_py(), times["max"].as_py())
+                self.changes.note(part.table.name, part.low_ns, part.high_ns)
         return changed
 
-    def _split(self, batch: Batch) -> Iterator[tuple[int, Part]]:
-        """Yield the rows of a batch by the UTC day that they fall on."""
+    def _fitting(self, batches: Sequence[Batch]) -> list[tuple[int, Part]]:
+        """Return the rows of batches of one table by day; batches that do not fit are counted and passed over."""
         try:
-            rows = conform(batch.table, batch.rows)
+            return list(split(batches[0].table, batches))
         except SchemaError as error:
-            log.warning("store: batch %s: %s", batch.batch_id, error)
-            self.losses[MISFIT] += batch.rows.num_rows
-            return
-        if not rows.num_rows:
-            return
-        days = rows[batch.table.time].combine_chunks().to_numpy() // NS_PER_DAY
-        first, last = int(days.min()), int(days.max())
-        if first == last:
-            yield first, Part(batch.table, batch.batch_id, rows)
-            return
-        for number in np.unique(days).tolist():
-            yield number, Part(batch.table, batch.batch_id, rows.filter(pa.array(days == number)))
+            if len(batches) > 1:
+                return [found for batch in batches for found in self._fitting([batch])]
+            log.warning("store: batch %s: %s", batches[0].batch_id, error)
+            self.losses[MISFIT] += batches[0].rows.num_rows
+            return []
 
     def _check_reserve(self) -> None:
         free = free_bytes(self.root)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import duckdb
 
 from correlator.storage import segments
-from correlator.storage.day import NS_PER_DAY, Day
+from correlator.storage.day import Day
+from correlator.storage.parts import NS_PER_DAY
 from correlator.storage.salvage import heal
 from correlator.storage.segments import Segment
 from correlator.storage.store import Store

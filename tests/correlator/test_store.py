@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.storage import day as day_module
+from correlator.storage import parts
 from correlator.storage import upkeep as upkeep_module
 from correlator.storage.day import REFUSED
 from correlator.storage.salvage import heal
@@ -331,4 +331,4 @@ def test_conform_names_the_column_that_may_not_be_null() -> None:
     index = rows.schema.names.index("node")
     broken = rows.set_column(index, rows.schema.field(index), pa.nulls(1, rows.schema.field(index).type))
     with pytest.raises(SchemaError, match="column node: is NULL"):
-        day_module.conform(SYSCALL, broken)
+        parts.conform(SYSCALL, broken)
