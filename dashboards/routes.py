@@ -9,7 +9,7 @@ from starlette.routing import Route
 from dashboards import read, sign
 from warpline.errors import WarplineError
 
-PARTS = ("chunk", "lines", "at", "find", "profile", "trace")
+PARTS = ("chunk", "lines", "path", "at", "find", "profile", "trace")
 """Parts of a timeline that are passed on; each is `/api/timeline/<part>` of the query API."""
 
 PATHS = {"trace": "/api/perfetto"}

@@ -4,7 +4,8 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
 
     /api/timeline/tracks                              JSON: groups, tracks, rows, bounds, clocks
     /api/timeline/chunk?level=&first=&tiles=          bytes (`timeline_wire`): tiles of 512 buckets of 2^level ns
-    /api/timeline/lines?since_ns=&until_ns=&points=   JSON: GPU measures, as lines
+    /api/timeline/lines?since_ns=&until_ns=&points=   JSON: GPU measures as lines, throttling and errors as marks
+    /api/timeline/path?since_ns=&until_ns=            JSON: what the request was in at each moment, and for how long in all
     /api/timeline/at?row=&at_ns=&slack_ns=&brief=     JSON: one bar, exactly, with what it is tied to and how that is known
     /api/timeline/find?text=                          JSON: the bars whose name holds a text
     /api/timeline/profile?since_ns=&until_ns=         JSON: what took the time in a window, by name
@@ -37,6 +38,9 @@ MAX_LEVEL = 52
 KEPT_BYTES = 512 << 20
 """Memory for the bars of scopes that were looked at lately, where nobody says otherwise."""
 
+AROUND_NS = 75_000_000_000
+"""How far from a window a GPU's readings may be and still say something of it: dcgm-exporter reads every 30 s by default."""
+
 
 def routes(views: Views, kept_bytes: int = KEPT_BYTES) -> list[Route]:
     """Return the routes that the query API includes; `views` is the store. Up to `kept_bytes` of bars are kept in memory."""
@@ -47,6 +51,7 @@ def routes(views: Views, kept_bytes: int = KEPT_BYTES) -> list[Route]:
             ("tracks", timelines.tracks),
             ("chunk", timelines.chunk),
             ("lines", timelines.lines),
+            ("path", timelines.path),
             ("at", timelines.at),
             ("find", timelines.find),
             ("profile", timelines.profile),
@@ -105,11 +110,29 @@ class Timelines:
         since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
         points = min(max(whole(query, "points", 400), 10), 4000)
         bucket = max((until - since) // points, 1)
-        nodes = list(scope.nodes)
-        found = rows(
-            self._views, "timeline_line", {"since_ns": since, "until_ns": until, "bucket_ns": bucket, "nodes": nodes}
+        asked = {"since_ns": since, "until_ns": until, "around_ns": AROUND_NS, "nodes": list(scope.nodes)}
+        found = rows(self._views, "timeline_line", {**asked, "bucket_ns": bucket})
+        marks = rows(self._views, "timeline_mark", asked).to_pylist()
+        return JSONResponse(
+            {
+                "since_ns": str(since),
+                "bucket_ns": bucket,
+                "lines": _series(found, bucket),
+                "marks": [
+                    {**mark, **{end: mark[end] - scope.from_ns for end in ("start_ns", "end_ns")}} for mark in marks
+                ],
+            }
         )
-        return JSONResponse({"since_ns": str(since), "bucket_ns": bucket, "lines": _series(found, bucket)})
+
+    def path(self, query: Mapping[str, str]) -> Response:
+        """Return a request's critical path: its stretches in a window, and the time in each of its layers in all."""
+        opened = self._shelf.open(query)
+        scope = opened.scope
+        since, until = whole(query, "since_ns", scope.from_ns), whole(query, "until_ns", scope.to_ns)
+        bars = self._shelf.bars(opened)
+        found = self._shelf.path(opened)
+        drawn = found.drawn(bars.catalogue, since - scope.from_ns, until - scope.from_ns)
+        return JSONResponse({"totals": found.totals(bars.catalogue), "stretches": drawn})
 
     def at(self, query: Mapping[str, str]) -> Response:
         """Return the bar at a moment on a row, as measured, or null where there is none."""

@@ -8,8 +8,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from correlator.timeline import timeline_bars, timeline_scope
+from correlator.timeline import timeline_bars, timeline_path, timeline_scope
 from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_path import Path
 from correlator.timeline.timeline_scope import Scope, Views
 
 OLD_S, OLD_LIVE_S = 60.0, 2.0
@@ -27,6 +28,7 @@ class Opened:
     lock: threading.Lock = field(default_factory=threading.Lock)
     bars: ScopeBars | None = None
     tracks: bytes | None = None
+    path: Path | None = None
 
     @property
     def old(self) -> bool:
@@ -68,6 +70,14 @@ class Shelf:
                 opened.bars = timeline_bars.load(self._views, opened.scope, self._most // 2)
                 self._make_room(opened)
             return opened.bars
+
+    def path(self, opened: Opened) -> Path:
+        """Return the critical path of a scope, working it out where nobody has yet."""
+        bars = self.bars(opened)
+        with opened.lock:
+            if opened.path is None:
+                opened.path = timeline_path.path(bars, opened.scope.to_ns - opened.scope.from_ns)
+            return opened.path
 
     def _make_room(self, newest: Opened) -> None:
         """Let go of the bars that were looked at longest ago; their scopes stay, and read them again when asked."""

@@ -87,10 +87,15 @@ def _group_of(row: dict[str, Any], gpus: dict[str, Any]) -> tuple[int, str, str,
         uuid = row["unit"] or "?"
         known = gpus.get(uuid, {})
         number = known.get("index")
-        title = f"GPU {uuid}" if number is None else f"GPU {number}"
-        hint = " · ".join(str(each) for each in (uuid, known.get("model"), known.get("profile"), row["node"]) if each)
+        title = _short(f"GPU {uuid}") if number is None else f"GPU {number}"
+        if uuid.startswith("MIG-"):
+            title += f" · MIG {known.get('profile') or uuid[4:12]}"
+        sharing = known.get("sharing")
+        shared = f"shared: {sharing.replace('_', ' ')}" if sharing not in (None, "exclusive") else None
+        told = (uuid, known.get("model"), known.get("profile"), row["node"], known.get("pod"), shared)
+        hint = " · ".join(str(each) for each in told if each)
         rank = "" if row["rank"] is None else f" · rank {row['rank']}"
-        return _GPUS, f"gpu:{row['node']}:{uuid}:{rank}", _short(title) + rank, hint
+        return _GPUS, f"gpu:{row['node']}:{uuid}:{rank}", title + rank, hint
     place = _GROUP_OF.get(row["lane"], len(GROUPS) - 1)
     return place, GROUPS[place][0], GROUPS[place][1], ""
 
@@ -101,7 +106,7 @@ def _short(title: str) -> str:
 
 
 def _natural(title: str) -> tuple[Any, ...]:
-    return (*(int(part) if part.isdigit() else 0 for part in title.replace("·", " ").split()), title)
+    return tuple(int(part) if part.isdigit() else 0 for part in title.replace("·", " ").split()), title
 
 
 def _track(row: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:

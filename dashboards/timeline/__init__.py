@@ -14,7 +14,8 @@ from typing import Any
 import streamlit as st
 
 ORDER = (
-    "format", "palette", "theme", "wire", "layout", "panel", "frame", "paint_rows", "paint_head", "view", "input", "timeline"
+    "format", "palette", "theme", "wire", "layout", "panel", "frame", "paint_over", "paint_rows", "paint_head", "view",
+    "input", "timeline",
 )  # fmt: skip
 """The modules, each after those that it imports from."""
 

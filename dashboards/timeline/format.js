@@ -44,6 +44,13 @@ export function clock(originNs, offsetNs, zone) {
   return `${time}.${micro}${zone === "UTC" ? " UTC" : ""}`;
 }
 
+/** A name as it fits on a bar: a C++ function without what it returns and its namespaces, which all kernels share. */
+export function short(name) {
+  const end = name.search(/[<(]/), head = end < 0 ? name : name.slice(0, end);
+  if (!/^[\w:~ ]+$/.test(head) || !head.includes("::")) return name.replace(/^void /, "");
+  return head.slice(head.lastIndexOf("::") + 2) + (end < 0 ? "" : name.slice(end));
+}
+
 const LABELS = {
   "hw.gpu.utilization": ["GPU in use", "1"], "hw.power": ["power", "W"], "hw.energy": ["power (energy rate)", "W"],
   "hw.temperature": ["temperature", "°C"], "hw.gpu.memory.usage": ["memory used", "By"], "hw.gpu.io": ["I/O", "By/s"],

@@ -51,9 +51,12 @@ function toolbar(timeline, parts, tracks) {
     event.currentTarget.setAttribute("aria-pressed", String(timeline.dimOthers));
     timeline.draw();
   }, true);
+  parts.path = timeline.data.subject.startsWith("request/")
+    ? button("path", "What the request was in at each moment, and what it waited for (P)", () => timeline.togglePath(), false) : null;
   return make(
     "div", { class: "wl-bar" }, parts.range, simulated, live, ...clocks, parts.busy, parts.error, make("span", { class: "wl-grow" }),
     parts.found, parts.search, timeline.data.own ? own : null,
+    parts.path,
     button("−", "Zoom out (S)", () => timeline.zoom(1 / 0.6, timeline.width / 2)), button("+", "Zoom in (W)", () => timeline.zoom(0.6, timeline.width / 2)),
     button("all", "Show all (0)", () => timeline.show(0, timeline.total)), button("groups", "Collapse or open all groups (C)", () => timeline.collapseAll()),
     button("table", "The same as a table (T)", () => timeline.toggleTable()), button("?", "Keyboard and mouse (?)", () => timeline.toggleHelp()),
@@ -75,7 +78,8 @@ export function labels(timeline) {
   const { layout, parts } = timeline, nodes = [];
   for (const item of layout.items) {
     if (item.kind === "group") nodes.push(groupLabel(timeline, item));
-    else if (item.kind === "line") nodes.push(placed(item, "wl-label", item.title, item.line.gpu_uuid));
+    else if (item.kind === "line") nodes.push(lineLabel(item));
+    else if (item.kind === "marks") nodes.push(placed(item, "wl-label", "throttled, errors", item.group.hint));
     else nodes.push(rowLabel(item));
   }
   if (timeline.data.tracks.hidden_rows) {
@@ -85,6 +89,13 @@ export function labels(timeline) {
   }
   parts.labels.replaceChildren(...nodes);
   parts.page.style.height = `${layout.height + (timeline.data.tracks.hidden_rows ? 24 : 0)}px`;
+}
+
+function lineLabel(item) {
+  const node = placed(item, "wl-label", item.title, `${item.title}\n${item.line.metric}\n${item.line.gpu_uuid}`);
+  const unit = { 1: "%", By: "bytes", "By/s": "bytes/s" }[item.unit] || item.unit;
+  node.append(make("span", { class: "wl-unit" }, unit));
+  return node;
 }
 
 function rowLabel(item) {

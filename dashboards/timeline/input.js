@@ -122,7 +122,7 @@ function key(timeline, event) {
     arrowleft: () => timeline.pan(-width * 0.15), arrowright: () => timeline.pan(width * 0.15),
     arrowup: () => (timeline.parts.scroller.scrollTop -= 60), arrowdown: () => (timeline.parts.scroller.scrollTop += 60),
     0: () => timeline.show(0, timeline.total), f: () => timeline.fitSelected(), "/": () => timeline.parts.search.focus(),
-    enter: () => timeline.nextMatch(event.shiftKey ? -1 : 1), c: () => timeline.collapseAll(), t: () => timeline.toggleTable(),
+    enter: () => timeline.nextMatch(event.shiftKey ? -1 : 1), c: () => timeline.collapseAll(), t: () => timeline.toggleTable(), p: () => timeline.togglePath(),
     "?": () => timeline.toggleHelp(), escape: () => timeline.escape(),
   }[event.key.toLowerCase()];
   if (!action) return;

@@ -10,6 +10,7 @@ export class Layout {
     this.tracks = tracks;
     this.store = store;
     this.lines = [];
+    this.marks = [];
     const kept = store.read();
     this.collapsed = new Set(kept.collapsed || []);
     this.pinned = kept.pinned || [];
@@ -30,25 +31,51 @@ export class Layout {
 
   lineGroups() {
     const byGpu = new Map();
-    for (const line of this.lines) {
-      const id = `lines:${line.node}:${line.gpu_uuid}:${line.gpu_instance ?? ""}`;
-      const title = `GPU ${line.index ?? line.gpu_uuid} readings`;
-      if (!byGpu.has(id)) byGpu.set(id, { id, title, hint: line.gpu_uuid, lines: [], tracks: [], readings: true });
-      byGpu.get(id).lines.push(line);
-    }
+    const group = (of) => {
+      const id = `lines:${of.node}:${of.gpu_uuid}:${of.gpu_instance ?? ""}`;
+      const instance = of.gpu_instance === null ? "" : ` · MIG instance ${of.gpu_instance}`;
+      const title = `GPU ${of.index ?? of.gpu_uuid}${instance} readings`;
+      if (!byGpu.has(id)) byGpu.set(id, { id, title, hint: of.gpu_uuid, lines: [], marks: [], tracks: [], readings: true });
+      return byGpu.get(id);
+    };
+    for (const line of this.lines) group(line).lines.push(line);
+    for (const mark of this.marks) group(mark).marks.push(mark);
     return [...byGpu.values()];
+  }
+
+  /** What stands in the groups of readings: labels change with it. */
+  linesKey() {
+    return this.lineGroups().map((group) => `${group.id}/${group.lines.length}/${group.marks.length > 0}`).join();
+  }
+
+  /** When a group's GPU was held back or failed. */
+  marksOf(group) {
+    return group.readings ? group.marks : this.marks.filter((mark) => group.id.startsWith(`gpu:${mark.node}:${mark.gpu_uuid}:`));
+  }
+
+  /** Where a row stands, or, where its group is collapsed, its group's head. */
+  placeOf(rowId) {
+    return this.byRow.get(rowId) || this.headOf.get(rowId);
   }
 
   /** Work out every row's place; `items` are groups, rows and lines from top to bottom. */
   place() {
     let y = 0;
     this.items = [];
+    this.headOf = new Map();
     for (const group of this.groups()) {
       const closed = this.isClosed(group);
       const head = { kind: "group", group, y, h: SIZE.group, closed };
       this.items.push(head);
       y += SIZE.group;
-      if (closed) continue;
+      if (closed) {
+        for (const track of group.tracks) for (const row of track.rows) this.headOf.set(row.id, head);
+        continue;
+      }
+      if (group.readings && group.marks.length) {
+        this.items.push({ kind: "marks", group, marks: group.marks, y, h: SIZE.row });
+        y += SIZE.row + SIZE.gap;
+      }
       for (const track of group.tracks) {
         for (const row of track.rows) {
           this.items.push({ kind: "row", group, track, row, y, h: SIZE.row });

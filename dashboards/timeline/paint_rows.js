@@ -1,8 +1,9 @@
 // Paints the rows: one line of pixels a row, copied down, so that the cost follows the screen and not the number of bars.
 
-import { duration, reading } from "./format.js";
+import { duration, reading, short } from "./format.js";
 import { SIZE } from "./layout.js";
 import { colour, ink } from "./palette.js";
+import { Overlays } from "./paint_over.js";
 import { together } from "./wire.js";
 
 const FAINTEST = 0.34;
@@ -14,6 +15,7 @@ export class RowPainter {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { alpha: false });
+    this.over = new Overlays(this.context);
   }
 
   /** Paint what is visible; `view` has width, height, ratio, scroll, t0, t1, chunks, layout, theme and what is marked. */
@@ -31,16 +33,14 @@ export class RowPainter {
     for (const item of visible) {
       if (item.kind === "row") this.row(view, item);
       else if (item.kind === "group") this.group(view, item);
+      else if (item.kind === "marks") this.over.marks(view, item.marks, item.y - view.scroll, item.h, true);
       else this.line(view, item);
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.font = FONT;
     context.textBaseline = "middle";
     for (const label of this.labels) this.text(label);
-    if (view.clocks.size) this.clockErrors(view, visible);
-    if (view.selected) this.selected(view);
-    if (view.measured) this.measured(view);
-    if (view.pointer !== null) this.pointer(view);
+    this.over.paint(view, visible);
   }
 
   x(view, ns) {
@@ -114,7 +114,7 @@ export class RowPainter {
       if (top && width > 44 * ratio) {
         this.labels.push({
           x: Math.max(start, 0) / ratio, end: Math.min(end, pixels) / ratio, y: item.y - view.scroll + item.h / 2,
-          text: whole ? name : `${name} ×${together(chunk.count[at]).toLocaleString("en")}`,
+          text: whole ? short(name) : `${short(name)} ×${together(chunk.count[at]).toLocaleString("en")}`,
           ink: strength > 0.6 ? ink(rgb) : theme.text,
         });
       }
@@ -148,6 +148,8 @@ export class RowPainter {
     const { context } = this, y = item.y - view.scroll;
     context.fillStyle = view.theme.band;
     context.fillRect(0, y, view.width, item.h - 1);
+    const marks = view.layout.marksOf(item.group);
+    if (marks.length && (item.closed || item.group.gpu)) this.over.marks(view, marks, y, item.closed ? item.h - 1 : 12, false);
     const rows = item.group.tracks.flatMap((track) => track.rows.map((row) => [track.lane, row]));
     const wanted = item.group.gpu ? rows.filter(([lane]) => lane === "kernel") : item.closed ? rows : [];
     if (!wanted.length) return;
@@ -245,97 +247,23 @@ export class RowPainter {
     context.strokeStyle = "rgb(0,158,115)";
     context.lineWidth = 1.2;
     context.stroke();
+    this.scaleText(view, reading(most, item.unit), top);
+  }
+
+  /** What the top of a line's scale stands for. */
+  scaleText(view, text, top) {
+    const { context } = this;
     context.font = "10px system-ui, sans-serif";
     context.textBaseline = "top";
-    context.textAlign = "end";
-    context.fillStyle = view.theme.faint;
-    context.fillText(reading(most, item.unit), view.width - 4, top + 1);
-    context.textAlign = "start";
+    const wide = context.measureText(text).width + 6;
+    context.fillStyle = view.theme.background;
+    context.globalAlpha = 0.75;
+    context.fillRect(view.width - wide, top, wide, 12);
+    context.globalAlpha = 1;
+    context.fillStyle = view.theme.text;
+    context.fillText(text, view.width - wide + 3, top + 1);
   }
 
-  /** Bars of another node's clock stand within these bounds of where they are drawn. */
-  clockErrors(view, visible) {
-    const { context } = this;
-    context.strokeStyle = view.theme.clock;
-    context.lineWidth = 1.5;
-    for (const item of visible) {
-      const bound = item.kind === "row" && item.row.bars < 400 ? view.clocks.get(item.track.node) : null;
-      if (!bound || (bound.high - bound.low) * this.scale < 2 * view.ratio) continue;
-      const y = item.y - view.scroll + item.h - 3.5;
-      for (const ns of [item.row.first_ns, item.row.last_ns]) {
-        const low = this.x(view, ns + bound.low), high = this.x(view, ns + bound.high);
-        context.beginPath();
-        context.moveTo(low, y);
-        context.lineTo(high, y);
-        for (const x of [low, high]) {
-          context.moveTo(x, y - 3);
-          context.lineTo(x, y + 3);
-        }
-        context.stroke();
-      }
-    }
-  }
-
-  selected(view) {
-    const { context } = this, item = view.layout.byRow.get(view.selected.row);
-    for (const link of view.links) this.arrow(view, item, link);
-    if (!item) return;
-    const start = this.x(view, view.selected.start), end = this.x(view, view.selected.end);
-    context.strokeStyle = view.theme.text;
-    context.lineWidth = 2;
-    context.strokeRect(start - 1, item.y - view.scroll - 0.5, Math.max(end - start, 2) + 2, item.h);
-  }
-
-  /** An arrow from a launch to what it enqueued. */
-  arrow(view, item, link) {
-    const other = view.layout.byRow.get(link.row);
-    if (!item || !other) return;
-    const mine = [view.selected.lane === "launch" ? view.selected.end : view.selected.start, item];
-    const theirs = [link.lane === "launch" ? link.end : link.start, other];
-    const [[from, above], [to, below]] = link.lane === "kernel" ? [mine, theirs] : [theirs, mine];
-    const x0 = this.x(view, from), x1 = this.x(view, to);
-    const y0 = above.y - view.scroll + above.h / 2, y1 = below.y - view.scroll + below.h / 2;
-    const { context } = this, bend = Math.max(24, Math.abs(x1 - x0) / 2);
-    context.strokeStyle = context.fillStyle = view.theme.arrow;
-    context.lineWidth = 1.6;
-    context.beginPath();
-    context.moveTo(x0, y0);
-    context.bezierCurveTo(x0 + bend, y0, x1 - bend, y1, x1 - 5, y1);
-    context.stroke();
-    context.beginPath();
-    context.moveTo(x1, y1);
-    context.lineTo(x1 - 7, y1 - 4);
-    context.lineTo(x1 - 7, y1 + 4);
-    context.fill();
-  }
-
-  measured(view) {
-    const { context } = this, [from, to] = view.measured.map((ns) => this.x(view, ns));
-    const left = Math.min(from, to), width = Math.abs(to - from);
-    context.fillStyle = view.theme.measure;
-    context.fillRect(left, 0, width, view.height);
-    context.strokeStyle = view.theme.accent;
-    context.lineWidth = 1;
-    context.strokeRect(left + 0.5, -1, width, view.height + 2);
-    const label = duration(Math.abs(view.measured[1] - view.measured[0]));
-    context.font = "bold 12px system-ui, sans-serif";
-    const wide = context.measureText(label).width + 12, x = Math.max(2, Math.min(view.width - wide, left + (width - wide) / 2));
-    context.fillStyle = view.theme.accent;
-    context.fillRect(x, 4, wide, 20);
-    context.fillStyle = "#fff";
-    context.textBaseline = "middle";
-    context.fillText(label, x + 6, 14.5);
-  }
-
-  pointer(view) {
-    const x = Math.round(view.pointer) + 0.5;
-    this.context.strokeStyle = view.theme.pointer;
-    this.context.lineWidth = 1;
-    this.context.beginPath();
-    this.context.moveTo(x, 0);
-    this.context.lineTo(x, view.height);
-    this.context.stroke();
-  }
 }
 
 const SCANNED = 4096;

@@ -21,7 +21,7 @@ export const HELP = [
   ["drag", "move"], ["Shift + drag", "measure, and list what took the time in it"],
   ["drag on minimap or axis", "zoom to what was dragged over"], ["double click", "zoom to the bar"],
   ["F", "zoom to the selected bar"], ["0", "show all"], ["/", "search names"], ["Enter / Shift + Enter", "next and previous match"],
-  ["C", "collapse or open all groups"], ["T", "the same as a table"], ["Esc", "clear selection, measure and search"],
+  ["C", "collapse or open all groups"], ["P", "critical path: what the request waited for"], ["T", "the same as a table"], ["Esc", "clear selection, measure and search"],
   ["?", "this help"],
 ];
 
@@ -131,6 +131,61 @@ export function profile(answer, span, search) {
   );
 }
 
+/** When a GPU was held back or failed, in words. */
+export function said(mark) {
+  if (mark.kind === "xid") return mark.what;
+  if (mark.kind === "errors") return `${mark.amount.toLocaleString("en")} errors: ${mark.what}`;
+  return `throttled: ${mark.what}${mark.amount === null ? "" : `, ${duration(mark.amount)}`}`;
+}
+
+function between(mark) {
+  return `between two readings ${duration(mark.end_ns - mark.start_ns)} apart`;
+}
+
+const WAITED = {
+  kernel: "on a GPU, in its own steps", member: "in its own steps, while no GPU ran for it", kv_transfer: "KV transfer",
+  engine_request: "in the engine, phase not known", "exchange.server": "in the server, outside the engine", hop: "in the mesh",
+  "exchange.client": "on the way between client and server",
+};
+const PHASE = { queue: "waiting in the engine's queue", prefill: "prefill, outside its own steps", decode: "decode, outside its own steps",
+  recompute: "recomputing after a preemption" };
+
+/** What a request waited for: the time of its critical path by what it was in. */
+export function waited(totals) {
+  const all = totals.reduce((sum, each) => sum + each.total_ns, 0);
+  const rows = totals.map((each) => {
+    const share = make("i", { class: "wl-share" });
+    share.style.width = `${(each.total_ns / all) * 140}px`;
+    return make(
+      "tr", {}, make("td", {}, WAITED[each.lane] || PHASE[each.class] || each.class), make("td", { class: "wl-number" }, duration(each.total_ns)),
+      make("td", { class: "wl-number" }, `${((each.total_ns / all) * 100).toFixed(1)} %`), make("td", {}, share),
+    );
+  });
+  return make(
+    "div", { class: "wl-details-body" }, make("div", { class: "wl-name" }, "What the request waited for"),
+    all ? make("table", {}, make("tbody", {}, ...rows)) : make("p", {}, "Neither its exchanges nor its engine are known: see Pipeline health."),
+    make("div", { class: "wl-faint" }, `Its critical path, ${duration(all)}: at each moment the deepest part of it that is known.`, evidence("derived", "what lies in what")),
+  );
+}
+
+/** GPU readings of the window as a table. */
+function readings(layout) {
+  const number = (text) => make("td", { class: "wl-number" }, text);
+  const rows = layout.lineGroups().flatMap((group) => [
+    ...group.marks.map((mark) => make("tr", {}, make("td", {}, group.title), make("td", {}, said(mark)), number(""), number(""), number(""))),
+    ...group.lines.map((line) => {
+      const [title, unit] = measure(line.metric, line.part, line.rate), mean = line.value.reduce((sum, each) => sum + each, 0) / line.value.length;
+      const [least, most] = [Math.min(...line.value), Math.max(...line.value)];
+      return make("tr", {}, make("td", {}, group.title), make("td", {}, title), ...[least, mean, most].map((each) => number(reading(each, unit))));
+    }),
+  ]);
+  if (!rows.length) return null;
+  const head = ["GPU", "reading", "least", "mean", "most"].map((each) => make("th", { scope: "col" }, each));
+  return make(
+    "table", {}, make("caption", {}, "GPU readings in view"), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows),
+  );
+}
+
 /** The timeline as a table: for screen readers always, for eyes on demand. */
 export function table(layout, chunk, total) {
   const rows = layout.items.filter((item) => item.kind === "row").map((item) => {
@@ -144,14 +199,15 @@ export function table(layout, chunk, total) {
     );
   });
   const head = ["group", "track", "bars", "busy", "of all the time", "longest", "bars in the loaded window", "busy in it"];
-  return make(
+  return make("div", {}, make(
     "table", {}, make("caption", {}, "What the timeline shows, row by row"),
     make("thead", {}, make("tr", {}, ...head.map((each) => make("th", { scope: "col" }, each)))), make("tbody", {}, ...rows),
-  );
+  ), readings(layout));
 }
 
 /** One line that says what is under the pointer; `found` is a drawn bar, `answer` the exact one where it came. */
 export function tooltip(found, answer, zone, from) {
+  if (found.mark) return make("div", {}, make("b", {}, said(found.mark)), make("div", { class: "wl-faint" }, between(found.mark)));
   if (found.line) {
     const [title, unit] = measure(found.line.metric, found.line.part, found.line.rate);
     return make("div", {}, make("b", {}, title), ` ${reading(found.value, unit)}`, make("div", { class: "wl-faint" }, clock(from, found.ns, zone)));

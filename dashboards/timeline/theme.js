@@ -12,6 +12,7 @@ export function readTheme(node) {
     faint: dark ? "rgba(255,255,255,0.55)" : "rgba(27,39,51,0.6)", veil: dark ? "rgba(14,17,23,0.62)" : "rgba(255,255,255,0.66)",
     idle: dark ? "rgba(230,159,0,0.20)" : "rgba(230,159,0,0.20)", idleText: dark ? "#ffce6b" : "#7a5200",
     accent: read("--st-primary-color", "#0072B2"), measure: dark ? "rgba(120,170,255,0.16)" : "rgba(0,90,200,0.10)",
-    pointer: dark ? "rgba(255,255,255,0.35)" : "rgba(27,39,51,0.35)", clock: dark ? "#ffb454" : "#b35900", arrow: dark ? "#ffd166" : "#c2410c",
+    pointer: dark ? "rgba(255,255,255,0.35)" : "rgba(27,39,51,0.35)", clock: dark ? "#ffb454" : "#b35900", arrow: dark ? "#ffd166" : "#c2410c", failed: dark ? "#ff6b5e" : "#c0392b",
+    throttled: dark ? "#ffb454" : "#b35900", throttledFaint: dark ? "rgba(255,180,84,0.22)" : "rgba(230,159,0,0.25)",
   };
 }

@@ -4,7 +4,7 @@ import { labels } from "./frame.js";
 import { listen } from "./input.js";
 import { SIZE } from "./layout.js";
 import { firstBar } from "./paint_rows.js";
-import { details, profile, tooltip } from "./panel.js";
+import { details, profile, tooltip, waited } from "./panel.js";
 import { LEAST_SPAN, View } from "./view.js";
 import { ask, together } from "./wire.js";
 
@@ -27,6 +27,7 @@ class Timeline extends View {
     const item = this.layout.at(y + this.parts.scroller.scrollTop), ns = this.time(x);
     if (!item) return null;
     if (item.kind === "line") return this.lineHit(item, ns);
+    if (item.kind === "marks") return this.markHit(item, ns);
     if (item.kind !== "row") return null;
     const slack = (this.t1 - this.t0) / this.width;
     for (const chunk of [...(this.shown || [])].reverse()) {
@@ -61,6 +62,12 @@ class Timeline extends View {
     return best < 0 ? null : { item, line: item.line, value: item.line.value[best], ns: this.lineOrigin + (at[best] + 0.5) * this.lineBucket };
   }
 
+  markHit(item, ns) {
+    const near = (4 * (this.t1 - this.t0)) / this.width;
+    const mark = item.marks.find((each) => ns >= each.start_ns - near && ns <= each.end_ns + near);
+    return mark ? { item, mark, ns } : null;
+  }
+
   pointTo(x, y) {
     this.pointer = x;
     this.draw();
@@ -69,7 +76,7 @@ class Timeline extends View {
     const found = this.hit(x, y);
     if (!found) return this.hideTip();
     this.tip(x, y, found, null);
-    if (!found.line) this.hovering = setTimeout(() => this.exactly(x, y, found), 110);
+    if (found.kind !== undefined) this.hovering = setTimeout(() => this.exactly(x, y, found), 110);
   }
 
   async exactly(x, y, found) {
@@ -87,7 +94,7 @@ class Timeline extends View {
     this.asking ||= {};
     if (this.asking[purpose]) this.asking[purpose].abort();
     this.asking[purpose] = new AbortController();
-    const address = `${this.data.address}/at?${this.data.query}&row=${found.item.row.id}&at_ns=${ns}&slack_ns=${slack}`;
+    const address = `${this.data.address}/at?${this.data.query}&row=${found.item.row.id}&at_ns=${ns}&slack_ns=${slack}${purpose === "hover" ? "&brief=1" : ""}`;
     return ask(address, this.asking[purpose].signal);
   }
 
@@ -112,11 +119,17 @@ class Timeline extends View {
     this.draw();
   }
 
+  /** Tell what the request waited for, in all. */
+  pathLoaded() {
+    this.pathTold = true;
+    this.detailsOf(waited(this.path.totals));
+  }
+
   async click(x, y) {
     const item = this.layout.at(y + this.parts.scroller.scrollTop);
     if (item && item.kind === "group") return this.fold(item.group);
     const found = this.hit(x, y);
-    if (!found || found.line) return this.clearSelected();
+    if (!found || found.kind === undefined) return this.clearSelected();
     await this.select(found);
   }
 
@@ -162,7 +175,7 @@ class Timeline extends View {
 
   zoomTo(x, y) {
     const found = this.hit(x, y);
-    if (!found || found.line) return this.zoom(0.35, x);
+    if (!found || found.kind === undefined) return this.zoom(0.35, x);
     const width = Math.max(found.end - found.start, LEAST_SPAN);
     this.show(found.start - width * 0.15, found.end + width * 0.15);
   }
@@ -258,6 +271,15 @@ class Timeline extends View {
     labels(this);
     this.tell();
     this.draw();
+  }
+
+  togglePath() {
+    if (!this.parts.path) return;
+    this.pathShown = !this.pathShown;
+    this.parts.path.setAttribute("aria-pressed", String(this.pathShown));
+    this.pathTold = false;
+    if (this.pathShown) this.loadPath();
+    else this.clearSelected();
   }
 
   toggleTable() {

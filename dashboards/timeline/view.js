@@ -30,6 +30,8 @@ export class View {
     this.pointer = null;
     this.selected = this.measured = this.held = null;
     this.dimOthers = true;
+    this.path = null;
+    this.pathShown = false;
     this.clocks = clockBounds(data.tracks);
   }
 
@@ -140,6 +142,7 @@ export class View {
     }
     if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
     this.loadLines();
+    if (this.pathShown) this.loadPath();
   }
 
   // Drawing
@@ -161,7 +164,7 @@ export class View {
       scroll: this.parts.scroller.scrollTop, layout: this.layout, chunks, whole: this.chunks.whole(), search: this.search,
       dimOthers: this.dimOthers, clocks: this.clocks, selected: this.selected, links: this.links, measured: this.measured,
       pointer: this.held ? null : this.pointer, matches: this.matches, ticks: ticks(this.t0, this.t1, this.width),
-      lineOrigin: this.lineOrigin, lineBucket: this.lineBucket, lineGap: this.lineGap,
+      path: this.pathShown && this.path ? this.path.stretches : [], lineOrigin: this.lineOrigin, lineBucket: this.lineBucket, lineGap: this.lineGap,
     };
     this.shown = chunks;
     this.rowPainter.paint(view);
@@ -197,16 +200,33 @@ export class View {
     try {
       const answer = await ask(`${this.data.address}/lines?${this.data.query}&since_ns=${since}&until_ns=${until}&points=${LINE_POINTS}`);
       if (this.lineKey !== key) return;
-      const had = this.layout.lines.length;
-      if (answer.lines.length || !had) this.layout.lines = answer.lines;
+      const had = this.layout.linesKey();
+      if (answer.lines.length || !this.layout.lines.length) this.layout.lines = answer.lines;
+      this.layout.marks = answer.marks;
       this.lineOrigin = Number(BigInt(answer.since_ns) - from);
       this.lineBucket = answer.bucket_ns;
       this.lineGap = Math.max(8, ...answer.lines.map((line) => (3 * (line.at[line.at.length - 1] - line.at[0])) / Math.max(line.at.length - 1, 1)));
       this.layout.place();
-      if (!had !== !answer.lines.length) labels(this);
+      if (had !== this.layout.linesKey()) labels(this);
+      this.tell();
       this.draw();
     } catch {
       this.lineKey = null;
+    }
+  }
+
+  /** What the request was in at each moment of the window, with a screen's width on both sides. */
+  async loadPath() {
+    const from = BigInt(this.data.tracks.from_ns), span = this.t1 - this.t0;
+    const [since, until] = [Math.max(0, this.t0 - span), Math.min(this.total, this.t1 + span)].map((ns) => from + BigInt(Math.round(ns)));
+    if (this.pathAsked) this.pathAsked.abort();
+    this.pathAsked = new AbortController();
+    try {
+      this.path = await ask(`${this.data.address}/path?${this.data.query}&since_ns=${since}&until_ns=${until}`, this.pathAsked.signal);
+      if (this.pathShown && !this.pathTold) this.pathLoaded();
+      this.draw();
+    } catch (error) {
+      if (error.name !== "AbortError") this.parts.error.textContent = `Could not load the critical path: ${error.message}`;
     }
   }
 }

@@ -5,6 +5,8 @@ export const TILE = 512;
 const PARTS = 8;
 const MAX_TILES = 8;
 const KEPT = 40;
+/** How long an answer that shows only a part of the newest view is waited for. */
+const PATIENCE_MS = 120;
 
 /** Decode one chunk; times count from the scope's start, in ns. */
 export function decode(buffer, first) {
@@ -71,12 +73,15 @@ export class Chunks {
     return [overlapping.slice(-4), false];
   }
 
-  /** Fetch what [t0, t1) needs, with a skirt on both sides where there is room. One request runs at a time. */
+  /** Fetch what [t0, t1) needs, with a skirt on both sides where there is room. One request runs at a time; one whose answer
+   * would not show the newest view, or that keeps it waiting, is given up for it. */
   want(t0, t1, level) {
     if (this.best(t0, t1, level)[1]) return;
     if (this.running) {
       this.next = [t0, t1, level];
-      if (Math.abs(this.running.level - level) > 1) this.running.abort.abort();
+      const { running } = this, misses = running.end <= t0 || running.start >= t1 || Math.abs(running.level - level) > 1;
+      const serves = running.level === level && running.start <= Math.max(t0, 0) && running.end >= Math.min(t1, this.total);
+      if (misses || (!serves && performance.now() - running.began > PATIENCE_MS)) running.abort.abort();
       return;
     }
     const width = TILE * 2 ** level, skirt = (t1 - t0) / 4, last = Math.ceil(this.total / width);
@@ -92,7 +97,8 @@ export class Chunks {
 
   async load(first, tiles, level) {
     const abort = new AbortController(), began = performance.now();
-    this.running = { level, abort };
+    const start = first * TILE * 2 ** level;
+    this.running = { level, abort, began, start, end: start + tiles * TILE * 2 ** level };
     this.changed(false);
     try {
       const answer = await fetch(`${this.address}/chunk?${this.query}&level=${level}&first=${first}&tiles=${tiles}`, {

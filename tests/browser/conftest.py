@@ -140,7 +140,7 @@ def watch(page: Page) -> Watched:
     page.on("console", watched.on_console)
     page.on("pageerror", lambda error: watched.errors.append(str(error)))
     page.on("request", watched.on_request)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     return watched
 
 

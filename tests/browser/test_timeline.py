@@ -33,6 +33,15 @@ FIRST_KERNEL = """(() => {
   const down = item.y - t.parts.scroller.scrollTop + item.h / 2;
   return [box.x + (ns - t.t0) / (t.t1 - t.t0) * t.width, box.y + down]; })()"""
 
+PLACED = "warplineTimeline.layout.placeOf(each[0])"
+FIRST_MARK = """(() => {
+  const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "marks"), mark = item.marks[0];
+  t.parts.scroller.scrollTop = item.y - 100;
+  t.parts.scroller.scrollIntoView({ block: "center" });
+  const box = t.parts.body.getBoundingClientRect(), down = item.y - t.parts.scroller.scrollTop + item.h / 2;
+  const middle = (Math.max(mark.start_ns, t.t0) + Math.min(mark.end_ns, t.t1)) / 2;
+  return [box.x + (middle - t.t0) / (t.t1 - t.t0) * t.width, box.y + down]; })()"""
+
 
 def opened(watched: Watched, url: str) -> Page:
     watched.page.goto(url)
@@ -128,6 +137,30 @@ def test_a_measured_window_lists_what_took_the_time_in_it(watched: Watched, addr
     page.keyboard.up("Shift")
     page.locator(".wl-details").get_by_text("What took the time").wait_for()
     assert page.evaluate("warplineTimeline.measured[1] - warplineTimeline.measured[0]") > 0
+    assert watched.errors == []
+
+
+def test_the_critical_path_is_drawn_and_says_what_the_request_waited_for(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.locator(".wl").focus()
+    page.keyboard.press("p")
+    details = page.locator(".wl-details")
+    details.get_by_text("on a GPU, in its own steps").wait_for()
+    assert details.get_by_text("waiting in the engine's queue").is_visible()
+    assert page.evaluate("warplineTimeline.path.stretches.length") > 20
+    assert page.evaluate(f"warplineTimeline.path.stretches.every((each) => {PLACED})")
+    page.keyboard.press("p")
+    assert not details.is_visible()
+    assert watched.errors == []
+
+
+def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.wait_for_function("warplineTimeline.layout.marks.length")
+    x, y = page.evaluate(FIRST_MARK)
+    page.mouse.move(x, y)
+    page.locator(".wl-tip").get_by_text("throttled: power").wait_for()
+    page.locator(".wl-table").get_by_text("Xid 94").wait_for(state="attached")
     assert watched.errors == []
 
 

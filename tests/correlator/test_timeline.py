@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from correlator.timeline import chunks
-from tests.dashboards import double, scene
+from tests.dashboards import double, scene, scene_parts
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +99,80 @@ def test_the_profile_of_all_the_time_counts_every_kernel(client: TestClient) -> 
     assert 0 < sum(each["own_ns"] for each in kernels) < sum(each["total_ns"] for each in kernels)
 
 
+def test_a_pointer_that_hovers_is_told_the_same_nanoseconds_at_no_cost(client: TestClient) -> None:
+    tracks = get(client, "tracks")
+    row = rows(tracks, "kernel")[0]
+    asked = {"row": row["id"], "at_ns": int(tracks["from_ns"]) + row["first_ns"], "slack_ns": 10}
+    brief, whole = get(client, "at", brief=1, **asked), get(client, "at", **asked)
+    assert "links" not in brief
+    for key in ("start_ns", "end_ns", "duration_ns", "name", "class", "lane", "row"):
+        assert brief["bar"][key] == whole["bar"][key]
+
+
+def test_the_critical_path_is_the_requests_time_told_once_and_goes_down_to_its_own_kernels(client: TestClient) -> None:
+    tracks, path = get(client, "tracks"), get(client, "path")
+    lasted = rows(tracks, "exchange.client")[0]
+    assert sum(each["total_ns"] for each in path["totals"]) == lasted["last_ns"] - lasted["first_ns"]
+    found = {each["lane"]: each["total_ns"] for each in path["totals"]}
+    assert {"exchange.client", "hop", "exchange.server", "phase", "member", "kernel"} <= found.keys()
+    own = sum(each["own_ns"] for each in get(client, "profile")["names"] if each["lane"] == "kernel")
+    assert 0 < found["kernel"] < own  # Eight GPUs ran at once, and count once.
+    starts, ends = [each[1] for each in path["stretches"]], [each[2] for each in path["stretches"]]
+    assert starts == sorted(starts)
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    known = {row["id"] for group in tracks["groups"] for track in group["tracks"] for row in track["rows"]}
+    assert {each[0] for each in path["stretches"]} <= known
+
+
+def test_throttling_and_an_xid_are_marks_between_the_readings_that_tell_of_them(client: TestClient) -> None:
+    marks = get(client, "lines")["marks"]
+    throttled = [mark for mark in marks if mark["kind"] == "throttled"]
+    xid = [mark for mark in marks if mark["kind"] == "xid"]
+    assert {mark["what"] for mark in throttled} == {"power"}
+    assert {mark["index"] for mark in throttled} == {0}
+    assert [(mark["what"], mark["index"]) for mark in xid] == [("Xid 94", 1)]
+    assert all(mark["end_ns"] > mark["start_ns"] for mark in marks)
+    assert all(0 < mark["amount"] <= mark["end_ns"] - mark["start_ns"] for mark in throttled)
+
+
+def test_a_window_between_two_readings_still_has_lines(client: TestClient) -> None:
+    tracks = get(client, "tracks")
+    since = int(tracks["from_ns"]) + 7_000_000
+    found = get(client, "lines", since_ns=since, until_ns=since + 1_000)["lines"]
+    assert len(found) == len(get(client, "lines")["lines"])
+    assert all(line["at"][0] < 0 and line["at"][-1] > 400 for line in found)
+
+
+def test_a_mig_instance_has_a_group_of_its_own_and_a_kv_transfer_a_track(tmp_path: Path) -> None:
+    whole = scene.scene(80, 0, gpus=1)
+    start, mig = whole.start_ns, "MIG-3f2a77c0-1b5e-5d0a-9c55-0a4e7c1d2b11"
+    same = {"node": scene_parts.NODE, "process_uid": scene_parts.ENGINE, "simulated": True}
+    more = [
+        scene_parts.batch(
+            "gpu_kernel", start_ns=[start + 10], end_ns=[start + 2_010], gpu_uuid=mig, cuda_stream=7, name="k",
+            kind="kernel", **same,
+        ),
+        scene_parts.batch(
+            "gpu", time_ns=[start], node=scene_parts.NODE, gpu_uuid=scene_parts.uuid(0), mig_uuid=mig, index=0,
+            profile="3g.40gb", vendor="nvidia", sharing="mps", simulated=True,
+        ),
+        scene_parts.batch(
+            "kv_transfer", start_ns=[start + 50], end_ns=[start + 950], internal_id=scene.INTERNAL_ID, direction="received",
+            transfer_bytes=[1 << 20], outcome="done", **same,
+        ),
+    ]  # fmt: skip
+    store = double.store(tmp_path, [*whole.batches, *more])
+    with TestClient(Starlette(routes=list(chunks.routes(store)))) as found:
+        groups = {group["title"]: group for group in get(found, "tracks")["groups"]}
+    store.close()
+    assert "shared: mps" in groups["GPU 0 · MIG 3g.40gb"]["hint"]
+    assert groups["KV transfer"]["tracks"][0]["rows"][0]["busy_ns"] == 900
+
+
 def test_readings_of_gpus_come_as_lines_of_few_points(client: TestClient) -> None:
     lines = get(client, "lines", points=50)["lines"]
     assert {line["index"] for line in lines} == set(range(8))
-    assert all(len(line["at"]) == len(line["value"]) <= 51 for line in lines)
+    assert all(len(line["at"]) == len(line["value"]) <= 53 for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,32 @@ def samples(start: int, lasted: int, gpus: int) -> list[Batch]:
                     simulated=True,
                 )
             )
-    return batches
+    return [*batches, *_trouble(at, period)]
+
+
+def _trouble(at: np.ndarray, period: int) -> list[Batch]:
+    """GPU 0 is held back by its power cap for a while; GPU 1 tells an Xid once."""
+    place, middle = np.arange(len(at)), len(at) // 2
+    held = np.clip(place - middle, 0, 3) * 0.4 * period / SECOND
+    xid = np.where(place > middle + 1, 94.0, 0.0)
+    told = (("warpline.gpu.throttled", "power", 0, held, True), ("warpline.gpu.xid.last", None, 1, xid, False))
+    return [
+        batch(
+            "gpu_sample",
+            time_ns=at,
+            node=NODE,
+            gpu_uuid=uuid(gpu),
+            index=gpu,
+            metric=metric,
+            part=part,
+            value=value,
+            monotonic=monotonic,
+            pod="vllm-0",
+            period_ns=period,
+            simulated=True,
+        )
+        for metric, part, gpu, value, monotonic in told
+    ]
 
 
 def traffic(now: int, requests: int) -> list[Batch]:
