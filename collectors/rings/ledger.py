@@ -15,12 +15,14 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from collectors.rings.step_file import EXECUTED, SCHEDULED, UPDATED, StepRecord
+from collectors.rings.step_file import EXECUTED, FINISHED, SCHEDULED, UPDATED, StepRecord
+from collectors.wire import vllm_messages
 
 Ints = npt.NDArray[np.int64]
 _SCHEDULED = struct.Struct("<qqq8I")
 _UPDATED = struct.Struct("<qqII")
 _EXECUTED = struct.Struct("<qqqqqiiI4x")
+_FINISHED = struct.Struct("<qqII")
 PHASES = ("decode", "prefill", "recompute")
 DECODE, PREFILL, RECOMPUTE = range(3)
 _UNKNOWN = -1
@@ -66,7 +68,7 @@ class Event:
     time_ns: int
     internal_id: str
     kind: str
-    ordinal: int
+    ordinal: int | None
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Known:
     preemptions: int = 0
     output: int = 0
     end_ns: int | None = None
+    reason: str | None = None
 
 
 @dataclass
@@ -126,6 +129,8 @@ class Ledger:
         elif record.kind == EXECUTED:
             ordinal, start, end, tokens, mark, thread, rank, flags = _EXECUTED.unpack_from(record.payload)
             changes.ranks.append(Rank(ordinal, start, end, tokens, mark, thread, rank, bool(flags & 1)))
+        elif record.kind == FINISHED:
+            self._ended(record.payload, changes)
         else:
             raise ValueError(f"kind {record.kind}")
 
@@ -191,14 +196,25 @@ class Ledger:
         return self._free.pop()
 
     def _finish(self, ids: list[str], now: int, ordinal: int, changes: Changes) -> None:
-        """The scheduler names those that finished with the next step: the time is that step's, an upper bound."""
+        """The scheduler names those that finished with the next step: the time is that step's, an upper bound. Of most it
+        is known already."""
         for each in ids:
-            known = self._known.pop(each, None)
-            if known is not None:
-                known.end_ns = now
-                self._free.append(known.slot)
-                changes.events.append(Event(now, each, "finished", ordinal))
-                changes.requests[each] = known
+            self._end(each, now, ordinal, None, changes)
+
+    def _ended(self, payload: bytes, changes: Changes) -> None:
+        ordinal, now, count, _ = _FINISHED.unpack_from(payload)
+        (reasons,) = _columns(payload, _FINISHED.size, (count,))
+        ids = payload[_FINISHED.size + 4 * count :].rstrip(b"\0").decode("utf-8", "replace").split("\0")[:count]
+        for each, number in zip(ids, reasons.tolist(), strict=True):
+            self._end(each, now, ordinal if ordinal >= 0 else None, vllm_messages.finish_reason(number), changes)
+
+    def _end(self, internal_id: str, now: int, ordinal: int | None, reason: str | None, changes: Changes) -> None:
+        known = self._known.pop(internal_id, None)
+        if known is not None:
+            known.end_ns, known.reason = now, reason
+            self._free.append(known.slot)
+            changes.events.append(Event(now, internal_id, "aborted" if reason == "abort" else "finished", ordinal))
+            changes.requests[internal_id] = known
 
     def _preempt(self, ids: list[str], now: int, ordinal: int, changes: Changes) -> None:
         for each in ids:

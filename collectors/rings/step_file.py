@@ -16,7 +16,7 @@ from collectors.rings.ring_file import NotARing
 
 MAGIC = b"WLSTEP01"
 VERSION = 1
-PADDING, SCHEDULED, UPDATED, EXECUTED = range(4)
+PADDING, SCHEDULED, UPDATED, EXECUTED, FINISHED = range(5)
 _HEADER = struct.Struct("<8sIIQIIQ40sq")
 _RECORD = struct.Struct("<IIQ")
 _POSITION_AT, _ENGINE_AT, _REASON_AT, _REASON_BYTES = 128, 136, 512, 256

@@ -22,12 +22,10 @@ from demo.engine.wire import (
     ABORT,
     ABORTED,
     ADD,
-    LENGTH,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
     IterationDetails,
-    PrefillStats,
     PrefixCacheStats,
     SchedulerStats,
     UtilityOutput,
@@ -70,7 +68,7 @@ class Engine:
             if kind == ADD:
                 self.scheduler.add(self._requests.decode(payload))
             elif kind == ABORT:
-                self.scheduler.abort(msgspec.msgpack.decode(payload))
+                self.scheduler.finish_requests(msgspec.msgpack.decode(payload), ABORTED)
             else:
                 self._call(*msgspec.msgpack.decode(payload))
             wait_ms = 0
@@ -80,14 +78,14 @@ class Engine:
         planned = self.scheduler.schedule()
         contexts = {request.request_id: request.computed for request, _ in planned.members}
         given = self.worker.execute_model(planned)
-        emitted = self.scheduler.update_from_output(planned, given)
+        emitted = self.scheduler.update_from_output(planned, given)[0].outputs
         self.steps += 1
         outputs = [_refusal(request, "larger than the KV cache") for request in self.scheduler.impossible]
         self.scheduler.impossible = []
         if not planned.members and not outputs:
             return
         details = self._details(planned, contexts, (time.monotonic() - start) * 1000)
-        outputs += [_output(request) for request in emitted]
+        outputs += emitted
         self._send(EngineCoreOutputs(0, outputs, self._stats(details), time.monotonic()))
 
     def _details(self, planned: SchedulerOutput, contexts: dict[str, int], elapsed_ms: float) -> IterationDetails:
@@ -154,8 +152,7 @@ class Engine:
         if count < 1:
             raise ValueError(f"memory errors {count}: not at least 1")
         self.memory_errors += count
-        lost = [*self.scheduler.running]
-        self.scheduler.abort([request.request_id for request in lost])
+        lost = self.scheduler.finish_requests([request.request_id for request in self.scheduler.running], ABORTED)
         if lost:
             outputs = [_refusal(request, "uncorrectable memory error") for request in lost]
             self._send(EngineCoreOutputs(0, outputs, self._stats(None), time.monotonic()))
@@ -173,21 +170,6 @@ class Engine:
         if blocks:
             self.scheduler.resize(blocks)
         return dataclasses.asdict(self.scheduler.policy)
-
-
-def _output(request: Request) -> EngineCoreOutput:
-    """One request's new token, with the events since its last message, and how its prompt was computed with its first."""
-    prompt = len(request.core.prompt_token_ids)
-    first = request.output == 1
-    events, request.events = request.events, []
-    return EngineCoreOutput(
-        request.request_id,
-        [request.output - 1],
-        finish_reason=LENGTH if request.finished else None,
-        events=events or None,
-        trace_headers=request.core.trace_headers,
-        prefill_stats=PrefillStats(prompt, prompt, 0, 0, 0, prompt) if first else None,
-    )
 
 
 def _refusal(request: Request, why: str) -> EngineCoreOutput:

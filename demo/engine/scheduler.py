@@ -12,7 +12,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo.engine.wire import PREEMPTED, QUEUED, SCHEDULED, EngineCoreEvent, EngineCoreRequest, PrefixCacheStats
+from demo.engine.wire import (
+    LENGTH,
+    PREEMPTED,
+    QUEUED,
+    SCHEDULED,
+    EngineCoreEvent,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    PrefillStats,
+    PrefixCacheStats,
+)
 
 BLOCK_TOKENS = 16
 
@@ -36,6 +47,7 @@ class Request:
     blocks: int = 0
     seen: bool = False
     resumed: bool = False
+    status: int | None = None
     events: list[EngineCoreEvent] = field(default_factory=list)
 
     @property
@@ -52,6 +64,10 @@ class Request:
     def finished(self) -> bool:
         """Whether it has all the tokens that it asked for."""
         return self.output >= self.core.sampling_params.max_tokens
+
+    def get_finished_reason(self) -> int | None:
+        """Return why it ended, by vLLM's number; None where it has not."""
+        return LENGTH if self.finished else self.status
 
     def note(self, kind: int) -> None:
         """Keep an event for its next message."""
@@ -206,8 +222,10 @@ class Scheduler:
             cached.resumed_req_ids.add(request.request_id)
             request.resumed = False
 
-    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> list[Request]:
-        """Take in what the step computed; return the requests that got a token, finished ones among them."""
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: Any
+    ) -> dict[int, EngineCoreOutputs]:
+        """Take in what the step computed; return what each request got, by client, of which there is one."""
         got = dict(zip(model_runner_output.req_ids, model_runner_output.sampled_token_ids, strict=True))
         for request, tokens in scheduler_output.members:
             request.computed += tokens
@@ -216,7 +234,7 @@ class Scheduler:
         for request in emitted:
             if request.finished:
                 self._release(request)
-        return emitted
+        return {0: EngineCoreOutputs(0, [_output(request) for request in emitted])}
 
     def _release(self, request: Request) -> None:
         if request in self.running:
@@ -225,9 +243,27 @@ class Scheduler:
         request.blocks = 0
         self._finished.add(request.request_id)
 
-    def abort(self, request_ids: list[str]) -> None:
-        """Drop requests whose clients have left."""
-        for request in [each for each in [*self.running, *self.waiting] if each.request_id in request_ids]:
+    def finish_requests(self, request_ids: list[str], finished_status: int) -> list[Request]:
+        """Drop requests from outside, such as those whose clients have left; return them."""
+        dropped = [each for each in [*self.running, *self.waiting] if each.request_id in request_ids]
+        for request in dropped:
+            request.status = finished_status
             if request in self.waiting:
                 self.waiting.remove(request)
             self._release(request)
+        return dropped
+
+
+def _output(request: Request) -> EngineCoreOutput:
+    """One request's new token, with the events since its last message, and how its prompt was computed with its first."""
+    prompt = len(request.core.prompt_token_ids)
+    first = request.output == 1
+    events, request.events = request.events, []
+    return EngineCoreOutput(
+        request.request_id,
+        [request.output - 1],
+        finish_reason=request.get_finished_reason(),
+        events=events or None,
+        trace_headers=request.core.trace_headers,
+        prefill_stats=PrefillStats(prompt, prompt, 0, 0, 0, prompt) if first else None,
+    )

@@ -6,7 +6,10 @@ import json
 import os
 import random
 import subprocess
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -125,6 +128,43 @@ def test_a_requests_life_is_told_as_far_as_a_scheduler_knows_it(tmp_path: Path) 
     assert told == expected
 
 
+class _Ends(vllm_shapes.Scheduler):
+    """Tells which requests ended as vLLM's scheduler does."""
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        ends = scheduler_output.ends
+        told = [SimpleNamespace(request_id=each, finish_reason=ends.get(each)) for each in model_runner_output.req_ids]
+        return {0: SimpleNamespace(outputs=told)}
+
+    def finish_requests(self, request_ids: list[str], finished_status: int) -> list[Any]:
+        return [SimpleNamespace(request_id=each, get_finished_reason=lambda: finished_status) for each in request_ids]
+
+
+def test_why_and_when_a_request_ended_is_told_with_the_step_in_which_it_did(tmp_path: Path) -> None:
+    plan = [output({"a": (4, 0, 4), "b": (5, 0, 5), "c": (6, 0, 6)}, {}), output({}, {"a": (4, 1, 1), "b": (5, 1, 1)})]
+    plan.append(output({}, {}, finished_req_ids={"a", "b", "c"}))
+    for step, ends in zip(plan, ({"c": 0}, {"a": 1}, {}), strict=True):
+        step.ends = ends
+    recorder = hooks.Recorder()
+    kind = type("Scheduler", (_Ends,), {**vllm_shapes.Scheduler.__dict__, **_Ends.__dict__})
+    hooks.wrap_scheduler(kind, recorder)
+    scheduler, worker = kind(plan), vllm_shapes.Worker()
+    for number, step in enumerate(plan):
+        assert scheduler.schedule() is step
+        scheduler.update_from_output(step, worker.execute_model(step))
+        if number == 1:
+            assert [each.request_id for each in scheduler.finish_requests(["b", "unknown"], 2)] == ["b", "unknown"]
+    seen = _read(tmp_path, recorder)
+    last = {row["internal_id"]: row for row in seen.rows("engine_request")}
+    assert {each: row["finish_reason"] for each, row in last.items()} == {"a": "length", "b": "abort", "c": "stop"}
+    assert {each: row["output_tokens"] for each, row in last.items()} == {"a": 2, "b": 2, "c": 1}
+    ended = [row for row in seen.rows("engine_event") if row["kind"] in ("finished", "aborted")]
+    assert [(row["internal_id"], row["kind"], row["step_ordinal"]) for row in ended] == [
+        ("c", "finished", 0), ("a", "finished", 1), ("b", "aborted", None),
+    ]  # fmt: skip
+    assert seen.losses() == {}
+
+
 def test_a_dummy_step_is_marked(tmp_path: Path) -> None:
     _, worker, recorder = _wrapped([])
     worker.execute_dummy_batch()
@@ -240,8 +280,10 @@ def test_of_vllms_own_scheduler_every_member_of_every_step_is_told(tmp_path: Pat
     steps = {row["ordinal"]: row["preempted"] for row in seen.rows("engine_step")}
     assert [steps[each] for each in sorted(told)] == [len(step["preempted"]) for step in truth["steps"]]
     last = {row["internal_id"]: row for row in seen.rows("engine_request")}
-    lives = {each: [r["prompt_tokens"], r["output_tokens"], r["preemptions"]] for each, r in last.items()}
+    columns = ("prompt_tokens", "output_tokens", "preemptions", "finish_reason")
+    lives = {each: [row[name] for name in columns] for each, row in last.items()}
     assert lives == truth["requests"]
-    assert sum(preemptions for _, _, preemptions in truth["requests"].values()) > 0
+    assert sum(preemptions for _, _, preemptions, _ in truth["requests"].values()) > 0
+    assert Counter(reason for *_, reason in truth["requests"].values()) == {"length": 36, "abort": 1}
     assert sum(row["recomputed_tokens"] for row in seen.rows("step_member")) > 0
     assert seen.losses() == {}

@@ -1,7 +1,8 @@
 """vLLM's own scheduler at work on a CPU, with the plugin registered as vLLM registers it. Run by vLLM's Python.
 
 `python vllm_workload.py DIRECTORY plain|async`: serves 37 requests with a KV cache so small that some are preempted, shared
-prefixes among them; the model is replaced by its answer. Writes what SchedulerOutput said to DIRECTORY/truth.json.
+prefixes among them, and drops one; the model is replaced by its answer. Writes what SchedulerOutput said to
+DIRECTORY/truth.json.
 """
 
 # ruff: noqa: E402  # vLLM registers its plugins before it loads what they wrap.
@@ -37,7 +38,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 _MODEL = {
@@ -115,7 +116,12 @@ def main() -> None:
         )
         while queue and (len(queue) > overlapped or not ids):
             scheduler.update_from_output(*queue.pop(0))
-    told = {each: [len(r.prompt_token_ids), r.num_output_tokens, r.num_preemptions] for each, r in by_id.items()}
+        if len(truth) == 7:
+            scheduler.finish_requests(ids[-1:], RequestStatus.FINISHED_ABORTED)
+    told = {
+        each: [len(r.prompt_token_ids), r.num_output_tokens, r.num_preemptions, str(r.get_finished_reason())]
+        for each, r in by_id.items()
+    }
     (directory / "truth.json").write_text(json.dumps({"steps": truth, "requests": told}))
 
 

@@ -74,6 +74,7 @@ def test_each_request_has_its_prompt_and_its_tokens_in_the_ledger(served: Run) -
     for request in served.log:
         row = last[request["internal_id"]]
         assert (row["prompt_tokens"], row["output_tokens"]) == (request["prompt_tokens"], request["chunks"])
+        assert row["finish_reason"] == "length"
         assert scheduled[request["internal_id"]] == request["prompt_tokens"] + request["chunks"] - 1
     assert set(last) == {each["internal_id"] for each in served.log}
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from . import steps
-from .ring import EXECUTED, SCHEDULED, UPDATED, StepRing, directory
+from .ring import EXECUTED, FINISHED, SCHEDULED, UPDATED, StepRing, directory
 
 log = logging.getLogger("warpline_vllm")
 
@@ -79,7 +79,7 @@ def _set_step() -> Callable[[int], None] | None:
 
 
 def wrap_scheduler(scheduler: type, recorder: Recorder) -> None:
-    """Wrap `schedule` and `update_from_output`; twice is once."""
+    """Wrap `schedule`, `update_from_output` and `finish_requests`; twice is once."""
     schedule, update = scheduler.schedule, scheduler.update_from_output  # type: ignore[attr-defined]
     if hasattr(schedule, "warpline"):
         return
@@ -97,10 +97,12 @@ def wrap_scheduler(scheduler: type, recorder: Recorder) -> None:
         if ordinal is not None:
             now = time.monotonic_ns()
             recorder.write(UPDATED, lambda: steps.updated(ordinal, now, model_runner_output))
+            _note_finished(recorder, ordinal, now, lambda: steps.ended_in(result))
         return result
 
     scheduling.warpline = updating.warpline = True  # type: ignore[attr-defined]
     scheduler.schedule, scheduler.update_from_output = scheduling, updating  # type: ignore[attr-defined]
+    _wrap_finishing(scheduler, recorder)
 
 
 def _note_scheduled(recorder: Recorder, scheduler: Any, output: Any) -> None:
@@ -116,6 +118,33 @@ def _note_scheduled(recorder: Recorder, scheduler: Any, output: Any) -> None:
         recorder.fail(error)
         return
     recorder.write(SCHEDULED, lambda: steps.scheduled(ordinal, now, output))
+
+
+def _wrap_finishing(scheduler: type, recorder: Recorder) -> None:
+    finish = getattr(scheduler, "finish_requests", None)
+    if finish is None:
+        return
+
+    @functools.wraps(finish)
+    def finishing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        dropped = finish(self, *args, **kwargs)
+        now = time.monotonic_ns()
+        _note_finished(
+            recorder, -1, now, lambda: [(each.request_id, each.get_finished_reason()) for each in dropped or ()]
+        )
+        return dropped
+
+    scheduler.finish_requests = finishing  # type: ignore[attr-defined]
+
+
+def _note_finished(recorder: Recorder, ordinal: int, now: int, ended: Callable[[], Sequence[tuple[str, Any]]]) -> None:
+    """Write why requests ended. A vLLM that tells it otherwise keeps its ledger: only the reasons stay unknown."""
+    try:
+        found = ended()
+    except (AttributeError, TypeError):
+        return
+    if found:
+        recorder.write(FINISHED, lambda: steps.finished(ordinal, now, found))
 
 
 def _engine_index(scheduler: Any) -> int:

@@ -5,6 +5,7 @@ before (members), prompt length (new members), tokens put out so far (the other 
 drafts); then the ids, NUL-separated: members (new ones first), with drafts, resumed, preempted, finished.
 UPDATED: ordinal, time, count; then tokens sampled (int32) and the ids.
 EXECUTED: ordinal, start, end, total tokens, hash of the members, thread, rank, flags (1: dummy).
+FINISHED: ordinal (-1: outside a step), time, count; then vLLM's numbers of the reasons (int32) and the ids.
 Times are CLOCK_MONOTONIC in ns.
 """
 
@@ -21,6 +22,7 @@ from zlib import crc32
 SCHEDULED = struct.Struct("<qqq8I")
 UPDATED = struct.Struct("<qqII")
 EXECUTED = struct.Struct("<qqqqqiiI4x")
+FINISHED = struct.Struct("<qqII")
 DUMMY = 1
 
 
@@ -88,6 +90,22 @@ def executed(ordinal: int, times: tuple[int, int], output: Any, thread: int, ran
     mark = 0 if output is None else _member_hash(*_members(output))
     flags = DUMMY if output is None else 0
     return (EXECUTED.pack(ordinal, *times, total, mark, thread, rank, flags),)
+
+
+def finished(ordinal: int, time_ns: int, ended: Sequence[tuple[str, Any]]) -> tuple[bytes, ...]:
+    """Return a FINISHED record of requests that ended, each an id and a reason of vLLM's."""
+    reasons = [int(reason) for _, reason in ended]
+    return (FINISHED.pack(ordinal, time_ns, len(ended), 0), _ints(reasons), _join(each for each, _ in ended))
+
+
+def ended_in(result: Any) -> list[tuple[str, Any]]:
+    """Return the requests that ended in a step, of what vLLM's `update_from_output` returned, with their reasons."""
+    return [
+        (each.request_id, each.finish_reason)
+        for outputs in result.values()
+        for each in outputs.outputs
+        if each.finish_reason is not None
+    ]
 
 
 def _member_hash(ids: list[str], amounts: Sequence[int]) -> int:
