@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,26 +20,20 @@ _VENDORS = {"gpu.nvidia.com": "nvidia", "gpu.amd.com": "amd"}
 class Devices:
     """Rows of `gpu`; remembers slices and claims, which arrive in any order, and what was told of each GPU."""
 
-    _devices: dict[Device, Row] = field(default_factory=dict)
+    _slices: dict[str, dict[Device, Row]] = field(default_factory=dict)
     _claims: dict[str, dict[Device, list[Row]]] = field(default_factory=dict)
     _told: dict[Device, Row] = field(default_factory=dict)
 
-    def slice(self, told: Object, deleted: bool, now_ns: int) -> Iterator[Row]:
-        """Take a ResourceSlice; yield the rows of GPUs that are new or have changed."""
+    def slice(self, told: Object) -> None:
+        """Take a ResourceSlice."""
         spec = told.get("spec") or {}
         driver, pool = spec.get("driver", ""), (spec.get("pool") or {}).get("name", "")
-        for each in spec.get("devices") or []:
-            row = _device(each, driver, spec.get("nodeName"))
-            if row is None:
-                continue
-            if deleted:
-                self._devices.pop((driver, pool, each["name"]), None)
-            else:
-                self._devices[driver, pool, each["name"]] = row
-        yield from self._changes(now_ns)
+        rows = {each["name"]: _device(each, driver, spec.get("nodeName")) for each in spec.get("devices") or []}
+        found = {(driver, pool, name): row for name, row in rows.items() if row is not None}
+        self._slices[told["metadata"]["uid"]] = found
 
-    def claim(self, told: Object, deleted: bool, now_ns: int) -> Iterator[Row]:
-        """Take a ResourceClaim; yield the rows of GPUs whose owner has changed."""
+    def claim(self, told: Object) -> None:
+        """Take a ResourceClaim."""
         status = told.get("status") or {}
         pods = [each for each in status.get("reservedFor") or [] if each.get("resource") == "pods"]
         results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or []
@@ -51,20 +46,49 @@ class Devices:
             for each in results
             if not each.get("adminAccess")  # A monitor's claim beside the owner's.
         }
-        self._claims[told["metadata"]["uid"]] = {} if deleted else found
-        yield from self._changes(now_ns)
+        self._claims[told["metadata"]["uid"]] = found
 
-    def _changes(self, now_ns: int) -> Iterator[Row]:
-        for device, described in self._devices.items():
-            owners = [owner for claim in self._claims.values() for owner in claim.get(device, [])]
-            row = dict(described)
+    def gone(self, uid: str) -> None:
+        """Forget a slice or a claim that is deleted."""
+        self._slices.pop(uid, None)
+        self._claims.pop(uid, None)
+
+    def remember(self, uid: str) -> Any:
+        """Return what is to be kept of a slice or claim over a restart, as JSON has it; None for one that is not known."""
+        for known in (self._slices, self._claims):
+            if uid in known:
+                return [[*device, row] for device, row in known[uid].items()]
+        return None
+
+    def recall_slice(self, uid: str, kept: Any) -> None:
+        """Take up what `remember` returned of a slice."""
+        self._slices[uid] = {(driver, pool, name): row for driver, pool, name, row in kept}
+
+    def recall_claim(self, uid: str, kept: Any) -> None:
+        """Take up what `remember` returned of a claim."""
+        self._claims[uid] = {(driver, pool, name): owners for driver, pool, name, owners in kept}
+
+    def changes(self, now_ns: int) -> Iterator[Row]:
+        """Yield the rows of GPUs that are new or have changed, or whose owner has, since the last call."""
+        for device, row in self._owned().items():
+            if self._told.get(device) != row:
+                self._told[device] = row
+                yield {**row, "time_ns": now_ns, "observed_by": "cluster_state"}
+
+    def _owned(self) -> dict[Device, Row]:
+        """Return what is known of each GPU, with its owner."""
+        given: dict[Device, list[Row]] = defaultdict(list)
+        for claim in self._claims.values():
+            for device, owners in claim.items():
+                given[device] += owners
+        found = {device: dict(row) for known in self._slices.values() for device, row in known.items()}
+        for device, row in found.items():
+            owners = given[device]
             if len(owners) == 1:
                 row |= {**owners[0], "sharing": "exclusive"}
             elif owners:
                 row["sharing"] = "shared"
-            if self._told.get(device) != row:
-                self._told[device] = row
-                yield {**row, "time_ns": now_ns, "observed_by": "cluster_state"}
+        return found
 
 
 def _device(told: Object, driver: str, node: str | None) -> Row | None:

@@ -64,22 +64,28 @@ class Serving:
 def of_pod(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Serving:
     """Return what a pod serves, from its metadata and specification."""
     labels = metadata.get("labels") or {}
-    notes = {**(metadata.get("annotations") or {}), **labels}
     name, words = _engine(spec.get("containers") or [])
     if name is None and not _first(labels, _SERVICE_LABELS):
         return Serving()
     line = " ".join(words)
-    flow_name, flow_version = _mlflow(notes, line)
+    model, version = model_of(metadata, line)
     return Serving(
         service=_first(labels, _SERVICE_LABELS) or _llm_service(labels),
         revision=_first(labels, _REVISION_LABELS),
         role=_role(labels, words, line),
         engine=None if name == "router" else name,
-        model=flow_name or _first(notes, _MODEL_LABELS) or _model(words),
-        model_version=flow_version or _first(notes, _VERSION_LABELS),
+        model=model or _model(words),
+        model_version=version,
         quantisation=_option(words, _QUANTISATION_OPTIONS),
         engine_arguments=secrets.command_line(words) if words else None,
     )
+
+
+def model_of(metadata: Mapping[str, Any], address: str) -> tuple[str | None, str | None]:
+    """Return model and version that labels, annotations or the model's address name; None where they do not."""
+    notes = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
+    name, version = _mlflow(notes, address)
+    return name or _first(notes, _MODEL_LABELS), version or _first(notes, _VERSION_LABELS)
 
 
 def _engine(containers: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[str]]:

@@ -52,18 +52,34 @@ def connect(address: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object as it is now (`kind` ADDED or MODIFIED), or as it was last (DELETED)."""
+    """One object as it is now (`kind` ADDED or MODIFIED), or that is gone (DELETED: of it, no more than the UID is sure).
+
+    `place` is the resource version from which a watch goes on behind it, empty inside a list; a Change of kind PLACE has
+    nothing but that.
+    """
 
     path: str
     kind: str
     object: Object
+    place: str = ""
+
+    @property
+    def uid(self) -> str:
+        """The object's UID."""
+        return _uid(self.object)
+
+    @property
+    def version(self) -> str:
+        """The object's resource version."""
+        return _version(self.object)
 
 
 @dataclass
 class Watch:
     """Follows one kind of object in a thread of its own and puts its changes on a queue.
 
-    `versions`, the best one first, fill `{version}` in the path: with the best that the server offers of that group.
+    `versions`, the best one first, fill `{version}` in the path: with the best that the server offers of that group. `known`
+    (UID → resource version) and `place` are what an earlier run left, so that nothing of it is told again.
     """
 
     api: Any
@@ -71,11 +87,12 @@ class Watch:
     changes: queue.Queue[Change]
     context: Context
     versions: tuple[str, ...] = ()
+    known: dict[str, str] = field(default_factory=dict)
+    place: str = ""
     _served: str = ""
-    _known: dict[str, Object] = field(default_factory=dict)
-    _version: str = ""
     _answer: Any = None
     _failing: bool = False
+    _absent: bool = False
 
     def start(self) -> threading.Thread:
         """Start to follow; ends soon after `close`."""
@@ -93,23 +110,38 @@ class Watch:
         failures = 0
         while not self.context.stop.is_set():
             try:
-                if not self._version:
+                if not self.place:
                     self._list()
                 self._said_well()
                 failures = 0
                 self._watch()
+                self.context.wait(_BACK_OFF_S[0])  # It ended, as it does every few minutes; a broken server's at once.
             except client.ApiException as error:
                 failures += 1
                 if error.status == 410:
-                    self._version = ""  # The server no longer knows what came since: list again.
+                    self._expired()
                 elif error.status == 404:
-                    self._version = ""  # An upgraded server may have it in another version.
-                    self.context.wait(_ABSENT_S)  # A kind that this cluster does not have (yet).
+                    self._not_here()
                 else:
                     self._failed(f"answered {error.status} {error.reason}", failures)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 failures += 1
                 self._failed(type(error).__name__, failures)
+            except (KeyError, TypeError, AttributeError):
+                failures += 1
+                self._failed("answered what is no list of objects", failures)
+
+    def _expired(self) -> None:
+        """List again: the server no longer knows what came since. What came and went between is known to no one."""
+        self.place = ""
+        self.context.lost("changes between two lists", 1, lower_bound=True)
+
+    def _not_here(self) -> None:
+        """Wait for a kind that this cluster does not have (yet), or, after an upgrade, has in another version."""
+        if not self._absent:
+            log.info("source %s: %s: this cluster has none", self.context.name, self.path)
+        self._absent, self.place, self._served = True, "", ""
+        self.context.wait(_ABSENT_S)
 
     def _failed(self, reason: str, failures: int) -> None:
         if self.context.stop.is_set():
@@ -123,7 +155,7 @@ class Watch:
     def _said_well(self) -> None:
         if self._failing:
             log.info("source %s: %s answers again", self.context.name, self.path)
-        self._failing = False
+        self._failing = self._absent = False
 
     def _found(self) -> str:
         """Return the path in the best version that the server offers; raise as for one that is not there if it has none."""
@@ -144,35 +176,44 @@ class Watch:
         )
         if not 200 <= answer.status < 300:
             status, reason = answer.status, answer.reason
+            answer.response.drain_conn()  # Unread, it would be taken for the answer to the connection's next request.
             answer.response.release_conn()
             raise client.ApiException(status=status, reason=reason)
         return answer.response
 
     def _list(self) -> None:
         """Tell what is there that is new or changed, and what is gone, since the last time."""
-        found: dict[str, Object] = {}
+        found: set[str] = set()
         more = ""
         self._served = self._found()
         while True:
             page = orjson.loads(self._get(self._served, limit=_PAGE, **{"continue": more}).read())
             kind = str(page.get("kind", "")).removesuffix("List")
-            found.update({_uid(each): _lean({"kind": kind, **each}) for each in page.get("items") or []})
+            for each in page.get("items") or []:
+                found.add(_uid(each))
+                self._listed({"kind": kind, **each})
             more = page["metadata"].get("continue", "")
             if not more:
                 break
-        for uid in self._known.keys() - found.keys():
-            self._tell("DELETED", self._known[uid])
-        for uid, each in found.items():
-            if _version(self._known.get(uid, {})) != _version(each):
-                self._tell("MODIFIED" if uid in self._known else "ADDED", each)
-        self._known = found
-        self._version = page["metadata"].get("resourceVersion", "")
+        for uid in self.known.keys() - found:
+            del self.known[uid]
+            self._tell("DELETED", {"metadata": {"uid": uid}})
+        self.place = page["metadata"].get("resourceVersion", "")
+        self._tell("PLACE", {}, self.place)
+
+    def _listed(self, told: Object) -> None:
+        uid, version = _uid(told), _version(told)
+        before = self.known.get(uid)
+        if before != version:
+            self.known[uid] = version
+            self._tell("ADDED" if before is None else "MODIFIED", told)
 
     def _watch(self) -> None:
+        self._served = self._served or self._found()
         self._answer = self._get(
             self._served,
             watch="true",
-            resourceVersion=self._version,
+            resourceVersion=self.place,
             allowWatchBookmarks="true",
             timeoutSeconds=_WATCH_S,
         )
@@ -195,27 +236,22 @@ class Watch:
             return
         if kind == "ERROR":
             raise client.ApiException(status=told.get("code", 500), reason=told.get("reason", "error"))
-        self._version = version or self._version
+        self.place = version or self.place
         uid = _uid(told)
-        if kind == "BOOKMARK" or (kind != "DELETED" and _version(self._known.get(uid, {})) == version):
-            return
-        if kind == "DELETED":
-            self._known.pop(uid, None)
-        else:
-            self._known[uid] = _lean(told)
-        self._tell(kind, told)
+        if kind == "BOOKMARK":
+            self._tell("PLACE", {}, self.place)
+        elif kind == "DELETED":
+            self.known.pop(uid, None)
+            self._tell(kind, told, self.place)
+        elif self.known.get(uid) != version:
+            self.known[uid] = version
+            self._tell(kind, told, self.place)
 
-    def _tell(self, kind: str, told: Object) -> None:
+    def _tell(self, kind: str, told: Object, place: str = "") -> None:
         while not self.context.stop.is_set():
             with contextlib.suppress(queue.Full):
-                self.changes.put(Change(self._served, kind, told), timeout=0.5)
+                self.changes.put(Change(self.path, kind, told, place), timeout=0.5)
                 return
-
-
-def _lean(told: Object) -> Object:
-    """Return the object without who set which field, which is half of its size and of no use here."""
-    told.get("metadata", {}).pop("managedFields", None)
-    return told
 
 
 def _uid(told: Object) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from collectors import cluster_state
 from collectors.cluster import serving
 from collectors.cluster.watch import Change
+from tests.collectors.api_server_double import ApiServerDouble, Kind, api_server, pod
 from tests.collectors.telemetry_doubles import Seen, context, running, until
 from warpline.settings import Settings
 
@@ -223,9 +218,9 @@ def test_gpu_claims_are_read_in_the_best_version_that_the_server_offers(
     }
     group = "/apis/resource.k8s.io"
     double = ApiServerDouble([[pod("a", 1)]], [])
-    double.others = {
-        f"{group}/{best}/resourceslices": [in_version(each, best) for each in slices],
-        f"{group}/{best}/resourceclaims": [claim],
+    double.kinds |= {
+        f"{group}/{best}/resourceslices": Kind([[in_version(each, best) for each in slices]]),
+        f"{group}/{best}/resourceclaims": Kind([[claim]]),
     }
     if offered:
         double.groups = {group: [{"version": each, "groupVersion": f"resource.k8s.io/{each}"} for each in offered]}
@@ -236,108 +231,11 @@ def test_gpu_claims_are_read_in_the_best_version_that_the_server_offers(
             until(lambda: bool(seen.rows("pod")))
             if best != "none":
                 until(lambda: any(row["pod"] for row in seen.rows("gpu")))
+                until(lambda: len({row["gpu_uuid"] for row in seen.rows("gpu")}) >= 16)
     owned = {(row["gpu_uuid"], row["pod"]) for row in seen.rows("gpu") if row["pod"]}
     assert owned == ({("GPU-bc5610b9-79c8-fedd-8899-07539c7f868a", "vllm-0")} if best != "none" else set())
     assert len({row["gpu_uuid"] for row in seen.rows("gpu")}) == (16 if best != "none" else 0)
     assert seen.lost() == {}
-
-
-def pod(name: str, version: int, phase: str = "Running") -> dict[str, Any]:
-    return {
-        "metadata": {"name": name, "uid": f"uid-{name}", "namespace": "llm", "resourceVersion": str(version)},
-        "spec": {"nodeName": "n", "containers": []},
-        "status": {"phase": phase},
-    }
-
-
-class ApiServerDouble:
-    """An API server as recorded: pages of a list, then for each watch what its script says."""
-
-    def __init__(self, lists: list[list[dict[str, Any]]], watches: list[list[Any]]) -> None:
-        self.lists, self.watches = lists, watches
-        self.asked: list[dict[str, str]] = []
-        self.groups: dict[str, list[dict[str, str]]] = {}
-        self.others: dict[str, list[dict[str, Any]]] = {}
-        self.stop = threading.Event()
-
-    def answer(self, handler: Any) -> None:
-        told = urlsplit(handler.path)
-        query = {key: values[0] for key, values in parse_qs(told.query).items()}
-        if told.path == "/version":
-            self._send(handler, 200, {})
-        elif told.path in self.groups:
-            self._send(handler, 200, {"kind": "APIGroup", "versions": self.groups[told.path]})
-        elif told.path in self.others and query.get("watch"):
-            self._watch(handler, [])
-        elif told.path in self.others:
-            self._send(handler, 200, {"kind": "List", "metadata": {}, "items": self.others[told.path]})
-        elif told.path != "/api/v1/pods":
-            self._send(handler, 404, {"kind": "Status", "code": 404})
-        elif query.get("watch"):
-            self.asked.append(query)
-            self._watch(handler, self.watches.pop(0) if self.watches else [])
-        else:
-            self.asked.append(query)
-            self._page(handler, int(query.get("continue", 0)))
-
-    def _page(self, handler: Any, start: int) -> None:
-        found = self.lists[0]
-        more = str(start + 2) if start + 2 < len(found) else ""
-        metadata = {"resourceVersion": "100", "continue": more}
-        self._send(handler, 200, {"kind": "PodList", "metadata": metadata, "items": found[start : start + 2]})
-        if not more and len(self.lists) > 1:
-            self.lists.pop(0)
-
-    def _watch(self, handler: Any, script: list[Any]) -> None:
-        if script and isinstance(script[0], int):
-            self._send(handler, script[0], {"kind": "Status", "code": script[0]})
-            return
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for each in script:
-            line = each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n"
-            handler.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
-            handler.wfile.flush()
-        if not script:
-            self.stop.wait(30)
-        handler.wfile.write(b"0\r\n\r\n")
-
-    def _send(self, handler: Any, status: int, body: dict[str, Any]) -> None:
-        text = json.dumps(body).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text)
-
-
-@contextmanager
-def api_server(double: ApiServerDouble) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            double.answer(self)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):  # The watcher has left.
-                super().handle()
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        double.stop.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def phases(seen: Seen) -> list[tuple[str, str]]:
@@ -345,7 +243,7 @@ def phases(seen: Seen) -> list[tuple[str, str]]:
 
 
 def test_a_watch_is_resumed_and_begun_anew_where_the_server_forgot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
     bookmark = {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "150"}}}
@@ -373,7 +271,7 @@ def test_a_watch_is_resumed_and_begun_anew_where_the_server_forgot(
     watches = [each["resourceVersion"] for each in double.asked if each.get("watch")]
     assert watches[:3] == ["100", "150", "150"], "a bookmark moves the place of resumption"
     assert all(each["allowWatchBookmarks"] == "true" for each in double.asked if each.get("watch"))
-    assert seen.lost() == {"malformed event": 1, "disconnected": 1}
+    assert seen.lost() == {"malformed event": 1, "disconnected": 1, "changes between two lists": 2}
 
 
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

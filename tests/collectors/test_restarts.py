@@ -17,13 +17,11 @@ from google.protobuf import json_format
 from collectors import hubble, tetragon
 from collectors.wire.hubble_pb2 import GetFlowsRequest
 from collectors.wire.tetragon_pb2 import GetEventsResponse
-from correlator.storage.store import Store
 from tests.collectors.killed import killed, queued, rows_before_kill
+from tests.collectors.stored import stored
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
 from tests.collectors.test_hubble import HTTP, relay_double, responses
 from tests.collectors.test_tetragon import BOOK
-from warpline.batch import Batch
-from warpline.settings import Settings
 
 
 def test_a_killed_collector_asks_for_flows_since_its_last_one_and_tells_none_twice(
@@ -116,15 +114,6 @@ def test_a_killed_collector_goes_on_behind_the_last_line_of_a_file(shared_data: 
     assert seen.lost() == {}
 
 
-def stored(batches: list[Batch], table: str, column: str, state_dir: Path) -> list[Any]:
-    """What the correlator keeps of one column of the batches."""
-    store = Store(Settings(state_dir=str(state_dir), correlator_memory_limit_mb=256))
-    store.write(batches)
-    found = store.query(f"SELECT {column} FROM {table}")
-    store.close()
-    return list(found.column(column).to_pylist())
-
-
 @pytest.mark.parametrize("at", ["before it was handed on", "behind"])
 def test_a_block_at_which_the_collector_was_killed_is_stored_once(shared_data: Path, tmp_path: Path, at: str) -> None:
     lines = (shared_data / HTTP).read_bytes().splitlines(keepends=True)
@@ -142,7 +131,7 @@ def test_a_block_at_which_the_collector_was_killed_is_stored_once(shared_data: P
         out.write(b"".join(lines[200:]))
     where = context(tmp_path, seen, "hubble", hubble_file=str(file))
     with running(hubble, where, seen):
-        until(lambda: len(seen.rows("flow")) >= (348 if at == "behind" else 148) + 200 * (at == "behind"))
+        until(lambda: len(seen.rows("flow")) >= 348 + 200 * (at == "behind"))
     assert all(batch.batch_id for batch in seen.batches if batch.rows.num_rows)
     known = [row["request_id"] for row in hubble.decode(b"".join(lines)).flows.to_pylist()]
     assert sorted(stored(seen.batches, "flow", "request_id", tmp_path / "store")) == sorted(known)

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from collectors import cluster_state
 from warpline.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -144,8 +145,8 @@ def test_every_path_of_the_host_that_is_mounted_is_on_the_security_page(path: Pa
 def test_the_cluster_collector_may_read_what_its_source_watches(path: Path) -> None:
     rules = [rule for each in objects(path) if each["kind"] == "ClusterRole" for rule in each["rules"]]
     granted = {(group, kind) for rule in rules for group in rule["apiGroups"] for kind in rule["resources"]}
-    wanted = {("", "pods"), ("", "events"), ("", "nodes")}
-    wanted |= {("resource.k8s.io", "resourceslices"), ("resource.k8s.io", "resourceclaims")}
+    parts = [path.strip("/").split("/") for path in cluster_state.WATCHED]
+    wanted = {(each[1] if each[0] == "apis" else "", each[-1]) for each in parts}
     assert wanted <= granted or not any(c["name"] == "cluster" for c in containers(path))
 
 

@@ -170,6 +170,34 @@ CLUSTER_EVENT = Table(
     ),
 )
 
+SERVICE_STATE = Table(
+    "service_state",
+    "One state of what serves a model, of one of its revisions, or of what scales it, as the cluster's custom objects say.",
+    (
+        TIME,
+        name("kind", "InferenceService, LLMInferenceService, Revision or ScaledObject.", required=True),
+        name("namespace", "Kubernetes namespace.", "k8s.namespace.name"),
+        name("object", "Name of the object."),
+        name("object_uid", "UID of the object."),
+        name("service", "Inference service or Knative service that it is of.", "service.name"),
+        name("revision", "Revision that the row is about."),
+        name("role", "prefill or decode, where a service has a part for each."),
+        name("model", "Model that it serves.", "gen_ai.request.model"),
+        name("model_version", "Version, from MLflow or KServe labels and annotations or the model's address."),
+        flag("ready", "Its Ready condition; NULL unknown."),
+        flag("active", "True where it runs at all: a revision or target that is scaled to zero is not active."),
+        name("reason", "Why it is not ready, or the state of its model's loading, in its controller's word."),
+        integer("replicas", "Replicas that there are."),
+        integer("desired_replicas", "Replicas that its controller wants."),
+        integer("least_replicas", "Least that it may be scaled to."),
+        integer("most_replicas", "Most that it may be scaled to."),
+        number("traffic_ratio", "Share of its service's requests that go to the revision."),
+        name("target", "What it scales, as kind/name."),
+        name("triggers", "By what it scales, comma-separated."),
+        flag("deleted", "True once it is gone."),
+    ),
+)
+
 CLUSTER_NODE = Table(
     "cluster_node",
     "One state of a node, as Kubernetes has it: where it stands and which GPUs it offers.",
@@ -231,6 +259,7 @@ NODE_TABLES = (
     POD,
     CONTAINER_STATE,
     CLUSTER_EVENT,
+    SERVICE_STATE,
     CLUSTER_NODE,
     LOSS,
     SOURCE_STATE,
