@@ -13,6 +13,7 @@ reading may be that old. Costs about 2 ms of CPU per scrape of 8 GPUs.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from collectors.wire import nvml, podresources, prometheus
 from collectors.wire.gpu_fields import Meaning, meaning
-from collectors.wire.podresources import Device, Grant
+from collectors.wire.podresources import Allocated, Device, Grant
 from collectors.wire.prometheus import Page, Target
 from warpline import schema
 from warpline.batch import Batch
@@ -38,6 +39,7 @@ TABLES = (GPU, GPU_SAMPLE)
 SCOPE = "node"
 
 _REMEDY = "run dcgm-exporter or AMD's device-metrics-exporter on this node, or set dcgm_urls"
+_NVIDIA, _WHOLE = "gpu.nvidia.com", re.compile(r"gpu-(\d+)")
 _EXPORTERS_OWN = ("go_", "process_", "promhttp_")
 # dcgm_structs.h: DCGM_INT64_BLANK to +3, DCGM_FP64_BLANK to +3 (2^47: a counter may well pass it, hence the window),
 # DCGM_INT32_BLANK to +3.
@@ -102,6 +104,7 @@ class Place:
     vendor: str
     pci_bus: str | None
     driver: str | None
+    allocated: Allocated | None = None
 
     @property
     def key(self) -> tuple[str, int | None]:
@@ -168,7 +171,14 @@ def _place(labels: Mapping[str, str], vendor: str) -> Place | None:
         vendor,
         pci_bus(labels.get("pci_bus_id")),
         labels.get("DCGM_FI_DRIVER_VERSION") or labels.get("driver_version"),
+        _allocated(labels),
     )
+
+
+def _allocated(labels: Mapping[str, str]) -> Allocated | None:
+    """Return as what Dynamic Resource Allocation knows the device, where the exporter says so."""
+    driver, pool, name = (labels.get(f"dra_{each}_name", "") for each in ("driver", "pool", "device"))
+    return (driver, pool, name) if name else None
 
 
 def _owner(labels: Mapping[str, str]) -> Owner | None:
@@ -319,11 +329,13 @@ def _given(grants: Sequence[Grant], places: Mapping[tuple[str, int | None], Plac
     """Return the kubelet's grants by GPU and instance, as the exporter's labels and NVML tell them apart."""
     uuids = {place.index: place.gpu_uuid for place in places.values()}
     instances = {place.mig_uuid: place.key for place in places.values() if place.mig_uuid}
+    allocated = {place.allocated: place.key for place in places.values() if place.allocated}
     given = Given()
     for grant in grants:
         device = _with_place(grant.device)
-        uuid = device.gpu_uuid or device.mig_uuid or uuids.get(device.index) or f"nvidia{device.index}"
+        uuid = device.gpu_uuid or device.mig_uuid or uuids.get(device.index) or _itself(device)
         key = instances.get(device.mig_uuid or "", (uuid, device.gpu_instance))
+        key = allocated.get(device.allocated, key) if device.allocated else key
         given.owners[key].add(Owner(grant.pod_uid, grant.pod, grant.namespace, grant.container))
         if device.sliced:
             given.sliced.add(key)
@@ -332,8 +344,17 @@ def _given(grants: Sequence[Grant], places: Mapping[tuple[str, int | None], Plac
     return given
 
 
+def _itself(device: Device) -> str:
+    """Return the name of a device whose GPU nobody here knows."""
+    return "/".join(device.allocated[1:]) if device.allocated else f"nvidia{device.index}"
+
+
 def _with_place(device: Device) -> Device:
-    """Return a device with its GPU and GPU instance where the id names only the MIG device, as far as NVML knows."""
+    """Return a device with its GPU and GPU instance where the id names neither, as far as NVML knows."""
+    if device.allocated:
+        # NVIDIA's driver names whole GPUs gpu-<minor>; what it calls MIG devices says no more than the exporter does.
+        minor = _WHOLE.fullmatch(device.allocated[2]) if device.allocated[0] == _NVIDIA else None
+        return replace(device, gpu_uuid=nvml.gpu_of_minor(int(minor[1]))) if minor else device
     found = nvml.mig_place(device.mig_uuid) if device.mig_uuid else None
     if found is None:
         return device

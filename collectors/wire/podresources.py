@@ -2,7 +2,9 @@
 
 The API has no pod UID; the checkpoint of the device manager has one for each device id. Device ids are of many forms:
 `GPU-<uuid>`, `MIG-<uuid>`, `MIG-GPU-<uuid>/<gi>/<ci>` (drivers before 470), `nvidia0/gi3` (GKE), any of them with `::N`
-(replicas of time slicing or MPS) or `/vguN` (GKE's sharing) behind.
+(replicas of time slicing or MPS) or `/vguN` (GKE's sharing) behind. With Dynamic Resource Allocation (Kubernetes 1.27) there
+is no id but a driver, a pool and a device's name, which ResourceSlices give a UUID. The API does not say which of such grants
+is a monitor's (admin access): it looks like sharing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collectors.wire.channel import open_channel
 from collectors.wire.podresources_pb2 import ListPodResourcesRequest, ListPodResourcesResponse
 from warpline.errors import SourceError
 
+_DRA_DRIVERS = ("gpu.nvidia.com", "gpu.amd.com")
 _LIST = "/v1.PodResourcesLister/List"
 _DEVICE = re.compile(
     r"^(?:(?P<gpu>GPU-[0-9a-fA-F-]{36})"
@@ -39,6 +42,11 @@ class Device:
     mig_uuid: str | None = None
     index: int | None = None
     sliced: bool = False
+    allocated: Allocated | None = None
+
+
+Allocated = tuple[str, str, str]
+"""Driver, pool and name of a device of Dynamic Resource Allocation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,12 @@ def grants(response: ListPodResourcesResponse, uids: dict[str, str], unknown: li
                         yield Grant(found, pod.name, pod.namespace, container.name, uids.get(device_id))
                     elif "gpu" in given.resource_name or "mig" in given.resource_name:
                         unknown.append(device_id)
+            for claimed in container.dynamic_resources:
+                for each in claimed.claim_resources:
+                    if each.driver_name in _DRA_DRIVERS:
+                        place = each.driver_name, each.pool_name, each.device_name
+                        shared = each.HasField("share_id")
+                        yield Grant(Device(sliced=shared, allocated=place), pod.name, pod.namespace, container.name)
 
 
 def checkpoint_uids(file: Path) -> dict[str, str]:

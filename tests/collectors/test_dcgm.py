@@ -228,6 +228,9 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
     strncpy(uuid, "GPU-1f027ee8-6e1e-2b8c-0108-3d370e5f0418", length);
     return device == (void *)0x700000000002 ? 0 : 2;
 }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)(0x700000000002 + index); return 0; }
+int nvmlDeviceGetMinorNumber(void *device, unsigned *minor) { *minor = device == (void *)0x700000000002 ? 6 : 7; return 0; }
 """
 
 
@@ -254,6 +257,34 @@ def test_a_mig_device_of_the_kubelet_is_the_exporters_instance(shared_data: Path
     assert (mine["pod"], mine["profile"], mine["sharing"]) == ("vllm-0", "2g.20gb", "exclusive")
     assert len(devices) == 10, "no row of its own beside the exporter's"
     assert nvml.mig_place("MIG-00000000-0000-0000-0000-000000000000") is None
+
+
+def claimed(*names: str) -> ListPodResourcesResponse:
+    """What the kubelet says of containers that were given devices by claims, the last one with a share of its device."""
+    answer = ListPodResourcesResponse()
+    for number, name in enumerate(names):
+        container = answer.pod_resources.add(name=f"vllm-{number}", namespace="llm").containers.add(name="engine")
+        claim = container.dynamic_resources.add(claim_name="gpu", claim_namespace="llm")
+        claim.claim_resources.add(driver_name="gpu.nvidia.com", pool_name="node-a", device_name=name)
+        claim.claim_resources.add(driver_name="compute-domain.nvidia.com", pool_name="node-a", device_name="channel-0")
+    claim.claim_resources[0].share_id = "a671734a-e8e5-11e4-8fde-42010af09327"
+    return answer
+
+
+@pytest.mark.usefixtures("nvml_double")
+def test_devices_of_claims_are_gpus_by_the_exporters_labels_or_the_driver(shared_data: Path) -> None:
+    page = (shared_data / "dcgm/metrics/a800-8gpu-mig-2g.20gb-535.prom").read_text()
+    dra = 'dra_driver_name="gpu.nvidia.com",dra_pool_name="node-a",dra_device_name="gpu-0-mig-14-0-2"'
+    page = page.replace('GPU_I_ID="5"', f'GPU_I_ID="5",{dra},dra_mig_device_uuid="MIG-1"')
+    unknown: list[str] = []
+    given = list(podresources.grants(claimed("gpu-0-mig-14-0-2", "gpu-6", "gpu-0-mig-9-4-4"), {}, unknown))
+    assert (len(given), unknown) == (3, []), "a channel is no GPU"
+    _, _, devices = read(page, grants=given)
+    mine = one(devices, gpu_uuid=A800, gpu_instance=5)
+    assert (mine["pod"], mine["mig_uuid"], mine["sharing"]) == ("vllm-0", "MIG-1", "exclusive")
+    assert one(devices, gpu_uuid=A800, gpu_instance=None)["pod"] == "vllm-1", "the driver knows /dev/nvidia6"
+    assert (one(devices, gpu_uuid="node-a/gpu-0-mig-9-4-4")["sharing"]) == "shared"
+    assert nvml.gpu_of_minor(3) is None
 
 
 def test_without_a_driver_a_mig_device_stands_for_itself() -> None:
