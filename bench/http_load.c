@@ -1,6 +1,6 @@
 /* HTTP/1.1 load on keep-alive connections: at a fixed rate whatever the answers do (open loop), or one request after the
  * other on each connection (rate 0, closed loop). Prints one JSON line; latency counts from when a request was due.
- * http_load PORT CONNECTIONS RATE SECONDS PERCENT_PLAIN FIRST_NUMBER
+ * http_load PORT CONNECTIONS RATE SECONDS PERCENT_PLAIN FIRST_NUMBER [FILE]: FILE gets every latency, seconds as doubles.
  * http_load pair CALLS | nothing CALLS: the price of a send and a recv on a TCP pair, or of getppid, in ns a call. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -101,7 +101,7 @@ static int take(struct line *l, const char *data, long size)
 	return l->tail_length == 5 && !memcmp(l->tail, "0\r\n\r\n", 5);
 }
 
-static void load(int port, int lines, double rate, double seconds, int plain_percent, long first)
+static void load(int port, int lines, double rate, double seconds, int plain_percent, long first, const char *file)
 {
 	struct line *all = calloc(lines, sizeof(*all));
 	int poll = epoll_create1(0), *idle = malloc(lines * sizeof(int)), idles = 0;
@@ -144,6 +144,11 @@ static void load(int port, int lines, double rate, double seconds, int plain_per
 		}
 	}
 	double spent = now() - start;
+	FILE *out = file ? fopen(file, "wb") : 0;
+	if (file && (!out || fwrite(took, sizeof(double), done, out) != (size_t)done || fclose(out))) {
+		perror(file);
+		exit(5);
+	}
 	qsort(took, done, sizeof(double), compare);
 	printf("{\"sent\":%ld,\"done\":%ld,\"per_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f}\n", sent, done, done / spent,
 	       done ? took[done / 2] * 1e6 : 0, done ? took[(long)(done * 0.99)] * 1e6 : 0);
@@ -177,6 +182,6 @@ int main(int count, char **words)
 	if (count == 3)
 		price(!strcmp(words[1], "pair"), atol(words[2]));
 	else
-		load(atoi(words[1]), atoi(words[2]), atof(words[3]), atof(words[4]), atoi(words[5]), atol(words[6]));
+		load(atoi(words[1]), atoi(words[2]), atof(words[3]), atof(words[4]), atoi(words[5]), atol(words[6]), count > 7 ? words[7] : 0);
 	return 0;
 }

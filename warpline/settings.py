@@ -58,6 +58,10 @@ class Settings:
     collector_budget_ratio: float = _setting(
         0.05, "Share of one core that each source may cost before it steps down its detail."
     )
+    collector_nice: int = _setting(
+        10,
+        "How far the collector stands behind the workload that shares its cores (nice); in a pod its CPU request counts.",
+    )
     collector_detail: int = _setting(
         2, "Detail level that sources keep when nobody asks for another: 1 least, 2 ordinary, 3 all."
     )
