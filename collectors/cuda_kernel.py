@@ -27,6 +27,7 @@ from collectors.rings import executions
 from collectors.rings.budget import Budget
 from collectors.rings.busy import INTERVAL_NS, Busy, Interval
 from collectors.rings.ring_file import LEVELS, NotARing, Ring, Taken
+from collectors.rings.trials import RUNGS
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -45,6 +46,7 @@ _POLL_S = 0.05
 _LOOK_EVERY_S = 0.5
 _STEER_EVERY_NS = 2_000_000_000
 _ALL = 3
+_WHOLE = RUNGS.index("eager")
 _WINDOW_STEPS = 16
 """Steps of which each kernel inside CUDA graphs is recorded, in each interval of steering, where all detail is asked for."""
 _LOSSES = {
@@ -173,6 +175,9 @@ def _rows(context: Context, watched: _Watched, records: executions.Records) -> I
         simulated=True if watched.ring.get("simulated") else None,
         observed_by=context.name,
     )
+    records = _without_trials(context, watched, records)
+    if not len(records):
+        return
     launched = executions.is_launch(records)
     watched.awaited += executions.awaited(records)
     watched.last_ns = int(records["end"][-1]) + watched.offset_ns
@@ -187,6 +192,21 @@ def _rows(context: Context, watched: _Watched, records: executions.Records) -> I
     timed = executed[executions.is_timed(executed)]
     late = watched.busy.add(timed["start"], timed["end"], timed["device"])
     context.lost("too late for its second of gpu_busy", late, process_uid=watched.process_uid)
+
+
+def _without_trials(context: Context, watched: _Watched, records: executions.Records) -> executions.Records:
+    """Give the steps of a trial to the budget; return the other records. Steps that ran below the level are counted."""
+    trial = executions.is_trial(records)
+    if not trial.any():
+        return records
+    tried = records[trial]
+    watched.budget.trials.add(tried["level"], tried["end"] - tried["start"], tried["value"])
+    begin, end = (int(each) + watched.offset_ns for each in (tried["start"].min(), tried["end"].max()))
+    context.lost(
+        "step not recorded whole, to measure what recording costs", int((tried["level"] < _WHOLE).sum()), begin, end,
+        process_uid=watched.process_uid,
+    )  # fmt: skip
+    return records[~trial]
 
 
 def _device_rows(context: Context, watched: _Watched) -> Iterator[Batch]:
@@ -270,6 +290,7 @@ def _count_untold(context: Context, watched: _Watched) -> None:
 def _steer(context: Context, watched: _Watched, now_ns: int) -> None:
     """Keep the library under its budget, and follow the detail that is asked for."""
     watched.overhead_ratio = watched.budget.measure(watched.ring, now_ns)
+    watched.budget.compare_levels(watched.ring, now_ns)
     done = watched.budget.steer(watched.ring)
     if done:
         log.info("process %s: cost %.4f of its time; %s", watched.process_uid, watched.overhead_ratio, done)

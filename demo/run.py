@@ -190,7 +190,7 @@ def _watched_load(client: Client, addresses: Addresses, requests: int, in_flight
     for part, count in missing.items():
         say(f"not found of {count} requests: {part}")
     say(f"{whole} of {requests} followed from the client's socket to the GPU")
-    return found.num_rows == whole == requests
+    return bool(found.num_rows == whole == requests)
 
 
 def _found(client: Client, sent: list[load.Sent]) -> pa.Table:

@@ -6,20 +6,25 @@
  *   node       and the kernels inside graphs, each
  *
  * A step is sampled whole: the switch is made between two steps. Of each `eager_period` steps the first `eager_burst` are
- * sampled; `node_steps` asks for a window of that many steps at level node.
+ * sampled; `node_steps` asks for a window of that many steps at level node. `trial_steps` asks for so many steps each of which
+ * runs at a level drawn by lot, and leaves a record of how long it lasted: under one load, their difference is each level's
+ * cost. A step by lot, not by turns: a turn might fall in with the engine's own.
  */
 #define _GNU_SOURCE
 #include "library.h"
 
 #include <pthread.h>
+#include <string.h>
 
 enum { IDLE_NS = 1000000000 };
 
 uint8_t level_now = LEVEL_NONE, eager_now;
 static void *handle;
 static bool off, graph_on, eager_on, callbacks_on;
-static uint64_t step_count, tick_count, last_step_ns;
-static uint32_t node_left;
+static uint64_t step_count, tick_count, last_step_ns, callback_before_ns;
+static uint32_t node_left, trial_left;
+static int rung = -1; /* Of the step that runs, where it is one of a trial. */
+static bool window;   /* The step that runs is one of a window: its time is no measure. */
 static pthread_mutex_t switching = PTHREAD_MUTEX_INITIALIZER;
 
 static void set(bool *state, bool wanted, const int *kinds, int count) {
@@ -53,19 +58,56 @@ static uint32_t wanted_level(void) {
     return level < LEVELS ? level : LEVEL_NODE;
 }
 
+static void put_trial(uint64_t now) {
+    uint64_t index;
+    struct ring_record *record = ring_take(&ring, &index);
+    memset(&record->kind, 0, sizeof *record - sizeof record->number);
+    record->kind = RING_TRIAL;
+    record->level = (uint8_t)rung;
+    record->start_ns = last_step_ns;
+    record->end_ns = now;
+    record->step = -1;
+    record->value = ring.header->callback_ns - callback_before_ns;
+    ring_commit(record, index);
+}
+
+static void account(uint64_t now) {
+    if (!last_step_ns || now - last_step_ns >= IDLE_NS || window) return;
+    if (rung >= 0) {
+        put_trial(now);
+        return;
+    }
+    __atomic_fetch_add(&ring.header->step_ns[eager_on], now - last_step_ns, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&ring.header->steps[eager_on], 1, __ATOMIC_RELAXED);
+}
+
+static int draw(void) {
+    static uint32_t state = 2463534242u; /* xorshift (Marsaglia 2003) */
+    state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+    return (int)(state % RUNGS);
+}
+
+static void begin_step(void) {
+    static const uint8_t level_of[RUNGS] = {LEVEL_NONE, LEVEL_CALLBACKS, LEVEL_GRAPH, LEVEL_GRAPH, LEVEL_NODE};
+    uint32_t level = wanted_level();
+    uint32_t nodes = __atomic_exchange_n(&ring.header->node_steps, 0, __ATOMIC_RELAXED);
+    uint32_t trials = __atomic_exchange_n(&ring.header->trial_steps, 0, __ATOMIC_RELAXED);
+    if (nodes) node_left = nodes;
+    if (trials) trial_left = trials;
+    window = node_left && level >= LEVEL_GRAPH;
+    rung = !window && trial_left ? draw() : -1;
+    if (window) node_left--, apply(LEVEL_NODE, true);
+    else if (rung >= 0) trial_left--, apply(level_of[rung], rung == RUNG_EAGER);
+    else apply(level, sampled(step_count++));
+}
+
 /* A step begins: account for the one before it, then switch. */
 void levels_step(uint64_t now) {
     if (off || pthread_mutex_trylock(&switching)) return;
-    if (last_step_ns && now - last_step_ns < IDLE_NS && !node_left) {
-        __atomic_fetch_add(&ring.header->step_ns[eager_on], now - last_step_ns, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&ring.header->steps[eager_on], 1, __ATOMIC_RELAXED);
-    }
-    last_step_ns = now;
-    uint32_t level = wanted_level();
-    uint32_t window = __atomic_exchange_n(&ring.header->node_steps, 0, __ATOMIC_RELAXED);
-    if (window) node_left = window;
-    if (node_left && level >= LEVEL_GRAPH) level = LEVEL_NODE, node_left--;
-    apply(level, sampled(step_count++));
+    account(now);
+    begin_step();
+    callback_before_ns = ring.header->callback_ns;
+    last_step_ns = rung >= 0 ? ring_now() : now; /* What switching takes is not what a level costs. */
     pthread_mutex_unlock(&switching);
 }
 

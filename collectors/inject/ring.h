@@ -13,10 +13,12 @@
 #include <stdint.h>
 
 enum { RING_VERSION = 1, RING_HEADER_BYTES = 4096, RING_NAME_BYTES = 1 << 20, RING_DEVICES = 16, RING_NO_DEVICE = 255 };
-enum ring_kind { RING_LAUNCH = 1, RING_KERNEL, RING_MEMCPY, RING_MEMSET, RING_GRAPH };
+enum ring_kind { RING_LAUNCH = 1, RING_KERNEL, RING_MEMCPY, RING_MEMSET, RING_GRAPH, RING_TRIAL };
 enum ring_flag { FLAG_SAMPLED = 1, FLAG_NESTED = 2, FLAG_NO_TIME = 4, FLAG_REVERSED = 8, FLAG_OUTSIDE = 16, FLAG_CAPTURED = 32 };
 enum ring_state { STATE_STARTING, STATE_COLLECTING, STATE_NOT_COLLECTING, STATE_ENDED };
 enum level { LEVEL_NONE, LEVEL_CALLBACKS, LEVEL_GRAPH, LEVEL_NODE, LEVELS };
+/* What a trial compares, in the field `level` of its record: the levels, and graph with eager records. */
+enum rung { RUNG_NONE, RUNG_CALLBACKS, RUNG_GRAPH, RUNG_EAGER, RUNG_NODE, RUNGS };
 
 struct ring_record {
     uint64_t number; /* index + 1, stored last */
@@ -26,7 +28,7 @@ struct ring_record {
     int64_t step; /* -1: none */
     uint16_t name, context; /* of a launch: its call, and the kernel's name where the call tells it */
     uint32_t graph;
-    uint64_t value; /* launch: result; kernel: graph node; copy, memset: bytes */
+    uint64_t value; /* launch: result; kernel: graph node; copy, memset: bytes; trial: ns in callbacks */
 };
 _Static_assert(sizeof(struct ring_record) == 64, "a record is one cache line");
 
@@ -52,7 +54,7 @@ struct ring_header {
 
     /* at 192: written by the collector */
     _Alignas(64) uint32_t wanted_level;
-    uint32_t eager_burst, eager_period, node_steps, stop;
+    uint32_t eager_burst, eager_period, node_steps, stop, trial_steps;
 
     /* at 256: counters */
     _Alignas(64) uint32_t level;

@@ -15,7 +15,7 @@ from warpline import schema
 
 LAUNCH = schema.table("launch")
 GPU_KERNEL = schema.table("gpu_kernel")
-_LAUNCH, _KERNEL, _MEMCPY, _MEMSET, _GRAPH = range(1, 6)
+_LAUNCH, _KERNEL, _MEMCPY, _MEMSET, _GRAPH, _TRIAL = range(1, 7)
 _KINDS = pa.array(["other", "other", "kernel", "memcpy", "memset", "graph"])
 _LEVELS = pa.array(["none", "callbacks", "graph", "node"])
 _VALIDITY = pa.array(["ok", "no_time", "reversed", "outside_session"])
@@ -138,6 +138,11 @@ def gpu_kernels(records: Records, origin: Origin, now_ns: int) -> pa.RecordBatch
 def is_launch(records: Records) -> npt.NDArray[np.bool_]:
     """Say which records are launches."""
     return np.asarray(records["kind"] == _LAUNCH)
+
+
+def is_trial(records: Records) -> npt.NDArray[np.bool_]:
+    """Say which records are no work but steps of a trial: `level` is the rung, `value` what the step's callbacks took."""
+    return np.asarray(records["kind"] == _TRIAL)
 
 
 def is_timed(records: Records) -> npt.NDArray[np.bool_]:

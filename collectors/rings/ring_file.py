@@ -38,7 +38,7 @@ _FIELDS = {
     "cupti_version": ("<I", 96), "driver_version": ("<I", 100), "simulated": ("<I", 104), "pinned": ("<I", 108),
     "position": ("<Q", 128), "names": ("<Q", 136),
     "wanted_level": ("<I", 192), "eager_burst": ("<I", 196), "eager_period": ("<I", 200), "node_steps": ("<I", 204),
-    "stop": ("<I", 208),
+    "stop": ("<I", 208), "trial_steps": ("<I", 212),
     "level": ("<I", 256), "eager": ("<I", 260), "launches": ("<Q", 264), "executions": ("<Q", 272),
     "lost_by_cupti": ("<Q", 280), "lost_outside_sample": ("<Q", 288), "lost_names": ("<Q", 296),
     "callback_ns": ("<Q", 304), "record_ns": ("<Q", 312),

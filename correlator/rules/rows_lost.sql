@@ -8,5 +8,6 @@
 SELECT node, source, reason, SUM(lost) AS value, SUM(lost) > $most AS firing
 FROM loss
 WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND reason <> 'detail lowered to keep the budget'
+    AND reason <> 'step not recorded whole, to measure what recording costs'
     AND reason NOT LIKE '%redacted%'
 GROUP BY ALL

@@ -57,6 +57,22 @@ def steps(driver: Driver) -> None:
     set_step(ctypes.c_int64(-1))
 
 
+def governed(driver: Driver) -> None:
+    """Steps of 5 kernels, told to the library, until the input ends; then their number is printed."""
+    set_step = ctypes.CDLL(os.environ["CUDA_INJECTION64_PATH"]).warpline_set_step
+    ends = threading.Thread(target=sys.stdin.read)
+    ends.start()
+    step = 0
+    while ends.is_alive():
+        set_step(ctypes.c_int64(step))
+        for _ in range(5):
+            driver.launch("norm", 200_000)
+        driver.wait()
+        step += 1
+    set_step(ctypes.c_int64(-1))
+    sys.stdout.write(f"{step}\n")
+
+
 def flood(driver: Driver) -> None:
     """3,001 kernels without pause, into a ring too small for them."""
     _launch(driver, 3001, 0)

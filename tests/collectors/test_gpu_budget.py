@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from collectors.rings.budget import Budget
 from collectors.rings.ring_file import Ring
+from collectors.rings.trials import RUNGS, Trials
 
 SECOND = 1_000_000_000
 
@@ -97,3 +99,67 @@ def test_levels_set_by_hand_are_left_alone(ring: Ring) -> None:
     budget.measure(ring, 2 * SECOND)
     assert budget.steer(ring) is None
     assert ring.get("wanted_level") == 2
+
+
+def _tried(costs: dict[str, float], steps: int = 997, callbacks: float = 0.0) -> Trials:
+    """A trial of steps of 10 ms, give or take a fifth, to which each rung adds its share."""
+    chance = np.random.default_rng(23)
+    rungs = chance.integers(0, len(RUNGS), steps).astype(np.uint8)
+    added = np.array([costs.get(name, 0.0) for name in RUNGS])[rungs]
+    lasted = (chance.normal(1e7, 2e6, steps) * (1 + added)).astype(np.int64)
+    trials = Trials()
+    trials.add(rungs, lasted, np.where(rungs > 0, lasted * callbacks, 0).astype(np.int64))
+    return trials
+
+
+def test_a_trial_tells_what_each_level_adds_to_a_step_and_how_sure_that_is() -> None:
+    costs = {"callbacks": 0.02, "graph": 0.1, "eager": 0.3, "node": 0.9}
+    trials = _tried(costs, 9973)
+    for name, ratio in costs.items():
+        found = trials.cost(RUNGS.index(name))
+        assert found is not None
+        assert abs(found.ratio - ratio) < 3 * found.error < 0.1
+        assert found.least <= found.ratio <= found.most
+
+
+def test_a_trial_of_few_steps_says_nothing() -> None:
+    assert _tried({"graph": 0.5}, 31).cost(2) is None
+
+
+def test_a_level_that_lengthens_steps_is_too_dear_though_its_callbacks_are_short(ring: Ring) -> None:
+    budget = Budget(0.01, trials=_tried({"graph": 0.3}))
+    budget.measure(ring, SECOND)
+    assert budget.measure(ring, 2 * SECOND) > 0.2
+    assert budget.steer(ring) == "level 1"
+
+
+@pytest.mark.parametrize(("callbacks", "done"), [(0.0, ["level 1", "level 2", None]), (0.02, [None, None, None])])
+def test_a_level_that_was_too_dear_returns_where_a_trial_says_that_it_no_longer_is(
+    ring: Ring, callbacks: float, done: list[str | None]
+) -> None:
+    budget = Budget(0.05 if not callbacks else 0.015)
+    budget.measure(ring, SECOND)
+    _spend(ring, callback_ns=SECOND // 2)
+    budget.measure(ring, 2 * SECOND)
+    assert [budget.steer(ring) for _ in range(2)] == ["level 1", "level 0"]
+    ring.set("eager_period", 16)
+    budget.measure(ring, 3 * SECOND)
+    budget.trials = _tried({}, 9973, callbacks)
+    assert [budget.steer(ring) for _ in range(3)] == done
+
+
+def test_trials_are_asked_for_now_and_then_seldom_once_they_tell_enough_and_never_where_levels_are_set_by_hand(
+    ring: Ring,
+) -> None:
+    def asked(budget: Budget, seconds: int) -> int:
+        count = 0
+        for second in range(0, seconds, 2):
+            budget.compare_levels(ring, (1000 + second) * SECOND)
+            count += ring.get("trial_steps") > 0
+            ring.set("trial_steps", 0)
+        return count
+
+    assert asked(Budget(0.01), 100) == 5
+    assert asked(Budget(0.5, trials=_tried({}, 9973)), 1201) == 3
+    ring.set("pinned", 1)
+    assert asked(Budget(0.01), 100) == 0
