@@ -11,8 +11,10 @@ Processes are found by `cuda_launch_executables`; one in which the injected libr
 
 Needs Linux 6.6 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs 1.2 µs for each call, entry
 and return (bench/probes.py prints today's), and other processes of the same library nothing. What a uprobe costs hangs on a
-function's first instruction: functions where every place is dear (11 µs) are not probed, and logged; where only the entry is
-cheap, a call has no end. At detail 1 only graph launches and waits are probed.
+function's first instruction, and is measured at start (`warpline check`, /metrics): functions where every place is
+single-stepped (11 µs in a virtual machine) are not probed, and logged, unless 10,000 such calls a second stay under
+`collector_budget_ratio`; where only the entry is cheap, a call has no end. At detail 1 only graph launches and waits are
+probed.
 
 Not seen: launches by a statically linked libcudart are seen as the driver's calls; calls of a libcuda that is not
 exported by name (cuGetProcAddress gives the exported one in all drivers that we know); kernels inside a CUDA graph.
@@ -31,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from collectors.bpf import cuda_library, elf, loader, probe_point
+from collectors.bpf import cuda_library, elf, loader, probe_point, uprobe_price
 from collectors.bpf.probe import Programs, polled
 from collectors.bpf.ring import Records
 from collectors.bpf.targets import Rules
@@ -116,6 +118,8 @@ LOSSES = (
 TEXTS = ("targets.bpf.h", "cuda_launch.bpf.c")
 SIZES = {"OPEN_CALLS": 4096, "CALL_PAGES": 2048, "NAME_PAGES": 64}
 _ATTACH_S = 1.0
+_CALLS_PER_S = 10_000
+"""CUDA calls of an engine that runs without CUDA graphs: what single-stepping is held against before a call is made."""
 _INJECTED = "libwarpline_cuda.so"
 
 
@@ -124,6 +128,12 @@ def check(settings: Settings) -> str | None:
     if not _rules(settings):
         return "nothing is watched: set cuda_launch_executables"
     return loader.why_not()
+
+
+def limits(settings: Settings) -> str:
+    """Return what a probe of a call costs on this machine."""
+    price = uprobe_price.measured()
+    return price.sentence() if price else "what a uprobe costs here cannot be measured"
 
 
 def run(context: Context) -> Iterator[Batch]:
@@ -151,6 +161,9 @@ class Probe(Programs):
         super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, _rules(context.settings))
         self.calls = self.loaded.ring("calls", MADE)
         self._named = self.loaded.ring("names", NAMED)
+        price = uprobe_price.measured()
+        self._can_step = uprobe_price.affordable(price, context.settings.collector_budget_ratio, _CALLS_PER_S)
+        context.figures.update(price.figures() if price else {})
         self._processes: dict[int, _Process] = {}
         self._attached_s = -_ATTACH_S
 
@@ -202,7 +215,7 @@ class Probe(Programs):
 
     def _attach_library(self, pid: int, path: Path, level: int, links: list[object]) -> None:
         found = elf.symbols(path, [each.name for each in CALLS if each.level <= level])
-        entries, returns, dear = _points(path, found)
+        entries, returns, dear = _points(path, found, self._can_step)
         for function, places, on_return in (("uprobe_call", entries, False), ("uprobe_return", returns, True)):
             if places:
                 cookies = list(places.values())
@@ -251,7 +264,7 @@ class Probe(Programs):
 _HAS_NO_STREAM = np.array([each.stream == 0 for each in CALLS])
 
 
-def _points(path: Path, found: dict[str, int]) -> tuple[dict[int, int], dict[int, int], list[str]]:
+def _points(path: Path, found: dict[str, int], can_step: bool) -> tuple[dict[int, int], dict[int, int], list[str]]:
     """Return where to probe entries and returns, with the cookie of each, and which functions are too dear.
 
     Names that share one place are one function. A runtime's function whose return is dear is not probed: what it calls of
@@ -263,7 +276,7 @@ def _points(path: Path, found: dict[str, int]) -> tuple[dict[int, int], dict[int
     for number, call in enumerate(CALLS):
         if call.name not in found:
             continue
-        point = probe_point.choose(path, found[call.name])
+        point = probe_point.choose(path, found[call.name], can_step)
         if point is None or (not point.returns and call.name.startswith("cuda")):
             dear.append(call.name)
         elif point.offset not in entries:

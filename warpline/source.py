@@ -7,7 +7,7 @@ version, at which cost and with which privilege; it has
 - `SCOPE`, "node" (one on every node), "cluster" (one for all), "any" (wherever its settings name a peer) or "recording"
   (reads files, for `warpline import`),
 - `check(settings) -> str | None`: why it cannot run here and what to do about it, as one sentence,
-- where its method has limits that depend on the node, `limits(settings) -> str`: what it cannot see here, as one clause,
+- where its limits or its costs depend on the node, `limits(settings) -> str`: what they are here, as one clause,
 - `run(context) -> Iterator[Batch]`: yields batches until `context.stop` is set. A recording source has
   `recognises(path) -> bool` and `read(path, context) -> Iterator[Batch]` instead.
 

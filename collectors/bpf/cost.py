@@ -12,14 +12,15 @@ _EVERY_S = 5.0
 
 
 class KernelCost:
-    """CPU time of the programs of one `Loaded`, from samples: to time every run would itself cost two clock reads."""
+    """CPU time of the programs of one `Loaded` and of the traps of its uprobes, from samples: to time every run would itself
+    cost two clock reads."""
 
     def __init__(self, loaded: Loaded) -> None:
         """Measure nothing yet: `sample` does, called with each poll."""
         self._loaded = loaded
         self._statistics = -1
         self._began_s = self._ended_s = time.monotonic()
-        self._before_ns = 0
+        self._before_ns = 0.0
         self._total_ns = 0.0
 
     def total_ns(self) -> int:
@@ -32,13 +33,16 @@ class KernelCost:
         if self._statistics < 0:
             if now - self._ended_s >= _EVERY_S:
                 self._statistics = syscall.enable_statistics()
-                self._began_s, self._before_ns = now, self._loaded.run_ns()
+                self._began_s, self._before_ns = now, self._spent_ns()
             return
         os.close(self._statistics)
         self._statistics = -1
-        share = (self._loaded.run_ns() - self._before_ns) / max(now - self._began_s, 1e-3)
+        share = (self._spent_ns() - self._before_ns) / max(now - self._began_s, 1e-3)
         self._total_ns += share * (now - self._ended_s)
         self._ended_s = now
+
+    def _spent_ns(self) -> float:
+        return self._loaded.run_ns() + self._loaded.trap_ns()
 
     def close(self) -> None:
         """End a sample that is under way."""

@@ -20,7 +20,7 @@ from typing import IO
 
 import numpy.typing as npt
 
-from collectors.bpf import btf, syscall
+from collectors.bpf import btf, elf, probe_point, syscall, uprobe_price
 from collectors.bpf.maps import Map
 from collectors.bpf.ring import Ring
 from warpline.errors import SourceError
@@ -39,6 +39,7 @@ class Loaded:
         """Own `descriptors`, each named `map:<name>` or `program:<function>`."""
         self._descriptors = dict(descriptors)
         self._links: dict[object, int] = {}
+        self._traps: dict[object, tuple[str, float]] = {}
 
     def descriptor(self, kind: str, name: str) -> int:
         """Return the file descriptor of the "map" or "program" called `name`."""
@@ -88,23 +89,44 @@ class Loaded:
         link = syscall.link_uprobes(program, path, list(offsets), on_return, pid, list(cookies) or None)
         key = (function, path, on_return, pid, link)
         self._links[key] = link
+        self._traps[key] = function, _trap_ns(path, offsets, on_return)
         return key
 
     def detach(self, key: object | None = None) -> None:
         """Detach one link, or all; maps and programs stay, and may be attached again."""
         for each in [key] if key is not None else list(self._links):
             os.close(self._links.pop(each))
+            self._traps.pop(each, None)
 
     def run_ns(self) -> int:
         """Return the ns that all programs ran for while `syscall.enable_statistics` was in force."""
         programs = [fd for name, fd in self._descriptors.items() if name.startswith("program:")]
         return sum(syscall.run_statistics(each)[0] for each in programs)
 
+    def trap_ns(self) -> float:
+        """Return the ns that the uprobes' traps cost besides, while statistics were in force: hits by their mean price."""
+        prices: dict[str, list[float]] = {}
+        for function, price in self._traps.values():
+            prices.setdefault(function, []).append(price)
+        return sum(
+            syscall.run_statistics(self.descriptor("program", function))[1] * sum(each) / len(each)
+            for function, each in prices.items()
+        )
+
     def close(self) -> None:
         """Detach and free everything."""
         self.detach()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+
+def _trap_ns(path: str, offsets: Sequence[int], on_return: bool) -> float:
+    """Return what a hit of one of these probes costs on the mean, its program left out; 0 where that cannot be measured."""
+    price = uprobe_price.measured()
+    if price is None or on_return:
+        return price.return_ns if price else 0.0
+    first = [elf.first_bytes(Path(path), each) for each in offsets]
+    return sum(price.entry_ns(probe_point.is_emulated(code)) for code in first) / len(first)
 
 
 def read(*names: str) -> str:

@@ -9,6 +9,7 @@ import platform
 import struct
 
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
+PROGRAM_LOAD = 5
 OBJECT_INFO = 15
 RAW_TRACEPOINT_OPEN = 17
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH = 24, 25, 26
@@ -49,6 +50,13 @@ def object_info(descriptor: int, length: int) -> bytes:
     room = ctypes.create_string_buffer(length)
     bpf(OBJECT_INFO, struct.pack("<IIQ", descriptor, length, ctypes.addressof(room)))
     return room.raw
+
+
+def load_program(code: bytes, kind: int, attach: int) -> int:
+    """Load a program of whole instructions, of `kind` and for `attach`; return its descriptor. Raises OSError."""
+    text, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
+    head = struct.pack("<IIQQ", kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(licence))
+    return bpf(PROGRAM_LOAD, head + struct.pack("<IIQII16sII", 0, 0, 0, 0, 0, b"price", 0, attach))
 
 
 def open_raw_tracepoint(program: int, name: str) -> int:
