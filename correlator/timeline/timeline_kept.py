@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,7 @@ class Kept:
         return timeline_lod.coarser(timeline_lod.joined([part for part in parts if len(part)] or parts[:1]), level)
 
     def _starting(self, low: int | np.ndarray, high: int) -> Bars:
-        return self.bars.take(_places(self.bars.start, self._first, low, high))
+        return self.bars.cut(_stretches(self.bars.start, self._first, low, high))
 
     def _kept_levels(self) -> list[_Level]:
         with self._making:
@@ -110,7 +109,7 @@ class _Level:
 
     def starting(self, low: int, high: int, until: int) -> Drawn:
         """Return what starts in [low, high), cut at `until`, which lies a bucket or more after `high`."""
-        found = self.found.take(_places(self.found.start, self.first, low, high))
+        found = self.found.cut(_stretches(self.found.start, self.first, low, high))
         over = found.end > until
         if not over.any():
             return found
@@ -126,13 +125,13 @@ def _first(row: np.ndarray, row_count: int) -> np.ndarray:
     return np.searchsorted(row, np.arange(row_count + 1))
 
 
-def _places(start: np.ndarray, first: np.ndarray, low: int | np.ndarray, high: int) -> Any:
-    """Return the places of all whose start is in [low, high), row by row; `low` may differ from row to row."""
+def _stretches(start: np.ndarray, first: np.ndarray, low: int | np.ndarray, high: int) -> list[slice]:
+    """Return where the bars whose start is in [low, high) stand, row by row; `low` may differ from row to row."""
     lows = np.broadcast_to(low, len(first) - 1).tolist()
-    parts = []
+    found = []
     for begin, end, least in zip(first[:-1].tolist(), first[1:].tolist(), lows, strict=True):
-        part = start[begin:end]
-        from_place, to_place = np.searchsorted(part, least), np.searchsorted(part, high)
-        if to_place > from_place:
-            parts.append(np.arange(begin + from_place, begin + to_place))
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        if begin < end:
+            from_place, to_place = start[begin:end].searchsorted((least, high)).tolist()
+            if to_place > from_place:
+                found.append(slice(begin + from_place, begin + to_place))
+    return found

@@ -8,13 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+_START_BITS = 46
+"""Bits of a start beside which a row's code fits into one number, to sort by: 19 hours."""
+
 
 @dataclass(frozen=True)
-class Bars:
+class _Columns:
+    """Columns of one length."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(getattr(self, fields(self)[0].name))
+
+    def take(self, chosen: Any) -> Self:
+        """Return the rows that `chosen`, a slice, mask or array of places, picks."""
+        return type(self)(*(getattr(self, each.name)[chosen] for each in fields(self)))
+
+    def cut(self, stretches: Sequence[slice]) -> Self:
+        """Return the rows of several stretches, one after the other; much faster than by their places."""
+        if not stretches:
+            return self.take(slice(0))
+        columns = (getattr(self, each.name) for each in fields(self))
+        return type(self)(*(np.concatenate([column[each] for each in stretches]) for column in columns))
+
+
+@dataclass(frozen=True)
+class Bars(_Columns):
     """Bars by row and then by start. `row` and `label` are codes that a catalogue knows; times in ns."""
 
     row: np.ndarray
@@ -22,17 +45,9 @@ class Bars:
     end: np.ndarray
     label: np.ndarray
 
-    def __len__(self) -> int:
-        """Return how many bars there are."""
-        return len(self.start)
-
-    def take(self, chosen: Any) -> Bars:
-        """Return those that `chosen`, a slice, mask or array of places, picks."""
-        return Bars(self.row[chosen], self.start[chosen], self.end[chosen], self.label[chosen])
-
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(_Columns):
     """What is drawn: bars by themselves, and bars drawn together; by row and then by start.
 
     `count` is how many bars stand in each, `busy` their time in all, `longest` the time of the longest, whose label it has.
@@ -45,14 +60,6 @@ class Drawn:
     longest: np.ndarray
     busy: np.ndarray
     count: np.ndarray
-
-    def __len__(self) -> int:
-        """Return how many things are drawn."""
-        return len(self.start)
-
-    def take(self, chosen: Any) -> Drawn:
-        """Return those that `chosen`, a slice, mask or array of places, picks."""
-        return Drawn(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
 
 def single(bars: Bars) -> Drawn:
@@ -77,8 +84,9 @@ def ordered(bars: Bars) -> Bars:
 
 def _order(row: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the order by row and then by start. What is in order already, or in a few runs, costs a stable sort little."""
-    by_start = np.argsort(start, kind="stable")
-    return by_start[np.argsort(row[by_start], kind="stable")]
+    if len(start) and start.max() < 1 << _START_BITS and row.max() < 1 << 63 - _START_BITS:
+        return np.argsort((row.astype(np.int64) << _START_BITS) + start, kind="stable")
+    return np.lexsort((start, row))
 
 
 def coarser(found: Drawn, level: int) -> Drawn:

@@ -137,6 +137,7 @@ def _process(uid: str | None, known: dict[str, Any]) -> str:
 def _label(row: dict[str, Any], process: str) -> str:
     number, unit, rank = row["number"], row["unit"], row["rank"]
     ranked = "" if rank is None else f"rank {rank} · "
+    of_process = "" if process == str(number) else f" · {process}"
     labels: dict[str, str] = {
         "exchange.client": f"{process} → {unit or 'server'}",
         "exchange.server": f"{process} · socket {number}",
@@ -144,14 +145,14 @@ def _label(row: dict[str, Any], process: str) -> str:
         "span": unit or "service",
         "connection": f"connection to {unit}",
         "flow": unit or "flow",
-        "syscall": f"thread {number} · {process}",
+        "syscall": f"thread {number}{of_process}",
         "off_cpu": f"thread {number} off CPU",
         "engine_request": "requests",
         "phase": f"phases · {unit}" if unit else "phases",
         "member": "this request's steps",
         "step": "scheduler steps" if rank is None else f"rank {rank} steps",
         "kv_transfer": unit or "transfer",
-        "launch": f"{ranked}thread {number} · {process}",
+        "launch": f"{ranked}thread {number}{of_process}",
         "kernel": f"CUDA stream {number}",
     }
     if row["lane"] == "annotation":

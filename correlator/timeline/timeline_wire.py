@@ -53,7 +53,8 @@ def encode(drawn: Drawn, names: Names, row_ids: np.ndarray, since_ns: int, level
 
     `since_ns` is the window's start, as times in `drawn` count; `names` says what labels mean, `row_ids` what row codes do.
     """
-    rows, first = np.unique(drawn.row, return_index=True)
+    first = np.flatnonzero(np.append(True, drawn.row[1:] != drawn.row[:-1])) if len(drawn) else np.zeros(0, np.int64)
+    rows = drawn.row[first]
     bars = _bars(drawn, since_ns, level)
     label, said = _said(drawn.label, names)
     keep = _breaks(drawn, label, bars)
@@ -78,8 +79,9 @@ def encode(drawn: Drawn, names: Names, row_ids: np.ndarray, since_ns: int, level
 
 def _said(label: np.ndarray, names: Names) -> tuple[np.ndarray, list[list[Any]]]:
     """Return each bar's index into the names, and the names as [name, class, own]; the rarest past 65,535 share one."""
-    used, index = np.unique(label, return_inverse=True)
-    said = [names(each) for each in used.tolist()]
+    seen = np.zeros(int(label.max()) + 1 if len(label) else 0, np.int64)
+    seen[label] = 1
+    index, said = (np.cumsum(seen) - 1)[label], [names(each) for each in np.flatnonzero(seen).tolist()]
     if len(said) > 65535:
         index, said = np.minimum(index, 65535), [*said[:65535], ["other names", "other", 0]]
     return index, said

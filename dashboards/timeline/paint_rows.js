@@ -29,7 +29,6 @@ export class RowPainter {
     this.labels = [];
     const visible = view.layout.items.filter((item) => item.y + item.h > view.scroll && item.y < view.scroll + view.height);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.grid(view);
     for (const item of visible) {
       if (item.kind === "row") this.row(view, item);
       else if (item.kind === "group") this.group(view, item);
@@ -37,6 +36,7 @@ export class RowPainter {
       else this.line(view, item);
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.grid(view);
     context.font = FONT;
     context.textBaseline = "middle";
     for (const label of this.labels) this.text(label);
@@ -112,8 +112,10 @@ export class RowPainter {
       low = Math.min(low, from);
       high = Math.max(high, to);
       if (top && width > 44 * ratio) {
+        const x = Math.max(start, 0) / ratio, y = item.y - view.scroll + item.h / 2, last = this.labels[this.labels.length - 1];
+        if (last && last.y === y && last.end > x) last.end = x;  // This bar lies over that one's end.
         this.labels.push({
-          x: Math.max(start, 0) / ratio, end: Math.min(end, pixels) / ratio, y: item.y - view.scroll + item.h / 2,
+          x, end: Math.min(end, pixels) / ratio, y,
           text: whole ? short(name) : `${short(name)} ×${together(chunk.count[at]).toLocaleString("en")}`,
           ink: strength > 0.6 ? ink(rgb) : theme.text,
         });

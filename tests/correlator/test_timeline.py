@@ -39,7 +39,8 @@ def test_tracks_go_from_the_clients_socket_to_the_gpus(client: TestClient) -> No
     tracks = get(client, "tracks")
     titles = [group["title"] for group in tracks["groups"]]
     assert titles[:4] == ["Client", "Mesh hops", "Network", "Server"]
-    assert titles[-8:] == [f"GPU {number}" for number in range(8)]
+    assert titles[-9:] == [*(f"GPU {number}" for number in range(8)), "Host ranges"]
+    assert {row["depth"] for row in rows(tracks, "annotation")} == {0, 1, 2, 3}
     assert tracks["simulated"] is True
     assert sum(row["bars"] for row in rows(tracks, "kernel")) == 3_000 // 8 * 8
     assert tracks["clocks"][0]["low_ns"] == -240_000

@@ -51,6 +51,7 @@ def scene(kernels: int = 100_000, requests: int = 2_000, gpus: int = 8, now_ns: 
         *scene_fleet.traffic(now, requests),
         *_one_request(start, lasted, steps),
         *scene_gpu.gpu_work(steps, kernels, gpus),
+        *scene_gpu.ranges(steps, kernels, gpus),
         *scene_gpu.threads(start, lasted, max(kernels // 20, 300)),
         *scene_fleet.samples(start - 60 * SECOND, lasted + 120 * SECOND, gpus),
         *scene_fleet.health(now),

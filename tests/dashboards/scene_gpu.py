@@ -100,6 +100,36 @@ def _stream(
     return [kernel, launch]
 
 
+def ranges(steps: np.ndarray, kernels: int, gpus: int) -> list[Batch]:
+    """Each worker's host ranges: a step, in it the forward pass and the sampling, layers, and their halves."""
+    count = steps.shape[1]
+    layers = int(np.clip(kernels // (gpus * count * 8), 2, 80))
+    share = np.array([1, 0.9, 0.08, *[0.9 / layers] * layers, *[0.44 / layers] * (2 * layers)])
+    layer = np.arange(layers) * 0.9 / layers
+    place = np.concatenate([[0, 0, 0.91], layer, layer, layer + 0.45 / layers])
+    depth = np.concatenate([[0, 1, 1], np.full(layers, 2), np.full(2 * layers, 3)])
+    halves = ["attention"] * layers + ["mlp"] * layers
+    names = ["execute_model", "forward", "sample", *[f"layer {each}" for each in range(layers)], *halves]
+    width = ((steps[1] - steps[0]) * 0.97)[:, None]
+    begin = (steps[0][:, None] + width * (0.01 + place * 0.98)).astype(np.int64).ravel()
+    lasted = (width * share * 0.97).astype(np.int64).ravel()
+    order = np.argsort(begin, kind="stable")
+    return [
+        batch(
+            "annotation",
+            start_ns=begin[order],
+            end_ns=(begin + lasted)[order],
+            node=NODE,
+            process_uid=f"{NODE}:52{gpu % 8}:43{gpu % 8:02d}",
+            thread_id=4300 + gpu % 8,
+            depth=np.tile(depth, count)[order],
+            name=np.tile(np.array(names, object), count)[order].tolist(),
+            kind="nvtx",
+        )
+        for gpu in range(gpus)
+    ]
+
+
 def threads(start: int, lasted: int, calls: int) -> list[Batch]:
     random = np.random.default_rng(41)
     at = np.sort(start + random.integers(0, lasted, calls))
