@@ -7,7 +7,7 @@ flight recorder, where there is one. A call's arguments are not read, but for th
 are the processes of `http_ports`, `http_executables`, `http_cgroups` and `engine_wire_executables`.
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs 0.1 µs for each system call of
-the node and 0.6 µs for one of a watched process, 0.8 µs at detail 3 (bench/probes.py prints today's).
+the node and 0.4 µs for one of a watched process, 0.5 µs where single ones are told (bench/probes.py prints today's).
 
 Not seen: a call that has not ended, or that began before its process was watched; exit and exit_group; what io_uring does;
 calls of 32-bit processes have x86-64's names. A call that a signal interrupted and that began again counts twice.

@@ -5,6 +5,7 @@ enum { RUNQUEUE, FUTEX, POLL, NETWORK, DISK, PAGE_FAULT, SLEEP, OTHER };
 #define TASK_DEAD 0x80
 enum { MODE_KIND = 0170000, MODE_SOCKET = 0140000, MODE_FILE = 0100000 };
 
+/* A thread keeps its entry for life, and is away where since_ns is set. */
 struct away {
 	u64 since_ns, runnable_ns, process_start_ns;
 	u32 process, reason, waker, unused;
@@ -82,18 +83,28 @@ static __always_inline u32 reason_of(u64 task)
 
 static __always_inline void leaves(u64 task, u32 runnable, u64 now)
 {
-	struct away a = {};
-	u32 thread = 0;
-	READ(a.process, task, OFFSET_task_struct__tgid);
-	if (!is_target(a.process))
+	u32 thread = 0, process = 0;
+	READ(process, task, OFFSET_task_struct__tgid);
+	if (!is_target(process))
 		return;
 	READ(thread, task, OFFSET_task_struct__pid);
-	a.since_ns = now;
-	a.runnable_ns = runnable ? now : 0;
-	a.reason = runnable ? RUNQUEUE : reason_of(task);
-	a.process_start_ns = process_start_ns(task);
-	if (threads.update(&thread, &a) < 0)
-		count_lost(LOST_THREADS, 1);
+	struct away *a = threads.lookup(&thread), fresh = {};
+	if (!a || a->process != process) {
+		fresh.process = process;
+		fresh.process_start_ns = process_start_ns(task);
+		if (threads.update(&thread, &fresh) < 0) {
+			count_lost(LOST_THREADS, 1);
+			return;
+		}
+		a = threads.lookup(&thread);
+		if (!a)
+			return;
+	}
+	a->runnable_ns = runnable ? now : 0;
+	a->reason = runnable ? RUNQUEUE : reason_of(task);
+	a->waker = 0;
+	asm volatile("" ::: "memory"); /* whoever wakes it meanwhile looks at since_ns first */
+	a->since_ns = now;
 }
 
 static __always_inline void add_total(struct away *a, u64 away_ns, u64 runqueue_ns)
@@ -118,7 +129,7 @@ static __always_inline void comes(u32 thread, u64 now)
 	u32 zero = 0;
 	struct away *a = threads.lookup(&thread);
 	u64 *least = threshold.lookup(&zero);
-	if (!a || !least)
+	if (!a || !least || !a->since_ns)
 		return;
 	u64 runnable = a->runnable_ns ? a->runnable_ns : now;
 	add_total(a, now - a->since_ns, now - runnable);
@@ -139,7 +150,7 @@ static __always_inline void comes(u32 thread, u64 now)
 			count_lost(LOST_INTERVALS, 1);
 		}
 	}
-	threads.delete(&thread);
+	a->since_ns = 0;
 }
 
 /* (preempted, the thread that leaves, the thread that comes, state of the one that leaves; the last since Linux 5.18) */
@@ -147,8 +158,12 @@ int raw_switch(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
 	u32 next = 0;
-	if (!(ctx->args[3] & TASK_DEAD))
+	if (!(ctx->args[3] & TASK_DEAD)) {
 		leaves(ctx->args[1], ctx->args[0] || !(u32)ctx->args[3], now);
+	} else { /* its number may be another thread's soon */
+		READ(next, ctx->args[1], OFFSET_task_struct__pid);
+		threads.delete(&next);
+	}
 	READ(next, ctx->args[2], OFFSET_task_struct__pid);
 	if (next)
 		comes(next, now);
@@ -161,7 +176,7 @@ int raw_waking(struct bpf_raw_tracepoint_args *ctx)
 	u32 thread = 0;
 	READ(thread, ctx->args[0], OFFSET_task_struct__pid);
 	struct away *a = threads.lookup(&thread);
-	if (!a || a->runnable_ns)
+	if (!a || !a->since_ns || a->runnable_ns)
 		return 0;
 	a->waker = bpf_get_current_pid_tgid() >> 32;
 	a->runnable_ns = bpf_ktime_get_ns();
