@@ -25,7 +25,7 @@ from collectors.identity import proc
 from collectors.recordings import kernel_class
 from collectors.rings import executions
 from collectors.rings.budget import Budget
-from collectors.rings.busy import INTERVAL_NS, Busy, Interval
+from collectors.rings.busy import INTERVAL_NS, Busy, Course, Interval
 from collectors.rings.ring_file import LEVELS, NotARing, Ring, Taken
 from collectors.rings.trials import RUNGS
 from warpline import schema
@@ -84,7 +84,7 @@ class _Watched:
     awaited: int = 0
     overrun: bool = False
     steered_ns: int = 0
-    overhead_ratio: float | None = None
+    course: Course = field(default_factory=Course)
 
 
 def run(context: Context) -> Iterator[Batch]:
@@ -241,6 +241,8 @@ def _busy_rows(context: Context, watched: _Watched, all_of_it: bool) -> Iterator
 def _busy_batch(context: Context, watched: _Watched, found: list[Interval]) -> pa.RecordBatch:
     devices = watched.ring.devices()
     starts = [each.start_ns + watched.offset_ns for each in found]
+    now = watched.ring.get("level"), None
+    held = [watched.course.over(each.start_ns, each.start_ns + INTERVAL_NS) or now for each in found]
     columns = {
         "start_ns": starts,
         "end_ns": [start + INTERVAL_NS for start in starts],
@@ -250,8 +252,8 @@ def _busy_batch(context: Context, watched: _Watched, found: list[Interval]) -> p
         "busy_ns": [each.busy_ns for each in found],
         "kernel_ns": [each.kernel_ns for each in found],
         "executions": [each.executions for each in found],
-        "detail": LEVELS[min(watched.ring.get("level"), 3)],
-        "overhead_ratio": watched.overhead_ratio,
+        "detail": [LEVELS[min(level, 3)] for level, _ in held],
+        "overhead_ratio": pa.array([ratio for _, ratio in held], pa.float64()),
         "simulated": True if watched.ring.get("simulated") else None,
     }
     return GPU_BUSY.batch(columns, rows=len(found))
@@ -289,10 +291,13 @@ def _count_untold(context: Context, watched: _Watched) -> None:
 
 def _steer(context: Context, watched: _Watched, now_ns: int) -> None:
     """Keep the library under its budget, and follow the detail that is asked for."""
-    watched.overhead_ratio = watched.budget.measure(watched.ring, now_ns)
+    level, first = watched.ring.get("level"), not watched.budget.at_ns
+    cost_ratio = watched.budget.measure(watched.ring, now_ns)
+    if not first:  # The first look has nothing to compare with.
+        watched.course.note(now_ns, level, cost_ratio)
     watched.budget.compare_levels(watched.ring, now_ns)
     done = watched.budget.steer(watched.ring)
     if done:
-        log.info("process %s: cost %.4f of its time; %s", watched.process_uid, watched.overhead_ratio, done)
-    if context.detail() == _ALL and not watched.ring.get("pinned") and watched.ring.get("level") == 2:
+        log.info("process %s: cost %.4f of its time; %s", watched.process_uid, cost_ratio, done)
+    if context.detail() == _ALL and not watched.ring.get("pinned") and level == 2:
         watched.ring.set("node_steps", _WINDOW_STEPS)

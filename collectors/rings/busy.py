@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,32 @@ class Interval:
     busy_ns: int
     kernel_ns: int
     executions: int
+
+
+@dataclass
+class Course:
+    """At which level a library ran, and what it cost, over the last while: an interval is told later than it was."""
+
+    _notes: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=64))
+
+    def note(self, now_ns: int, level: int, cost_ratio: float) -> None:
+        """Keep the level and the cost of the time from the last note to this one."""
+        self._notes.append((now_ns, level, cost_ratio))
+
+    def over(self, start_ns: int, end_ns: int) -> tuple[int, float] | None:
+        """Return the highest level in an interval, and its mean cost; the last ones known where no note lies so late, None
+        before the first."""
+        before, times, levels, costs = 0, [], [], []
+        for at_ns, level, cost_ratio in self._notes:
+            inside = min(at_ns, end_ns) - max(before, start_ns)
+            if inside > 0:
+                times.append(inside)
+                levels.append(level)
+                costs.append(cost_ratio)
+            before = at_ns
+        if not times:
+            return self._notes[-1][1:] if self._notes else None
+        return max(levels), float(np.average(costs, weights=times))
 
 
 def union(starts: Times, ends: Times) -> tuple[Times, Times]:

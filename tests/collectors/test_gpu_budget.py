@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from collectors.rings.budget import Budget
+from collectors.rings.busy import Course
 from collectors.rings.ring_file import Ring
 from collectors.rings.trials import RUNGS, Trials
 
@@ -163,3 +164,13 @@ def test_trials_are_asked_for_now_and_then_seldom_once_they_tell_enough_and_neve
     assert asked(Budget(0.5, trials=_tried({}, 9973)), 1201) == 3
     ring.set("pinned", 1)
     assert asked(Budget(0.01), 100) == 0
+
+
+def test_an_interval_has_the_highest_level_and_the_mean_cost_of_its_time() -> None:
+    course = Course()
+    assert course.over(0, SECOND) is None
+    for at, level, cost in ((2 * SECOND, 2, 0.5), (3 * SECOND, 1, 0.1), (4 * SECOND, 0, 0.0)):
+        course.note(at, level, cost)
+    assert course.over(SECOND, 2 * SECOND) == (2, 0.5)
+    assert course.over(3 * SECOND // 2, 5 * SECOND // 2) == (2, pytest.approx(0.3))
+    assert course.over(3 * SECOND, 4 * SECOND) == course.over(9 * SECOND, 10 * SECOND) == (0, 0.0)
