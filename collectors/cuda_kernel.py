@@ -13,20 +13,17 @@ steps whose eager kernels the budget left out, processes in which the library co
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 
-from collectors.identity import proc
 from collectors.recordings import kernel_class
-from collectors.rings import executions
+from collectors.rings import executions, folder
 from collectors.rings.budget import Budget
 from collectors.rings.busy import INTERVAL_NS, Busy, Course, Interval
-from collectors.rings.ring_file import LEVELS, NotARing, Ring, Taken
+from collectors.rings.ring_file import LEVELS, Ring, Taken
 from collectors.rings.trials import RUNGS
 from warpline import schema
 from warpline.batch import Batch
@@ -43,7 +40,6 @@ TABLES = (LAUNCH, GPU_KERNEL, GPU_BUSY, GPU)
 SCOPE = "node"
 
 _POLL_S = 0.05
-_LOOK_EVERY_S = 0.5
 _STEER_EVERY_NS = 2_000_000_000
 _ALL = 3
 _WHOLE = RUNGS.index("eager")
@@ -58,14 +54,7 @@ _LOSSES = {
 
 def check(settings: Settings) -> str | None:
     """Return why rings cannot be read here, or None."""
-    directory = Path(settings.ring_dir)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"ring_dir {directory}: cannot be made ({error.strerror}); mount it, shared with the engine's pods"
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        return f"ring_dir {directory}: may not be read and written; run as root, or change its mode"
-    return None
+    return folder.why_not(settings)
 
 
 @dataclass
@@ -89,58 +78,15 @@ class _Watched:
 
 def run(context: Context) -> Iterator[Batch]:
     """Yield what the rings say until told to stop; what they hold at that moment is still read."""
-    rings: dict[Path, _Watched | None] = {}
-    looked_s = 0.0
     yield Batch(LAUNCH, pa.RecordBatch.from_pylist([], LAUNCH.arrow))  # Up, though nobody may launch yet.
-    while True:
-        stopping = context.wait(_POLL_S)
-        if stopping or time.monotonic() - looked_s > _LOOK_EVERY_S:
-            looked_s = time.monotonic()
-            _look(context, rings)
-        for path, watched in list(rings.items()):
-            if watched is not None:
-                ended = watched.ring.owner() is None
-                yield from _read(context, watched, ended, stopping)
-                if ended:
-                    watched.ring.close(remove=True)
-                    del rings[path]
-        if stopping:
-            return
 
+    def watch(ring: Ring, writer: folder.Writer) -> _Watched:
+        return _Watched(ring, writer.process_uid, writer.offset_ns, Budget(context.settings.gpu_budget_ratio))
 
-def _look(context: Context, rings: dict[Path, _Watched | None]) -> None:
-    """Open rings that are new; a file that is no ring is remembered as such, and counted once."""
-    for path in sorted(Path(context.settings.ring_dir).glob("cuda-*.ring")):
-        if path in rings:
-            continue
-        try:
-            ring = Ring(path)
-        except NotARing as error:
-            if time.time() - path.stat().st_mtime > _LOOK_EVERY_S:  # Else it may be in the making.
-                log.warning("%s", error)
-                context.lost("not a ring file", 1)
-                rings[path] = None
-        except OSError:
-            continue
-        else:
-            rings[path] = _watch(context, ring)
-    for path in [each for each, watched in rings.items() if watched is None and not each.exists()]:
-        del rings[path]
+    def read(watched: _Watched, ended: bool, stopping: bool) -> Iterator[Batch]:
+        return _read(context, watched, ended, stopping)
 
-
-def _watch(context: Context, ring: Ring) -> _Watched | None:
-    if ring.boot_id != context.clock.boot_id:
-        context.lost("ring of an earlier boot", max(ring.get("position"), 1), lower_bound=True)
-        ring.close(remove=True)
-        return None
-    pid = ring.owner()
-    found = proc.stat(pid) if pid else None
-    # Of a process that has ended, or that is hidden from us, only its own word is left.
-    pid = found.pid if found else ring.get("pid")
-    start_ns = found.start_since_boot_ns if found else ring.get("start_ticks") * proc.TICK_NS
-    offset_ns = context.clock.anchor_ns - (proc.monotonic_offset_ns(pid) or 0 if found else 0)
-    budget = Budget(context.settings.gpu_budget_ratio)
-    return _Watched(ring, proc.process_uid(context.node, start_ns, pid), offset_ns, budget)
+    yield from folder.follow(context, "cuda-*.ring", _POLL_S, Ring, watch, read)
 
 
 def _read(context: Context, watched: _Watched, ended: bool, stopping: bool) -> Iterator[Batch]:

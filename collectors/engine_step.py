@@ -15,15 +15,13 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from collectors.identity import proc
+from collectors.rings import folder
 from collectors.rings.ledger import DECODE, PHASES, Changes, Ledger, Rank, Step
-from collectors.rings.ring_file import NotARing
 from collectors.rings.step_file import StepFile
 from warpline import schema
 from warpline.batch import Batch
@@ -40,18 +38,12 @@ TABLES = (ENGINE_STEP, STEP_MEMBER, ENGINE_REQUEST, ENGINE_EVENT)
 SCOPE = "node"
 
 _POLL_S = 0.1
-_LOOK_EVERY_S = 0.5
 _PHASES = pa.array(PHASES)
 
 
 def check(settings: Settings) -> str | None:
     """Return why rings cannot be read here, or None."""
-    directory = Path(settings.ring_dir)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"ring_dir {directory}: cannot be made ({error.strerror}); mount it, shared with the engine's pods"
-    return None
+    return folder.why_not(settings)
 
 
 @dataclass
@@ -68,56 +60,16 @@ class _Engine:
 
 def run(context: Context) -> Iterator[Batch]:
     """Yield what the step rings say until told to stop; what they hold at that moment is still read."""
-    engines: dict[Path, _Engine | None] = {}
-    looked_s = 0.0
     yield Batch(ENGINE_STEP, pa.RecordBatch.from_pylist([], ENGINE_STEP.arrow))  # Up, though no engine may run yet.
-    while True:
-        stopping = context.wait(_POLL_S)
-        if stopping or time.monotonic() - looked_s > _LOOK_EVERY_S:
-            looked_s = time.monotonic()
-            _look(context, engines)
-        for path, engine in list(engines.items()):
-            if engine is not None:
-                ended = engine.file.owner() is None
-                yield from _read(context, engine, ended or stopping)
-                if ended:
-                    engine.file.close(remove=True)
-                    del engines[path]
-        if stopping:
-            return
+
+    def read(engine: _Engine, ended: bool, stopping: bool) -> Iterator[Batch]:
+        return _read(context, engine, ended or stopping)
+
+    yield from folder.follow(context, "steps-*.ring", _POLL_S, StepFile, _watch, read)
 
 
-def _look(context: Context, engines: dict[Path, _Engine | None]) -> None:
-    for path in sorted(Path(context.settings.ring_dir).glob("steps-*.ring")):
-        if path in engines:
-            continue
-        try:
-            file = StepFile(path)
-        except NotARing as error:
-            if time.time() - path.stat().st_mtime > _LOOK_EVERY_S:  # Else it may be in the making.
-                log.warning("%s", error)
-                context.lost("not a ring file", 1)
-                engines[path] = None
-        except OSError:
-            continue
-        else:
-            engines[path] = _watch(context, file)
-    for path in [each for each, engine in engines.items() if engine is None and not each.exists()]:
-        del engines[path]
-
-
-def _watch(context: Context, file: StepFile) -> _Engine | None:
-    if file.boot_id != context.clock.boot_id:
-        context.lost("ring of an earlier boot", 1, lower_bound=True)
-        file.close(remove=True)
-        return None
-    pid = file.owner()
-    found = proc.stat(pid) if pid else None
-    # Of a process that has ended, or that is hidden from us, only its own word is left.
-    pid = found.pid if found else file.pid
-    start_ns = found.start_since_boot_ns if found else file.start_ticks * proc.TICK_NS
-    offset_ns = context.clock.anchor_ns - (proc.monotonic_offset_ns(pid) or 0 if found else 0)
-    return _Engine(file, proc.process_uid(context.node, start_ns, pid), offset_ns, last_ns=file.opened_ns + offset_ns)
+def _watch(file: StepFile, writer: folder.Writer) -> _Engine:
+    return _Engine(file, writer.process_uid, writer.offset_ns, last_ns=file.opened_ns + writer.offset_ns)
 
 
 def _read(context: Context, engine: _Engine, ended: bool) -> Iterator[Batch]:

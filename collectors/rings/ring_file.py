@@ -128,6 +128,16 @@ class Ring:
         """Linux boot that the ring was written in."""
         return _text(self._map[48:88])
 
+    @property
+    def writer(self) -> tuple[int, int]:
+        """What the writer says of itself: its process id, and its start in ticks since boot."""
+        return self.get("pid"), self.get("start_ticks")
+
+    @property
+    def at_least(self) -> int:
+        """Records that it was given, at the least."""
+        return max(self.get("position"), 1)
+
     def owner(self) -> int | None:
         """Return the writer's process id in our PID namespace, 0 where it is not visible in it, None once it has ended."""
         asked = _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 1, 0)

@@ -40,8 +40,8 @@ class StepFile:
         self._file = path.open("r+b")
         try:
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            magic, version, self._base, self._size, self.pid, flags, self.start_ticks, boot, self.opened_ns = (
-                _HEADER.unpack_from(self._map)
+            magic, version, self._base, self._size, pid, flags, start_ticks, boot, self.opened_ns = _HEADER.unpack_from(
+                self._map
             )
             if magic != MAGIC or version != VERSION or self._base + self._size > len(self._map) or self._size < 64:
                 raise ValueError(f"magic {magic!r}, version {version}, {self._size} bytes in {len(self._map)}")
@@ -49,6 +49,10 @@ class StepFile:
             self._file.close()
             raise NotARing(f"{path}: {error}") from None
         self.simulated = bool(flags & 1)
+        self.writer = pid, start_ticks
+        """What the writer says of itself: its process id, and its start in ticks since boot."""
+        self.at_least = 1
+        """Records that it was given, at the least."""
         self.boot_id = boot.split(b"\0", 1)[0].decode("ascii", "replace")
         self._next, self._number = 0, 0
 
