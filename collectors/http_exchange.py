@@ -1,4 +1,4 @@
-"""HTTP/1 requests and responses on the sockets of watched processes, without touching the processes.
+"""HTTP requests and responses on the sockets of watched processes, HTTP/1, HTTP/2 and gRPC, without touching the processes.
 
 One BPF program at the end of every system call (raw tracepoint `sys_exit`) takes what read, write, readv, writev, recvfrom,
 sendto, recvmsg and sendmsg moved, walks from the file descriptor to the socket, and parses HTTP/1 as a stream: heads that
@@ -10,21 +10,30 @@ up to `http_head_bytes`; of them only the request line, `host`, `traceparent` an
 body only its id (chatcmpl-…). No body's bytes leave the kernel but the first 96 of a response, in which the id is looked
 for, and which are dropped then.
 
+Of HTTP/2, prior knowledge or by TLS, each stream is a row: frames are walked in the kernel from the client's preface on, cut
+where they may be; DATA costs no event and is counted by frames; header blocks come here and are decoded (HPACK), and of them
+only the method, the path, `:authority`, the status, `traceparent`, `x-request-id` and `grpc-status` are told. A connection
+joined in the middle is found where a call's bytes are whole frames; its rows are marked partial and say nothing that came
+before. Of its heads only what needs no table is known, until its encoder empties the table.
+
 Watched are the processes that listen on, or connect to, `http_ports`; whose command line has a part of `http_executables`;
 whose cgroup path has a part of `http_cgroups`; and all that they fork. The collector itself never is.
 
 At detail 1 one connection in four is followed, the same one at both of its ends where no address is translated; the
-requests of the others are counted in `loss`. At detail 0 nothing is attached.
+requests of the others are counted in `loss` (a left-out connection of HTTP/2 once: its streams are not looked at; one that
+is followed stays so, for its header table would be lost). At detail 0 nothing is attached.
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. No kprobes, no kernel headers.
 Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
-every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s.
+every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s of HTTP/1; a gRPC call's heads cost about
+40 µs more, most of it HPACK.
 
-Not seen: TLS that is no shared OpenSSL (Envoy's BoringSSL, Go, rustls), TLS sessions whose library was first mapped on
-this node less than 0.2 s before, and HTTP/2 (counted in `loss` as connections met); data moved by io_uring, sendfile,
-splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was watched (its
-response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined messages or
-chunks in one large read), a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
+Not seen: TLS that is no shared OpenSSL (Envoy's and gRPC's BoringSSL, Go, rustls), TLS sessions whose library was first
+mapped on this node less than 0.2 s before; HTTP/2 that HTTP/1 is upgraded to; streams that a server pushes; data moved by
+io_uring, sendfile, splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was
+watched (its response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined
+messages or chunks in one large read), a 397th frame, a ninth pipelined request, and heads beyond `http_head_bytes` are
+counted or marked.
 """
 
 from __future__ import annotations
@@ -34,11 +43,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import http_scanner, loader
 from collectors.bpf.cost import KernelCost
-from collectors.bpf.http_rows import CONNECTION, EXCHANGE, PIECE, Assembler, still_open
+from collectors.bpf.http2_rows import Streams
+from collectors.bpf.http_rows import CONNECTION, EXCHANGE, HTTP2, PIECE, Assembler, still_open
 from collectors.bpf.ring import COUNTER, Records, Tally
 from collectors.bpf.targets import Rules, Targets, chosen
 from collectors.bpf.tls import Libraries, linked_in
@@ -57,18 +68,22 @@ TEXTS = (
     "socket.bpf.h",
     "http_state.bpf.h",
     "http_parse.bpf.h",
+    "http2.bpf.h",
     "http_walk.bpf.h",
     "http_tls.bpf.h",
     "http_exchange.bpf.c",
 )
 _TLS_MAPS = {"steps": "tls_steps", "works": "tls_works", "masks": "tls_masks"}
-TWINS = {"uprobe_tls_step": ("raw_step", _TLS_MAPS), "uprobe_tls_head": ("raw_head", _TLS_MAPS)}
+STEPS = ("step", "head", "frames")
+"""What the programs do in turn, each the next one's tail call: most of HTTP/1, its heads, HTTP/2."""
+TWINS = {f"uprobe_tls_{name}": (f"raw_{name}", _TLS_MAPS) for name in STEPS}
 """Programs that read HTTP under TLS: the same code, compiled once, with other maps."""
 ATTACH = {
     "raw_sys_exit": "sys_exit",
     "raw_sock_state": "inet_sock_set_state",
     "raw_retransmit": "tcp_retransmit_skb",
 }
+BLOCKS_LOST = "http/2 header blocks: ring full"
 LOSSES = (
     "watched processes: map full",
     "request heads: ring full",
@@ -77,18 +92,28 @@ LOSSES = (
     "pipelined too deep",
     "memory not readable",
     "too many messages in one system call",
-    "http/2 connections not read",
+    BLOCKS_LOST,
     "tls connections not read",
     "tls data without a socket",
     "left out: detail 1 follows one connection in four",
+    "http/2 streams: map full",
+    "http/2 pushed streams are not followed",
 )
 """What counter i of the program counts (the enum in http_state.bpf.h)."""
-CONNECTIONS, PIECE_PAGES, EXCHANGE_PAGES = 16384, 4096, 2048
+SIZES = {
+    "CONNECTIONS": 16384,
+    "STREAMS": 16384,
+    "PIECE_PAGES": 4096,
+    "BLOCK_PAGES": 4096,
+    "EXCHANGE_PAGES": 2048,
+    "FRAME_TURNS": 12,
+}
 OFF, LEAST = 0, 1
 _NOTHING = Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
 _POLL_S = 0.1
-ROWS_EVERY = 3
-"""Rows are made each third poll: most of a small batch's cost is the same for one row and for hundreds."""
+ROWS_EVERY = 5
+"""Rows are made each fifth poll: most of a small batch's cost is the same for one row and for hundreds (3 ms), in which
+whoever shares the core waits; twice a second that is under 1 % of the time, so that it is no part of anyone's p99."""
 _MOST_WAITING = 65536
 """Pieces of heads whose exchanges have not ended: 18 MB at most."""
 
@@ -101,18 +126,18 @@ def check(settings: Settings) -> str | None:
 
 
 def limits(settings: Settings) -> str:
-    """Return what is not seen on this node: HTTP/2, and the TLS that watched processes have in themselves."""
+    """Return what is not seen on this node: the TLS that watched processes have in themselves, and what never is."""
     found: dict[tuple[str, str], int] = {}
     for pid, name in chosen(_rules(settings)).items():
         kind = linked_in(Path(f"/proc/{pid}/exe"))
         if kind:
             found[name, kind] = found.get((name, kind), 0) + 1
     inside = [f"TLS inside of {name} ({kind}, {count} running)" for (name, kind), count in sorted(found.items())]
-    return "not seen: " + ", ".join(["HTTP/2", *inside])
+    return "not seen: " + ", ".join(["HTTP/2 that HTTP/1 is upgraded to", *inside])
 
 
 def run(context: Context) -> Iterator[Batch]:
-    """Yield `http_exchange` batches, one each 0.3 s where there are any."""
+    """Yield `http_exchange` batches, one each 0.5 s where there are any."""
     probe = Probe(context)
     try:
         for turn in itertools.count():
@@ -135,18 +160,18 @@ class Probe:
         """Compile, attach, and watch what the settings ask for."""
         self.context = context
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
-        sizes = {"CONNECTIONS": CONNECTIONS, "PIECE_PAGES": PIECE_PAGES, "EXCHANGE_PAGES": EXCHANGE_PAGES}
-        macros = {**sizes, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
+        macros = {**SIZES, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
         self.loaded = loader.load(loader.read(*TEXTS), macros, TWINS)
         self.loaded.map("tls_masks", "<u4", "<u8").set(0, (1 << 64) - 1)
         self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
-        self.loaded.set_tail_calls("steps", ["raw_step", "raw_head"])
-        self.loaded.set_tail_calls("tls_steps", ["uprobe_tls_step", "uprobe_tls_head"])
+        self.loaded.set_tail_calls("steps", [f"raw_{name}" for name in STEPS])
+        self.loaded.set_tail_calls("tls_steps", [f"uprobe_tls_{name}" for name in STEPS])
         self.pieces = self.loaded.ring("pieces", PIECE)
         self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
         self._connections = self.loaded.map("connections", "<u8", CONNECTION)
         self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
         self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
+        self.streams = Streams(self.loaded, self.assembler, head_bytes)
         self._least = self.loaded.map("at_least", "<u4", "<u4")
         self._detail = OFF
         self.targets = Targets(self.loaded, _rules(context.settings))
@@ -170,16 +195,22 @@ class Probe:
         ended = self.exchanges.take()
         while len(pieces := self.pieces.take()):
             self.assembler.add(pieces)
+        cut_off = [self.streams.take()]
         for loss in self.tally.losses(_now()):
             start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
             self.context.lost(loss.reason, loss.count, start, end)
-        batch = self._batch(ended)
-        self.context.lost("heads of exchanges without an end", self.assembler.drop_before(_MOST_WAITING))
+            if loss.reason == BLOCKS_LOST:
+                cut_off.append(self.streams.orphans(_now()))
+        batch = self._batch(ended, *cut_off)
+        dropped = self.assembler.drop_before(_MOST_WAITING) + self.streams.heads.drop_before(_MOST_WAITING)
+        self.context.lost("heads of exchanges without an end", dropped)
+        self.context.lost("http/2 header blocks not understood", self.streams.heads.not_understood)
+        self.streams.heads.not_understood = 0
         return batch
 
     def still_open(self) -> Batch:
         """Return a row for each exchange that has not ended, as far as it has come."""
-        return self._batch(still_open(self._connections.items()[1]))
+        return self._batch(still_open(self._connections.items()[1]), self.streams.still_open())
 
     def close(self) -> None:
         """Detach and free everything."""
@@ -194,6 +225,7 @@ class Probe:
         self._least.set(0, int(self._detail == LEAST))
         if before == OFF:
             self._connections.items(delete=True)  # What was under way when it was let go of is no longer known.
+            self.streams.forget()
             self.loaded.attach_raw(ATTACH)
         elif self._detail == OFF:
             for function, tracepoint in ATTACH.items():
@@ -201,10 +233,17 @@ class Probe:
             self._tls.let_go()
             self.context.lost("not looked at: detail 0", 1, lower_bound=True)
 
-    def _batch(self, ended: Records) -> Batch:
-        if not len(ended):
+    def _batch(self, *ended: Records) -> Batch:
+        """Return the rows of exchanges, those of HTTP/1 before those of HTTP/2."""
+        every = np.concatenate([each[list(EXCHANGE.names or ())] for each in ended])
+        if not len(every):
             return _NOTHING
-        return Batch(HTTP_EXCHANGE, HTTP_EXCHANGE.batch(self.assembler.rows(ended)))
+        is_http2 = (every["flags"] & HTTP2) != 0
+        parts = []
+        for rows, makes in ((every[~is_http2], self.assembler.rows), (every[is_http2], self.streams.rows)):
+            if len(rows):
+                parts.append(HTTP_EXCHANGE.batch(makes(rows)))
+        return Batch(HTTP_EXCHANGE, pa.concat_batches(parts) if len(parts) > 1 else parts[0])
 
 
 def _rules(settings: Settings) -> Rules:

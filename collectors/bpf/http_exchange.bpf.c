@@ -1,4 +1,4 @@
-/* HTTP/1 exchanges on the sockets of watched processes: one program at the end of every system call. x86-64's pt_regs still
+/* HTTP exchanges on the sockets of watched processes: one program at the end of every system call. x86-64's pt_regs still
  * holds the call's number and arguments there, so no second probe at its start is needed. */
 #define MOVES_DATA (1ULL << 0 | 1ULL << 1 | 1ULL << 19 | 1ULL << 20 | 1ULL << 44 | 1ULL << 45 | 1ULL << 46 | 1ULL << 47)
 #define BY_VECTOR (1ULL << 19 | 1ULL << 20)
@@ -48,6 +48,17 @@ int raw_head(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+int raw_frames(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct work *w = step_work();
+	if (!w || walk_frames(w) < 0)
+		return 0;
+	steps.call(ctx, 2);
+	count_lost(LOST_STEPS, 1);
+	lose_frames(w);
+	return 0;
+}
+
 int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	s64 moved = ctx->args[1];
@@ -72,6 +83,8 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		if (c->ends.family == FAMILY_UNIX && c->inode != inode_of(file)) { /* the old one's memory was used again */
 			if (c->requests != c->responses)
 				finish(c, bpf_ktime_get_ns(), ABORTED);
+			if (c->ways[0].state == FRAMES)
+				tell_closing(c, bpf_ktime_get_ns());
 			connections.delete(&socket);
 		}
 	} else if (!socket_family(file, socket)) {

@@ -100,21 +100,37 @@ static __always_inline u32 log2_of(u64 value)
 	return value >> 1 ? result + 1 : result;
 }
 
-/* Bytes of a response's body: the first few are kept for the response's id, of the others only times count. */
-static __always_inline void body(struct connection *c, struct work *w, u64 bytes)
+/* Takes the next part of what a call moved, where it is a vector; it may be empty. Returns whether there is one. */
+static __always_inline int take_vector(struct work *w)
 {
-	struct response *r = &c->response;
-	if (!r->first_ns) {
-		u64 kept = bytes;
-		CLAMP(kept, FIRST);
-		if (!bpf_probe_read_user(r->first, kept, (void *)w->at))
-			r->first_length = kept;
-		r->first_ns = w->now;
+	u64 vector[2] = {};
+	if (!w->total || !w->vectors)
+		return 0;
+	if (bpf_probe_read_user(vector, 16, (void *)w->vector)) {
+		count_lost(LOST_FAULTS, 1);
+		return 0;
 	}
-	if (r->last_ns == w->now)
-		return;
+	w->vector += 16;
+	w->vectors--;
+	w->at = vector[0];
+	w->left = vector[1] < w->total ? vector[1] : w->total;
+	return 1;
+}
+
+static __always_inline int next_segment(struct work *w)
+{
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < 16 && !w->left; i++)
+		if (!take_vector(w))
+			return 0;
+	return w->left != 0;
+}
+
+/* A piece of a body, which counts: the time since the one before goes into the histogram. */
+static __always_inline void piece_of_body(struct response *r, u64 now)
+{
 	if (r->last_ns) {
-		u64 gap = w->now - r->last_ns, place = log2_of(gap >> 10);
+		u64 gap = now - r->last_ns, place = log2_of(gap >> 10);
 		if (gap > r->longest_gap_ns)
 			r->longest_gap_ns = gap;
 		if (place > GAPS - 1)
@@ -122,8 +138,27 @@ static __always_inline void body(struct connection *c, struct work *w, u64 bytes
 		CLAMP(place, GAPS - 1);
 		r->gaps[place]++;
 	}
-	r->last_ns = w->now;
+	r->last_ns = now;
 	r->chunks++;
+}
+
+/* The first bytes of a body are kept for the response's id. */
+static __always_inline void first_bytes(struct response *r, struct work *w, u64 bytes)
+{
+	if (r->first_ns)
+		return;
+	CLAMP(bytes, FIRST);
+	if (!bpf_probe_read_user(r->first, bytes, (void *)w->at))
+		r->first_length = bytes;
+	r->first_ns = w->now;
+}
+
+/* Bytes of a response's body: the first few are kept for the response's id, of the others only times count. */
+static __always_inline void body(struct response *r, struct work *w, u64 bytes)
+{
+	first_bytes(r, w, bytes);
+	if (r->last_ns != w->now)
+		piece_of_body(r, w->now);
 }
 
 /* `bytes` of the segment are handled. */
@@ -237,7 +272,7 @@ static __always_inline void counted(struct connection *c, struct direction *d, s
 	u64 take = w->left < d->remaining ? w->left : d->remaining;
 	u64 ending = d->state == CHUNK_DATA ? 2 : 0;
 	if (way && d->remaining > ending)
-		body(c, w, take < d->remaining - ending ? take : d->remaining - ending);
+		body(&c->response, w, take < d->remaining - ending ? take : d->remaining - ending);
 	d->remaining -= take;
 	consume(c, d, w, way, take);
 	if (d->remaining)

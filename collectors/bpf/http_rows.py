@@ -15,18 +15,33 @@ from warpline.clock import NodeClock
 
 BLOCK, FIRST, GAPS = 256, 96, 24
 PIECE = np.dtype([("id", "<u8"), ("length", "<u4"), ("number", "<u4"), ("data", "u1", (BLOCK,))])
-EXCHANGE = np.dtype(
+_ENDS = [(name, ENDS.fields[name][0]) for name in ENDS.names or ()]  # type: ignore[index]
+_PENDING = np.dtype(
     [
-        *((name, "<u8") for name in ("id", "start_ns", "request_end_ns", "head_ns", "first_ns", "last_ns", "end_ns")),
-        *((name, "<u8") for name in ("longest_gap_ns", "request_offset", "response_offset", "request_bytes")),
-        *((name, "<u8") for name in ("response_bytes", "cgroup", "process_start_ns", "inode")),
-        *((name, "<u4") for name in ("process", "thread", "ordinal", "chunks", "retransmits", "head_bytes", "flags")),
-        *((name, ENDS.fields[name][0]) for name in ENDS.names or ()),  # type: ignore[index]
-        *((name, "<u2") for name in ("status", "first_length", "role", "ended")),
-        ("gaps", "<u2", (GAPS,)),
-        ("first", "u1", (FIRST,)),
+        *((name, "<u8") for name in ("id", "start_ns", "request_end_ns", "request_offset", "request_bytes")),
+        *((name, "<u4") for name in ("thread", "head_bytes", "retransmits", "flags")),
     ]
 )
+_RESPONSE = [
+    *((name, "<u8") for name in ("head_ns", "first_ns", "last_ns", "longest_gap_ns", "response_offset")),
+    ("response_bytes", "<u8"),
+    ("chunks", "<u4"),
+    ("first_length", "<u2"),
+    ("gaps", "<u2", (GAPS,)),
+    ("first", "u1", (FIRST,)),
+    ("room_behind", "u1", (2,)),
+]
+EXCHANGE = np.dtype(
+    [
+        *_PENDING.descr,
+        *_RESPONSE,
+        *((name, "<u8") for name in ("end_ns", "cgroup", "process_start_ns", "inode")),
+        *((name, "<u4") for name in ("process", "ordinal", "code")),
+        *_ENDS,
+        *((name, "<u2") for name in ("status", "role", "ended", "gaps_before")),
+    ]
+)
+"""struct exchange of http_state.bpf.h."""
 _DIRECTION = np.dtype(
     [
         *((name, "<u8") for name in ("remaining", "length", "stream")),
@@ -36,33 +51,27 @@ _DIRECTION = np.dtype(
         ("room", "u1", (6,)),
     ]
 )
-_PENDING = np.dtype(
-    [
-        *((name, "<u8") for name in ("id", "start_ns", "request_end_ns", "request_offset", "request_bytes")),
-        *((name, "<u4") for name in ("thread", "head_bytes", "retransmits", "flags")),
-    ]
-)
 _DEPTH = 8
 CONNECTION = np.dtype(
     [
         *((name, "<u8") for name in ("inode", "cgroup", "process_start_ns")),
         *((name, "<u4") for name in ("process", "role", "requests", "responses", "retransmits", "tls")),
-        *((name, ENDS.fields[name][0]) for name in ENDS.names or ()),  # type: ignore[index]
+        *_ENDS,
         ("room", "<u4"),
         ("ways", _DIRECTION, (2,)),
         ("pending", _PENDING, (_DEPTH,)),
-        *((name, "<u8") for name in ("head_ns", "first_ns", "last_ns", "longest_gap_ns", "response_offset")),
-        ("response_bytes", "<u8"),
-        ("chunks", "<u4"),
-        ("first_length", "<u2"),
-        ("gaps", "<u2", (GAPS,)),
-        ("first", "u1", (FIRST,)),
-        ("room_behind", "u1", (2,)),
+        *_RESPONSE,
     ]
 )
 """struct connection: what the kernel keeps while an exchange lasts."""
-OPEN_AT_START, TRUNCATED, FAULTED, IN_TLS = 1, 2, 8, 16
+FRAMES = 8
+"""State of a connection's ways where it speaks HTTP/2; what it then keeps of it lies over `pending`, its number first."""
+STREAM_KEY = np.dtype([("connection", "<u8"), ("stream", "<u4"), ("unused", "<u4")])
+OPEN_AT_START, TRUNCATED, FAULTED, IN_TLS, HTTP2 = 1, 2, 8, 16, 32
 ENDINGS = ("unknown", "complete", "next_request", "close", "abort", "open")
+ABORT, STILL_OPEN = ENDINGS.index("abort"), ENDINGS.index("open")
+RESET = len(ENDINGS)
+"""An abort whose code is known: RST_STREAM."""
 SIDES = ("server", "client")
 PARSES = ("none", "partial", "full", "head_truncated")
 
@@ -96,7 +105,7 @@ class Assembler:
         return dropped
 
     def rows(self, ended: Records) -> dict[str, Any]:
-        """Return the columns of `http_exchange` for exchanges that ended, those that turned out to be no HTTP left out."""
+        """Return the columns of `http_exchange` for exchanges of HTTP/1 that ended, those that are no HTTP left out."""
         by_id = np.argsort(ended["id"], kind="stable")
         ended = ended[by_id]
         heads, got = self._heads(ended["id"])
@@ -105,7 +114,15 @@ class Assembler:
         if not is_http.all():
             ended, got, bare = ended[is_http], got[is_http], bare[is_http]
             heads = http_heads.kept(heads, is_http)
-        return self._exchange(ended) | self._head_columns(ended, heads, got, bare)
+        answered = ended["status"] > 0
+        return (
+            self.exchange(ended)
+            | self._head_columns(ended, heads, got, bare)
+            | {
+                "protocol": "http/1.1",
+                "status": pa.array(ended["status"].astype(np.int64), mask=~answered),
+            }
+        )
 
     def _heads(self, ids: npt.NDArray[np.uint64]) -> tuple[http_heads.Heads, npt.NDArray[np.int64]]:
         """Return the heads of the exchanges `ids` (sorted), and how many bytes of each we have; their pieces go."""
@@ -129,12 +146,12 @@ class Assembler:
             "request_id": heads.request_id,
             "trace_id": pa.uuid().wrap_array(heads.trace_id),
             "parent_span_id": heads.parent_span_id,
-            "parse": _coded(parse, PARSES),
+            "parse": coded(parse, PARSES),
             "open_at_start": pa.array(bare),
         }
 
-    def _exchange(self, x: Records) -> dict[str, Any]:
-        answered = x["status"] > 0
+    def exchange(self, x: Records) -> dict[str, Any]:
+        """Return the columns that do not hang on what heads say."""
         tls, bare = ((x["flags"] & flag) != 0 for flag in (IN_TLS, OPEN_AT_START))
         return {
             "start_ns": self._clock.from_monotonic(x["start_ns"].astype(np.int64)),
@@ -143,7 +160,7 @@ class Assembler:
             "process_uid": process_uids(self._node, x["process_start_ns"], x["process"]),
             "pid": x["process"].astype(np.int64),
             "thread_id": x["thread"].astype(np.int64),
-            "side": _coded(x["role"], SIDES),
+            "side": coded(x["role"], SIDES),
             "connection_id": connection_ids(x[list(ENDS.names or ())], x["inode"]),
             "ordinal": x["ordinal"].astype(np.int64),
             # Offsets are the connection's: under TLS its bytes are others than those that were read here.
@@ -152,9 +169,7 @@ class Assembler:
                 x["response_offset"].astype(np.int64), mask=(x["response_bytes"] == 0) | tls
             ),
             **columns(x),
-            "protocol": "http/1.1",
             "tls": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(x), np.int32), mask=~tls), ["openssl"]),
-            "status": pa.array(x["status"].astype(np.int64), mask=~answered),
             "response_id": http_heads.response_ids(x["first"], x["first_length"].astype(np.int64)),
             "request_end_ns": self._time(x["request_end_ns"]),
             "response_start_ns": self._time(x["head_ns"]),
@@ -166,7 +181,8 @@ class Assembler:
             "longest_gap_ns": x["longest_gap_ns"].astype(np.int64),
             "gap_counts": _lists(x["gaps"]),
             "retransmits": x["retransmits"].astype(np.int64),
-            "ended_by": _coded(np.minimum(x["ended"], len(ENDINGS) - 1), ENDINGS),
+            "ended_by": coded(np.where(x["ended"] == RESET, ABORT, x["ended"]), ENDINGS),
+            "reset_code": pa.array(x["code"].astype(np.int64), mask=x["ended"] != RESET),
             **self._cgroups.columns(x["cgroup"]),
         }
 
@@ -185,11 +201,12 @@ def still_open(connections: Records) -> Records:
     found["retransmits"] = waiting["retransmits"] - front["retransmits"]
     found["ordinal"] = waiting["responses"]
     found["status"] = waiting["ways"]["status"][:, 1]
-    found["ended"] = ENDINGS.index("open")
+    found["ended"] = STILL_OPEN
     return found
 
 
-def _coded(codes: Records, texts: tuple[str, ...]) -> pa.DictionaryArray:
+def coded(codes: Records, texts: tuple[str, ...]) -> pa.DictionaryArray:
+    """Return `texts[code]` for each code, dictionary-encoded."""
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(texts, pa.string()))
 
 

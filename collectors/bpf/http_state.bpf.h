@@ -1,15 +1,15 @@
-/* What is kept of each connection that speaks HTTP/1, and the two records that leave the Linux kernel. */
+/* What is kept of each connection that speaks HTTP, and the records that leave the Linux kernel. */
 #define BLOCK 256 /* bytes of a head scanned at once: the verifier walks the loop for each of them */
 #define DEPTH 8 /* requests of one connection that may wait for their responses */
 #define FIRST 96
 #define GAPS 24
 #define SENDS_DATA (1ULL << 1 | 1ULL << 20 | 1ULL << 44 | 1ULL << 46) /* write, writev, sendto, sendmsg */
 
-enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, SAW_HTTP2, SAW_TLS, TLS_WITHOUT_SOCKET, LEFT_OUT };
+enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, LOST_BLOCKS, SAW_TLS, TLS_WITHOUT_SOCKET, LEFT_OUT, LOST_STREAMS, SAW_PUSH };
 enum { SERVER = 0, CLIENT = 1 };
-enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE };
-enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN };
-enum { OPEN_AT_START = 1, TRUNCATED = 2, IS_HEAD = 4, FAULTED = 8, IN_TLS = 16 };
+enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE, FRAMES };
+enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN, RESET };
+enum { OPEN_AT_START = 1, TRUNCATED = 2, IS_HEAD = 4, FAULTED = 8, IN_TLS = 16, HTTP2 = 32 };
 
 struct direction {
 	u64 remaining, length, stream; /* stream: 64-bit offset behind the last byte that was handled */
@@ -27,7 +27,24 @@ struct response {
 	u64 head_ns, first_ns, last_ns, longest_gap_ns, offset, bytes;
 	u32 chunks;
 	u16 first_length, gaps[GAPS];
-	u8 first[FIRST];
+	u8 first[FIRST], unused[2];
+};
+
+/* One direction of a connection that speaks HTTP/2: the frame that it is in. */
+struct frames {
+	u8 head[32]; /* 9 bytes, and the 4 of a RST_STREAM's code */
+	u64 offset; /* of the frame's first byte in its direction */
+	u32 left, stream, pieces; /* left: bytes of its payload; pieces: of header blocks, so far */
+	u8 have, want, type, flags, kind; /* have: bytes of its head, of those that it wants; kind: what is done with it */
+	u8 unread, fresh, ending, lost, unused[3]; /* unread: its head was not acted on; fresh: no payload yet; ending: the block's
+						    * HEADERS end the stream; lost: where the next frame begins is not known */
+};
+
+struct http2 {
+	u64 id;
+	u32 highest, first, joined; /* stream ids: the highest met, and the first met where the connection was joined in the middle */
+	u32 gaps; /* how often a part of it was not seen */
+	struct frames ways[2];
 };
 
 struct connection {
@@ -35,18 +52,20 @@ struct connection {
 	u32 process, role, requests, responses, retransmits, tls;
 	struct ends ends;
 	struct direction ways[2]; /* 0 requests, 1 responses */
-	struct pending pending[DEPTH];
+	union {
+		struct pending pending[DEPTH];
+		struct http2 http2; /* where its ways are in FRAMES */
+	};
 	struct response response;
 };
 
 struct exchange {
-	u64 id, start_ns, request_end_ns, head_ns, first_ns, last_ns, end_ns, longest_gap_ns;
-	u64 request_offset, response_offset, request_bytes, response_bytes, cgroup, process_start_ns, inode;
-	u32 process, thread, ordinal, chunks, retransmits, head_bytes, flags;
+	struct pending request;
+	struct response response;
+	u64 end_ns, cgroup, process_start_ns, inode;
+	u32 process, ordinal, code; /* code: of the RST_STREAM that ended it */
 	struct ends ends;
-	u16 status, first_length, role, ended;
-	u16 gaps[GAPS];
-	u8 first[FIRST];
+	u16 status, role, ended, gaps_before; /* gaps_before: its connection's gaps when it began */
 };
 
 struct piece {
@@ -55,12 +74,29 @@ struct piece {
 	u8 data[BLOCK];
 };
 
+/* A part of a header block of HTTP/2, or the word that its connection ended (CLOSING: pieces holds its retransmits). */
+struct block {
+	u64 connection, id, now_ns; /* id: of the exchange, where one is kept */
+	u32 stream, number;
+	u16 length;
+	u8 way, type, flags, begins, ends, joined; /* begins, ends: whether it is the frame's first part, or its last */
+	u8 data[BLOCK];
+};
+
+struct stream_key {
+	u64 connection;
+	u32 stream, unused;
+};
+
 struct work {
 	u64 key, socket, file, now, at, left, total, vector;
-	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, unused;
+	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, way;
 	u64 scratch[3];
 	u8 block[BLOCK];
-	struct connection fresh;
+	union {
+		struct connection fresh;
+		struct exchange exchange;
+	};
 };
 
 /* The next state of the scanner for each state and byte, and what entering a state does (http_scanner.py). */
@@ -76,7 +112,9 @@ BPF_ARRAY(masks, u64, 1); /* which bits of a thread's id are its key in works: n
 BPF_PERCPU_ARRAY(serials, u64, 1);
 BPF_RINGBUF_OUTPUT(pieces, PIECE_PAGES);
 BPF_RINGBUF_OUTPUT(exchanges, EXCHANGE_PAGES);
-BPF_PROG_ARRAY(steps, 2);
+BPF_RINGBUF_OUTPUT(blocks, BLOCK_PAGES);
+BPF_HASH(streams, struct stream_key, struct exchange, STREAMS); /* of HTTP/2, from the request's HEADERS to the response's end */
+BPF_PROG_ARRAY(steps, 3);
 
 static __always_inline u64 next_id(void)
 {
@@ -94,6 +132,17 @@ static __always_inline struct pending *pending_at(struct connection *c, u32 numb
 	return &c->pending[place];
 }
 
+/* Whose exchange it is. */
+static __always_inline void describe(struct exchange *x, struct connection *c)
+{
+	x->cgroup = c->cgroup;
+	x->process_start_ns = c->process_start_ns;
+	x->inode = c->inode;
+	x->process = c->process;
+	x->ends = c->ends;
+	x->role = c->role;
+}
+
 /* The response at the front is over (or given up): one record, and the connection is ready for the next. */
 static __always_inline void finish(struct connection *c, u64 now, u16 how)
 {
@@ -104,35 +153,15 @@ static __always_inline void finish(struct connection *c, u64 now, u16 how)
 	if (!x) {
 		count_lost(LOST_EXCHANGES, 1);
 	} else {
-		x->id = p->id;
-		x->start_ns = p->start_ns;
-		x->request_end_ns = p->end_ns;
-		x->head_ns = r->head_ns;
-		x->first_ns = r->first_ns;
-		x->last_ns = r->last_ns;
+		x->request = *p;
+		x->request.retransmits = c->retransmits - p->retransmits;
+		x->response = *r;
 		x->end_ns = now;
-		x->longest_gap_ns = r->longest_gap_ns;
-		x->request_offset = p->offset;
-		x->response_offset = r->offset;
-		x->request_bytes = p->bytes;
-		x->response_bytes = r->bytes;
-		x->cgroup = c->cgroup;
-		x->process_start_ns = c->process_start_ns;
-		x->inode = c->inode;
-		x->process = c->process;
-		x->thread = p->thread;
+		describe(x, c);
 		x->ordinal = c->responses;
-		x->chunks = r->chunks;
-		x->retransmits = c->retransmits - p->retransmits;
-		x->head_bytes = p->head_bytes;
-		x->flags = p->flags;
-		x->ends = c->ends;
 		x->status = c->ways[1].status;
-		x->first_length = r->first_length;
-		x->role = c->role;
 		x->ended = how;
-		__builtin_memcpy(x->gaps, r->gaps, sizeof(x->gaps));
-		__builtin_memcpy(x->first, r->first, sizeof(x->first));
+		x->code = x->gaps_before = 0;
 		exchanges.ringbuf_submit(x, NO_WAKEUP);
 	}
 	__builtin_memset(r, 0, sizeof(*r));

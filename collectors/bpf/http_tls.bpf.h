@@ -22,7 +22,7 @@ BPF_TABLE("lru_hash", u64, struct session, pending_write, 8192);
 BPF_TABLE("lru_hash", u64, struct tls_call, tls_calls, 8192);
 BPF_TABLE("lru_hash", u64, struct work, tls_works, 2048);
 BPF_ARRAY(blank, struct work, 1);
-BPF_PROG_ARRAY(tls_steps, 2); /* raw_step and raw_head once more, with these maps */
+BPF_PROG_ARRAY(tls_steps, 3); /* raw_step, raw_head and raw_frames once more, with these maps */
 BPF_ARRAY(tls_masks, u64, 1);
 
 static __always_inline int watches_tls(void)

@@ -1,23 +1,4 @@
 /* Walks the bytes that one system call, or one call of a TLS library, moved: from message to message. */
-static __always_inline int next_segment(struct work *w)
-{
-	u64 vector[2] = {};
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < 16 && !w->left; i++) {
-		if (!w->total || !w->vectors)
-			return 0;
-		if (bpf_probe_read_user(vector, 16, (void *)w->vector)) {
-			count_lost(LOST_FAULTS, 1);
-			return 0;
-		}
-		w->vector += 16;
-		w->vectors--;
-		w->at = vector[0];
-		w->left = vector[1] < w->total ? vector[1] : w->total;
-	}
-	return w->left != 0;
-}
-
 static __always_inline struct pending *begin_request(struct connection *c, struct work *w, u64 offset)
 {
 	struct pending *p = pending_at(c, c->requests);
@@ -54,9 +35,11 @@ static __always_inline int recognise(struct work *w, u64 *words, u32 bytes)
 		return w->outgoing ? CLIENT : SERVER;
 	if (bytes == 8 && (is_response(words[0], 8) || is_event_chunk(words)))
 		return w->outgoing ? SERVER : CLIENT;
-	if (bytes == 8 && words[0] == BYTES8('P', 'R', 'I', ' ', '*', ' ', 'H', 'T'))
-		count_lost(SAW_HTTP2, 1);
-	else if (!w->tls && !w->tls_read && ((words[0] & 0xffffff) == 0x010316 || (words[0] & 0xffffff) == 0x030316))
+	if (is_preface(words[0], bytes))
+		return w->outgoing ? CLIENT : SERVER;
+	if (joins(w, words[0], words[1]))
+		return JOINED;
+	if (!w->tls && !w->tls_read && ((words[0] & 0xffffff) == 0x010316 || (words[0] & 0xffffff) == 0x030316))
 		count_lost(SAW_TLS, 1);
 	return -1;
 }
@@ -73,7 +56,7 @@ static __always_inline int left_out(struct ends *e, u64 socket)
 
 static __always_inline struct connection *open_connection(struct work *w, u64 *words, u32 bytes)
 {
-	int role = recognise(w, words, bytes);
+	int role = recognise(w, words, bytes), joined = role == JOINED;
 	u16 family = role < 0 ? 0 : socket_family(w->file, w->socket);
 	if (!family || !is_open(w->socket, family))
 		return 0;
@@ -85,12 +68,16 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 	if (w->watch == WATCH_PORTS && !ports.lookup(&c->ends.local_port) && !ports.lookup(&c->ends.remote_port))
 		return 0;
 	if (left_out(&c->ends, w->socket)) {
-		if (is_request(words[0], bytes))
+		if (is_request(words[0], bytes) || is_preface(words[0], bytes))
 			count_lost(LEFT_OUT, 1);
 		return 0;
 	}
 	if (family != FAMILY_UNIX)
 		read_progress(&c->ends, &p, w->socket);
+	if (joined && !c->ends.opener) /* which end asks is not known */
+		return 0;
+	if (joined)
+		role = c->ends.opener == 1 ? CLIENT : SERVER;
 	c->tls = w->tls;
 	c->inode = inode_of(w->file);
 	c->role = role;
@@ -100,6 +87,8 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 	/* This call's bytes are in the socket's counters already. */
 	c->ways[role == CLIENT ? 0 : 1].stream = p.written - (w->outgoing ? w->total : 0);
 	c->ways[role == CLIENT ? 1 : 0].stream = p.read - (w->outgoing ? 0 : w->total);
+	if (joined || is_preface(words[0], bytes))
+		begin_frames(c, joined ? 0 : PREFACE_BYTES, joined);
 	if (connections.update(&w->key, c) < 0) {
 		count_lost(LOST_CONNECTIONS, 1);
 		return 0;
@@ -133,7 +122,8 @@ static __always_inline void at_boundary(struct connection *c, struct direction *
 	}
 }
 
-/* One step in any state but HEAD. Returns 1 where a head is to be scanned, 0 to go on, -1 at the end. */
+/* One step in any state but HEAD and FRAMES. Returns 1 where a head is to be scanned, 2 where frames follow, 0 to go on, -1 at
+ * the end. */
 static __always_inline int step(struct work *w)
 {
 	u64 words[2] = {};
@@ -146,6 +136,8 @@ static __always_inline int step(struct work *w)
 	u32 state = d ? d->state : IDLE;
 	if (state == HEAD)
 		return 1;
+	if (state == FRAMES)
+		return 2;
 	if (state == IDLE && c && c->ways[0].state == OPAQUE)
 		state = OPAQUE;
 	if (state == IDLE) {
@@ -166,7 +158,7 @@ static __always_inline int step(struct work *w)
 		counted(c, d, w, way);
 	} else {
 		if (state == UNTIL_CLOSE)
-			body(c, w, w->left);
+			body(&c->response, w, w->left);
 		consume(c, d, w, way, w->left);
 	}
 	conclude(c, w, way);
@@ -213,6 +205,10 @@ static __always_inline int scan_head(struct work *w)
 		d->state = IDLE;
 		return -1;
 	}
+	if (!way && d->head_bytes == 1 && c->requests == 1 && begins_preface(w)) { /* its first byte came alone */
+		begin_frames(c, PREFACE_BYTES - 1, 0);
+		return 2;
+	}
 	u64 used = scan(d, w, bytes);
 	if (!way) {
 		struct pending *p = pending_at(c, c->requests - 1);
@@ -227,7 +223,7 @@ static __always_inline int scan_head(struct work *w)
 	return d->state == HEAD && w->left;
 }
 
-/* Up to six steps; returns 1 where a head is to be scanned, -1 at the end, 0 to go on. */
+/* Up to six steps; returns what `step` does. */
 static __always_inline int walk(struct work *w)
 {
 #pragma clang loop unroll(disable)
@@ -239,12 +235,37 @@ static __always_inline int walk(struct work *w)
 	return 0;
 }
 
+/* Goes through frames of HTTP/2; returns 2 where there may be more, -1 at the end. */
+static __always_inline int walk_frames(struct work *w)
+{
+	struct connection *c = connections.lookup(&w->key);
+	if (!c)
+		return -1;
+	u64 way = (w->outgoing != 0) ^ (c->role == CLIENT);
+	w->way = way;
+	MASK(way, 1);
+	struct direction *d = &c->ways[way];
+	struct frames *f = &c->http2.ways[way];
+	if (f->lost)
+		return finds_frames(c, f, w) ? 2 : -1;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < FRAME_TURNS; i++) {
+		if (!w->left && !take_vector(w))
+			return -1;
+		if (w->left)
+			frame(c, d, f, w);
+	}
+	return 2;
+}
+
 static __always_inline struct connection *end_connection(u64 key, u64 now)
 {
 	struct connection *c = connections.lookup(&key);
 	if (!c)
 		return 0;
 	u16 how = c->ways[1].state == UNTIL_CLOSE ? CLOSED : ABORTED;
+	if (c->ways[0].state == FRAMES)
+		tell_closing(c, now);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < DEPTH; i++) {
 		if (c->requests == c->responses)

@@ -15,6 +15,9 @@ from correlator.joins.union import Int64, codes, pair_codes
 Bool = NDArray[np.bool_]
 OPEN_NS = np.int64(2**62)
 """End of what has not ended."""
+_FAILED_CALLS = (1, 2, 4, 8, 10, 13, 14, 15)
+"""Statuses of gRPC that a client may try again after, as after HTTP's 429 and 5xx: cancelled, unknown, deadline exceeded,
+resource exhausted, aborted, internal, unavailable, data loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,10 @@ def _responses(exchanges: pa.Table, named_outside: pa.ChunkedArray) -> Int64:
 
 def _failed(exchanges: pa.Table) -> Bool:
     status = exchanges["status"].fill_null(0).to_numpy()
-    failed: Bool = (status == 0) | (status >= 500) | (status == 429) | _equals(exchanges["ended_by"], ["abort"])
+    refused = np.isin(exchanges["grpc_status"].fill_null(0).to_numpy(), _FAILED_CALLS)
+    failed: Bool = (
+        (status == 0) | (status >= 500) | (status == 429) | refused | _equals(exchanges["ended_by"], ["abort"])
+    )
     return failed
 
 

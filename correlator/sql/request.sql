@@ -121,6 +121,8 @@ SELECT
     method,
     path,
     status,
+    grpc_status,
+    protocol,
     engine.model,
     replace(trace_id::VARCHAR, '-', '') AS trace_id,
     request_id,
@@ -163,6 +165,7 @@ SELECT
     engine.decode_ns,
     engine.preemptions,
     ended_by,
+    reset_code,
     CASE
         WHEN open_at_start OR parse IN ('partial', 'none') THEN 'derived'
         -- Two nodes may have begun to number a connection's exchanges at different ones: then only an id is proof.

@@ -1,7 +1,7 @@
 -- All requests of a window in one row: how many, how many failed, and percentiles of their times in ns.
 -- parameters: since_ns, until_ns
 SELECT count(*) AS requests,
-    count(*) FILTER (status >= 400 OR ended_by = 'abort' OR (status IS NULL AND NOT open)) AS failed,
+    count(*) FILTER (status >= 400 OR grpc_status > 0 OR ended_by = 'abort' OR (status IS NULL AND NOT open)) AS failed,
     count(*) FILTER (open) AS open,
     min(start_ns) AS first_ns, max(start_ns) AS last_ns,
     quantile_cont(ttft_ns, 0.5) AS ttft_p50_ns, quantile_cont(ttft_ns, 0.95) AS ttft_p95_ns, quantile_cont(ttft_ns, 0.99) AS ttft_p99_ns,

@@ -3,7 +3,7 @@
 -- where it is one request's: an exchange (as the identity join names it), a request id, a trace id, an engine's id.
 SELECT 'exchange.' || side AS lane, node, process_uid, host AS unit, connection_id AS number, NULL::BIGINT AS rank, 0 AS depth,
     start_ns, coalesce(end_ns, 9223372036854775807) AS end_ns, concat_ws(' ', method, path) AS name,
-    CASE WHEN status >= 500 OR ended_by = 'abort' THEN 'failed' WHEN status >= 400 THEN 'refused' ELSE 'request' END AS class,
+    CASE WHEN status >= 500 OR grpc_status > 0 OR ended_by = 'abort' THEN 'failed' WHEN status >= 400 THEN 'refused' ELSE 'request' END AS class,
     NULL::BIGINT AS step_ordinal, NULL::BIGINT AS session, NULL::BIGINT AS correlation_id,
     concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side) AS subject, NULL::VARCHAR AS recording_uid, NULL::BOOLEAN AS simulated
 FROM http_exchange

@@ -33,7 +33,7 @@ def one_after_the_other():
         for number in range(1, 24):
             client.post(url, headers=headers(number), **ask).raise_for_status()
 async def together():
-    async with httpx.AsyncClient(verify=False) as client:
+    async with httpx.AsyncClient(verify=False, http2=mode == "http2") as client:
         asks = [client.post(url, headers=headers(number), **ask) for number in range(1, 24)]
         for answer in await asyncio.gather(*asks):
             answer.raise_for_status()
@@ -57,31 +57,51 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return key, certificate
 
 
-@pytest.mark.parametrize(("loop", "mode"), [("uvloop", "sync"), ("asyncio", "async")])
+UVICORN = (sys.executable, "-m", "uvicorn", "demo.server:app", "--log-level", "warning", "--port")
+SERVERS = {
+    "uvloop": ((*UVICORN, "{port}", "--loop", "uvloop"), "--ssl-keyfile", "--ssl-certfile"),
+    "asyncio": ((*UVICORN, "{port}", "--loop", "asyncio"), "--ssl-keyfile", "--ssl-certfile"),
+    "hypercorn": (
+        (sys.executable, "-m", "hypercorn", "demo.server:app", "--bind", "127.0.0.1:{port}", "--log-level", "warning"),
+        "--keyfile",
+        "--certfile",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("server", "mode", "protocol"),
+    [("uvloop", "sync", "http/1.1"), ("asyncio", "async", "http/1.1"), ("hypercorn", "http2", "http/2")],
+)
 def test_23_requests_under_tls_are_23_rows_on_each_side(
-    probe: Probe, caught: Caught, certificate: tuple[str, str], loop: str, mode: str
+    probe: Probe, caught: Caught, certificate: tuple[str, str], server: str, mode: str, protocol: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     probe.targets.watch_ports([port])
-    command = [sys.executable, "-m", "uvicorn", "demo.server:app", "--port", str(port), "--loop", loop]
-    tls = ["--ssl-keyfile", certificate[0], "--ssl-certfile", certificate[1], "--log-level", "warning"]
-    server = subprocess.Popen([*command, *tls], cwd=ROOT)
+    command, key, chain = SERVERS[server]
+    tls = [key, certificate[0], chain, certificate[1]]
+    process = subprocess.Popen([*(part.format(port=port) for part in command), *tls], cwd=ROOT)
     try:
         wait_for(port, probe)
         url = f"https://127.0.0.1:{port}/v1/chat/completions"
         subprocess.run([sys.executable, "-c", CLIENT, url, mode], check=True)
         rows = gather(probe, 46)
     finally:
-        server.terminate()
-        server.wait()
+        process.terminate()
+        process.wait()
     sides = {side: [row for row in rows if row["side"] == side] for side in ("client", "server")}
     assert {side: len(found) for side, found in sides.items()} == {"client": 23, "server": 23}
     for found in sides.values():
         assert sorted(int(row["trace_id"]) for row in found) == list(range(1, 24))
-        assert {(row["tls"], row["status"], row["ended_by"]) for row in found} == {("openssl", 200, "complete")}
-    # 5 chunks of the model, and the one that says [DONE].
-    assert {row["chunks"] for row in sides["server"]} == {6}
+        told = {(row["tls"], row["protocol"], row["status"], row["ended_by"]) for row in found}
+        assert told == {("openssl", protocol, 200, "complete")}
+        assert all(row["response_id"].startswith("chatcmpl-") for row in found)
+    if protocol == "http/1.1":  # 5 chunks of the model, and the one that says [DONE].
+        assert {row["chunks"] for row in sides["server"]} == {6}
+    else:  # What a client reads at once are still the frames that the server wrote.
+        frames = [{(int(row["trace_id"]), row["ordinal"], row["chunks"]) for row in found} for found in sides.values()]
+        assert frames[0] == frames[1]
     ports = [{(int(row["trace_id"]), row["local_port"], row["peer_port"]) for row in sides["client"]}]
     ports.append({(int(row["trace_id"]), row["peer_port"], row["local_port"]) for row in sides["server"]})
     assert ports[0] == ports[1]
@@ -105,7 +125,7 @@ def test_tls_that_is_a_part_of_a_watched_program_is_told_of() -> None:
     finally:
         process.kill()
         process.wait()
-    assert said == "not seen: HTTP/2, TLS inside of envoy (BoringSSL, 1 running)"
+    assert said == "not seen: HTTP/2 that HTTP/1 is upgraded to, TLS inside of envoy (BoringSSL, 1 running)"
     assert linked_in(Path("/bin/sh")) is None
 
 
