@@ -33,9 +33,10 @@ class Stay:
 def estimate(stay: Stay, step_start: Int64, step_end: Int64, totals: Int64 | None) -> Members:
     """Return the estimated step ledger; `totals` are each step's prefill tokens where they are known."""
     count = len(step_start)
-    low = np.clip(np.searchsorted(step_start, stay.scheduled - 1), 0, max(count - 1, 0))
-    first = np.clip(np.searchsorted(step_end, stay.first_token), low, max(count - 1, 0))
-    last = np.clip(np.searchsorted(step_end, stay.last_token), first, max(count - 1, 0))
+    # A token is told after the end of its step: it belongs to the last step that had ended. That one is sure.
+    first = np.clip(np.searchsorted(step_end, stay.first_token, side="right") - 1, 0, max(count - 1, 0))
+    last = np.clip(np.searchsorted(step_end, stay.last_token, side="right") - 1, first, max(count - 1, 0))
+    low = np.minimum(np.searchsorted(step_start, stay.scheduled - 1), first)
     if not count or not len(low):
         return Members(*(np.zeros(0, np.int64) for _ in range(8)))
     prefill = _prefill(stay, low, first, count, totals)

@@ -194,7 +194,8 @@ def _by_messages(engine: Int64, end: Int64, copies: np.ndarray, messages: pa.Tab
 
     A step ends with the copy of its tokens to the host; then its message goes out. So an execution belongs to the first
     message after it, unless it ended after the last copy before that message: then to the next. Without copies the
-    executions of the next step that ended before the message went out cannot be told apart.
+    executions of the next step that ended before the message went out cannot be told apart. Where numbers are missing
+    before a message, it has only what ran since the copy before its own: the rest was of steps that nobody told.
     """
     ordinal, evidence = np.full(len(engine), -1, np.int64), np.full(len(engine), ESTIMATED, np.int8)
     senders, sent, number = (column(messages, c) for c in ("engine", "time_ns", "ordinal"))
@@ -207,8 +208,13 @@ def _by_messages(engine: Int64, end: Int64, copies: np.ndarray, messages: pa.Tab
         last = np.searchsorted(copied, times) - 1
         bound = np.where(last >= 0, copied[np.maximum(last, 0)] if len(copied) else times, times)
         bound = np.where(np.concatenate([[True], bound[1:] > times[:-1]]), bound, times)
+        begin = np.full(len(bound), np.iinfo(np.int64).min)
+        gap = np.flatnonzero(np.diff(numbers) != 1) + 1
+        if len(copied):
+            before = np.searchsorted(copied, bound[gap]) - 1
+            begin[gap] = np.where(before >= 0, copied[np.maximum(before, 0)], begin[gap])
         place = np.searchsorted(bound, end[mine])
-        fits = place < len(bound)
+        fits = (place < len(bound)) & (end[mine] > begin[np.minimum(place, len(bound) - 1)])
         ordinal[mine[fits]] = numbers[place[fits]]
         evidence[mine] = DERIVED if len(copied) else ESTIMATED
     return ordinal, evidence

@@ -59,6 +59,7 @@ def from_wire(
         totals=_totals(messages),
         resumed=_whole(messages["preempted_requests"], 0),
         recomputed=_whole(messages["preempted_queried_tokens"], 0) - _whole(messages["preempted_hit_tokens"], 0),
+        idle=(_whole(messages["running"]) == 0) & (_whole(messages["waiting"], 0) == 0),
         emit_step=step[known],
         emit_request=emit_code[known],
         emit_tokens=_whole(emissions["new_tokens"])[known],
@@ -86,16 +87,24 @@ def from_stays(steps: pa.Table, stays: pa.Table, level: str, totals: bool) -> pa
     stays = _once(stays, ["internal_id"]).sort_by("internal_id")
     if not len(steps) or not len(stays):
         return _empty()
+    ends = _whole(steps["end_ns"])
+    scheduled = _whole(stays["scheduled_ns"])
+    first = _whole(stays["first_token_ns"])
     stay = Stay(
-        scheduled=_whole(stays["scheduled_ns"]),
-        first_token=_whole(stays["first_token_ns"]),
+        scheduled=scheduled,
+        first_token=np.where(first >= 0, first, _first_end(ends, scheduled)),
         last_token=_whole(stays["last_token_ns"]),
         prompt=_whole(stays["prompt_tokens"], 1),
         output=_whole(stays["output_tokens"], 0),
     )
-    ends = _whole(steps["end_ns"])
     members = estimate(stay, _whole(steps["start_ns"]), ends, _whole(steps["context_tokens"], 0) if totals else None)
     return _batch(members, stays["internal_id"].to_pylist(), ends, _whole(steps["ordinal"]), steps, level)
+
+
+def _first_end(ends: Int64, scheduled: Int64) -> Int64:
+    """Return the end of the second step to end after each time: the first that can have held a whole prompt. For answers
+    that came in one piece, which do not show when their first token was made."""
+    return ends[np.minimum(np.searchsorted(ends, scheduled) + 1, len(ends) - 1)]
 
 
 def _batch(

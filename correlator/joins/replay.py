@@ -37,6 +37,8 @@ class Wire:
     """Requests resumed after preemption since the message before."""
     recomputed: Int64
     """Tokens that they had to compute again: looked up and not found."""
+    idle: NDArray[np.bool_]
+    """True where nothing was left to run after the message."""
     emit_step: Int64
     emit_request: Int64
     emit_tokens: Int64
@@ -96,8 +98,8 @@ def replay(wire: Wire) -> Members:
     if ahead:
         stopped = wire.emit_stopped[order]
         decode = _with_idle(wire, decode, step[stopped], request[stopped], (before + tokens)[stopped])
-    budget = wire.budget or _budget(wire, windows)
     spent = np.bincount(decode.step, decode.scheduled, minlength=len(wire.sent)).astype(np.int64)
+    budget = wire.budget or _budget(wire, windows, spent)
     _fill(windows, wire, spent, budget)
     return _joined(wire, decode, windows)
 
@@ -106,21 +108,48 @@ def _schedule_steps(wire: Wire, step: Int64, first: Int64) -> tuple[Int64, Int64
     """Return the soonest step that can have been scheduled at each event, the likely one, and how far ahead the engine is.
 
     A synchronous engine schedules a step after the message of the one before; an asynchronous one a step earlier, unless
-    it was idle. Which of both an engine does shows in how far first tokens lie from the events before them.
+    it was idle: then the first thing that it schedules is the next step. Which of both an engine does shows in how far
+    first tokens lie from the events before them.
     """
     soonest = np.searchsorted(wire.sent, wire.event_time, side="right").astype(np.int64)
     starts = np.flatnonzero(wire.event_kind == SCHEDULED)
+    at_once = _at_once(wire, soonest, starts)
     emission = np.full(len(soonest), -1, np.int64)
     for row in starts.tolist():
         low, high = first[wire.event_request[row]], first[wire.event_request[row] + 1]
         at = low + np.searchsorted(step[low:high], soonest[row])
         emission[row] = step[at] if at < high else -1
-    distance = (emission - soonest)[starts]
-    distance = distance[(emission[starts] >= 0)]
-    ahead = int(len(distance) > 0 and (distance >= 1).sum() > (distance == 0).sum())
+    busy = starts[(emission[starts] >= 0) & ~at_once[starts]]
+    distance = (emission - soonest)[busy]
+    ahead = int((distance >= 1).sum() > (distance == 0).sum() or _runs_idly(wire, soonest))
     late = np.where(emission >= 0, np.minimum(soonest + ahead, np.maximum(emission, soonest)), soonest + ahead)
+    late = np.where(at_once, soonest, late)
     last = max(len(wire.sent) - 1, 0)
     return np.minimum(soonest, last), np.minimum(late, last), ahead
+
+
+def _at_once(wire: Wire, soonest: Int64, starts: Int64) -> NDArray[np.bool_]:
+    """Say which events are of the first schedule of an engine that had nothing to do: one schedule stamps all alike."""
+    count = len(wire.sent)
+    stops = np.zeros(count + 1, bool)
+    stops[wire.emit_step[wire.emit_stopped] + 1] = True  # The step scheduled before the stop was known still runs.
+    idle = np.concatenate([[True], wire.idle]) & ~stops
+    earliest = np.full(count + 1, np.iinfo(np.int64).max)
+    np.minimum.at(earliest, soonest[starts], wire.event_time[starts])
+    found: NDArray[np.bool_] = idle[soonest] & (wire.event_time == earliest[soonest])
+    return found
+
+
+def _runs_idly(wire: Wire, soonest: Int64) -> bool:
+    """Say whether an engine ran a step for a stopped request alone: only one that schedules ahead does."""
+    count = len(wire.sent)
+    emits, scheduled = np.zeros(count + 1, bool), np.zeros(count + 1, bool)
+    emits[wire.emit_step] = True
+    scheduled[soonest] = True
+    after = wire.emit_step[wire.emit_stopped] + 1
+    after = after[(after < count) & wire.idle[after - 1]]
+    after = after[np.diff(wire.number)[after - 1] == 1] if len(after) else after
+    return bool((~emits[after] & ~scheduled[after]).any())
 
 
 def _windows(
@@ -234,20 +263,44 @@ def _with_idle(wire: Wire, decode: Members, step: Int64, request: Int64, done: I
     return Members(*(np.concatenate([getattr(decode, f.name), getattr(idle, f.name)]) for f in fields(Members)))
 
 
-def _budget(wire: Wire, windows: list[_Window]) -> int:
-    """Return the step's budget as the wire shows it: the largest step told, or the power of two that holds the longest
-    prompt computed in one step."""
+_BUDGETS = 1 << np.arange(7, 18, dtype=np.int64)
+"""Budgets that are tried: those that people set are powers of two."""
+
+
+def _budget(wire: Wire, windows: list[_Window], spent: Int64) -> int:
+    """Return the step's budget as the wire shows it: the largest step told, or the budget that explains most prompts.
+
+    It explains prompts that began and ended in one step where they fit into it together, and a longer one where it finds
+    room in the steps from its first to its last, and not in fewer.
+    """
     told = int(wire.totals.max(initial=-1))
-    single = max((w.need for w in windows if w.finishes and w.first == w.last), default=1)
-    return max(told, 1 << max(single - 1, 2047).bit_length())
+    follows = np.concatenate([[False], np.diff(wire.number) == 1])
+    prompts = [w for w in windows if w.finishes and not w.again and follows[w.last]]
+    if told > 0 or not prompts:
+        return max(told, 2048)
+    need, first, last = (np.array([getattr(w, f) for w in prompts]) for f in ("need", "first", "last"))
+    single = first == last
+    load = np.bincount(last[single], need[single], minlength=len(spent)).astype(np.int64) + spent
+    before = np.concatenate([[0], np.cumsum(load)])
+    taken = before[last + 1] - before[first]
+    best, most = 0, -1
+    for budget in _BUDGETS.tolist():
+        room = (last + 1 - first) * budget - taken
+        fits = np.where(
+            single, load[last] <= budget, (room >= need) & (room - np.maximum(budget - load[last], 0) < need)
+        )
+        if (explained := int(fits.sum())) > most:
+            best, most = budget, explained
+    return best
 
 
 def _fill(windows: list[_Window], wire: Wire, spent: Int64, budget: int) -> None:
     """Give each window its chunks: in order of arrival, from what the step's decodes leave of the budget."""
     starting: dict[int, list[_Window]] = defaultdict(list)
     for window in windows:
-        if window.finishes and window.first == window.last and window.need > budget - spent[window.last]:
-            window.first = window.earliest  # One step cannot have held it.
+        steps = slice(window.first, window.last + 1)
+        if window.finishes and window.need > budget * (steps.stop - steps.start) - spent[steps].sum():
+            window.first = window.earliest  # So few steps cannot have held it.
         starting[window.first].append(window)
     active: list[_Window] = []
     pending = sorted(starting)

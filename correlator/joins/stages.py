@@ -26,6 +26,7 @@ from correlator.joins.clock_offset import WINDOW_NS
 from correlator.joins.gpu_time import STRETCH_NS, load
 from correlator.joins.identity import identify
 from correlator.joins.membership import from_wire
+from correlator.joins.stays import from_events, from_sight
 from correlator.storage.store import Store
 from warpline import schema
 from warpline.errors import StoreError
@@ -58,7 +59,13 @@ STAGES = (
         "wire",
         20 * _S,
         1,
-        dict.fromkeys(("engine_message", "engine_emission", "engine_event", "engine_request"), (30 * _S, LOOKBACK_NS)),
+        {
+            **dict.fromkeys(
+                ("engine_message", "engine_emission", "engine_event", "engine_request"), (30 * _S, LOOKBACK_NS)
+            ),
+            # Where no engine tells its steps, they are counted on the GPU, over the whole of each request (stays.py).
+            **dict.fromkeys(("span", "http_exchange", "gpu_kernel"), (30 * _S, LOOKBACK_NS)),
+        },
     ),
     Stage(
         "identity",
@@ -244,6 +251,9 @@ class Joins:
         empty = pa.Table.from_batches([], schema.table("step_member").arrow)
         engines = self.store.query(load("wire_engine"), {"since_ns": since_ns, "until_ns": until_ns}).to_pylist()
         parts = [self._replayed(e["process_uid"], e["engine_index"], since_ns, until_ns) for e in engines]
+        if self._without_engine(since_ns, until_ns):
+            sight = from_sight(self.store.query, since_ns - LOOKBACK_NS, until_ns + 30 * _S)
+            parts += [_between(found, since_ns, until_ns) for found in sight]
         return {"step_member": pa.concat_tables([empty, *parts], promote_options="permissive")}
 
     def _replayed(self, process_uid: str, index: int | None, since_ns: int, until_ns: int) -> pa.Table:
@@ -262,9 +272,16 @@ class Joins:
             )
             for name in ("engine_message", "engine_emission", "engine_event", "engine_request")
         )
-        found = from_wire(message, emission, event, request, self.settings.correlator_token_budget)
-        inside = pc.and_(pc.greater_equal(found["time_ns"], since_ns), pc.less(found["time_ns"], until_ns))
-        return pa.Table.from_batches([found.filter(inside)])
+        if len(emission):
+            found = from_wire(message, emission, event, request, self.settings.correlator_token_budget)
+        else:
+            found = from_events(message, event, request)
+        return _between(found, since_ns, until_ns)
+
+    def _without_engine(self, since_ns: int, until_ns: int) -> bool:
+        """Say whether a process ran anything on a GPU in the stretch without a word of its steps."""
+        found = self.store.query(load("stepless"), {"since_ns": since_ns, "until_ns": until_ns})
+        return len(found) > 0
 
     def _identity(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         around = (since_ns - 60 * _S, until_ns + 60 * _S)
@@ -290,3 +307,8 @@ class Joins:
         yield Reading("warpline.joins.stretches", self.joined, "{stretch}", True, doc="stretches of time joined")
         yield Reading("warpline.joins.failures", self.failed, "{failure}", True, doc="runs that the store refused")
         yield Reading("warpline.joins.duration", self.lag_s, "s", False, doc="time that the last run took")
+
+
+def _between(rows: pa.RecordBatch, since_ns: int, until_ns: int) -> pa.Table:
+    inside = pc.and_(pc.greater_equal(rows["time_ns"], since_ns), pc.less(rows["time_ns"], until_ns))
+    return pa.Table.from_batches([rows.filter(inside)])
