@@ -81,7 +81,7 @@ def _decoding(payload: str, batch: int, body: bytes) -> float:
 
 
 @contextmanager
-def _opened(**more: Any) -> Iterator[tuple[Settings, Store, Ingest]]:
+def opened(**more: Any) -> Iterator[tuple[Settings, Store, Ingest]]:
     with tempfile.TemporaryDirectory(prefix="warpline-bench-") as folder:
         asked = {"correlator_http_address": "127.0.0.1:0", "correlator_grpc_address": "127.0.0.1:0", "node": "bench"}
         settings = Settings(state_dir=folder, correlator_retention_days=0, **(asked | more))
@@ -98,7 +98,7 @@ def _opened(**more: Any) -> Iterator[tuple[Settings, Store, Ingest]]:
 def _storing(payload: str, batch: int, upb: float) -> None:
     """Bodies through decode, spool and store; the clock stops when all spans are queryable and the spool is released."""
     bodies = list(requests(payload, batch, STORED_SPANS // batch))
-    with _opened() as (settings, store, ingest):
+    with opened() as (settings, store, ingest):
         receiver = Receiver(settings, ingest)
         began, cpu, delays = time.monotonic(), time.process_time(), []
         for body in bodies:
@@ -188,7 +188,7 @@ def _door(batch: int = 8192, count: int = 24) -> None:
     senders = [context.Process(target=_send, args=(bodies[i::4], lanes[i][1])) for i in range(4)]
     for sender in senders:
         sender.start()
-    with _opened() as (settings, store, ingest):
+    with opened() as (settings, store, ingest):
         receiver = Receiver(settings, ingest)
         receiver.start()
         cpu = time.process_time()

@@ -97,7 +97,8 @@ def wrap_scheduler(scheduler: type, recorder: Recorder) -> None:
         if ordinal is not None:
             now = time.monotonic_ns()
             recorder.write(UPDATED, lambda: steps.updated(ordinal, now, model_runner_output))
-            _note_finished(recorder, ordinal, now, lambda: steps.ended_in(result))
+            if getattr(self, "finished_req_ids", True):  # Nothing has ended: what came out need not be gone through.
+                _note_finished(recorder, ordinal, now, lambda: steps.ended_in(result))
         return result
 
     scheduling.warpline = updating.warpline = True  # type: ignore[attr-defined]
