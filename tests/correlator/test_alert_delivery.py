@@ -1,15 +1,10 @@
-"""From rows in a real store to a real Alertmanager and a webhook, and back to resolved."""
+"""From rows in a real store, or a page that a real Prometheus scrapes, to a real Alertmanager and a webhook, and back."""
 
-import json
-import shutil
-import subprocess
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,42 +14,14 @@ from correlator.alerting.alerts import Alerts
 from correlator.alerting.keep import Keeper
 from correlator.storage.store import Store
 from correlator.wanted import Wanted
+from tests.correlator import alert_chain
+from tests.correlator.alert_chain import Webhook, shipped, wait_until
 from warpline import schema
 from warpline.batch import Batch
-from warpline.children import free_port
 from warpline.settings import Settings
 
 SECOND = 1_000_000_000
 NOW = 1_790_000_000 * SECOND
-
-
-class Webhook:
-    """A real HTTP server that keeps what it is told, and answers with `status`."""
-
-    def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
-        self.status = 200
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                if outer.status == 200:
-                    outer.told.append(body)
-                self.send_response(outer.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -64,42 +31,13 @@ def webhook() -> Iterator[Webhook]:
     made.close()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def alertmanager(tmp_path: Path, webhook: Webhook) -> Iterator[str]:
-    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    if program is None:
-        pytest.skip("no Alertmanager here: Debian's package prometheus-alertmanager has it")
-    config = tmp_path / "alertmanager.yml"
-    config.write_text(
-        "route: {receiver: hook, group_by: [alertname], group_wait: 0s, group_interval: 1s}\n"
-        f"receivers: [{{name: hook, webhook_configs: [{{url: '{webhook.url}', send_resolved: true}}]}}]\n"
-    )
-    address = f"127.0.0.1:{free_port()}"
-    command = [program, f"--config.file={config}", f"--storage.path={tmp_path / 'am'}", "--cluster.listen-address="]
-    child = subprocess.Popen(
-        [*command, f"--web.listen-address={address}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until(lambda: _answers(f"http://{address}/-/ready"))
-        yield f"http://{address}"
-    finally:
-        child.terminate()
-        child.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    reason = alert_chain.missing()
+    if reason:
+        pytest.skip(reason)
+    with alert_chain.alertmanager(tmp_path, webhook.url) as address:
+        yield address
 
 
 @pytest.fixture
@@ -222,3 +160,64 @@ def test_a_rule_that_must_hold_for_long_is_looked_at_less_often(store: Store) ->
     assert {rule.name for rule in watched._due()} == {"gpu_xid", "gpu_memory_full"}
     time.sleep(0.03)
     assert {rule.name for rule in watched._due()} == {"gpu_xid"}
+
+
+class EnginePage:
+    """A page of metrics in vLLM's form, on which the test says how many requests wait."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = f'vllm:num_requests_waiting{{model_name="m"}} {outer.waiting}\n'.encode()
+                self.send_response(200)
+                self.send_header("content-type", "text/plain; version=0.0.4")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def test_a_load_step_goes_from_a_real_prometheus_to_firing_and_back_to_resolved_at_a_webhook(
+    tmp_path: Path, webhook: Webhook, alertmanager: str
+) -> None:
+    page = EnginePage()
+    rules = shipped("QueueGrowing", s15="3s", s45="4s", for_="2s")
+    with alert_chain.prometheus(tmp_path, alertmanager, page.address, rules) as server:
+        page.waiting = 1
+        history = "/api/v1/query?query=count_over_time(vllm:num_requests_waiting[1m])"
+        wait_until(lambda: alert_chain.asked(server + history) >= 5, 60)
+        page.waiting = 40
+        wait_until(lambda: len(webhook.told) >= 1, 60)
+        page.waiting = 0
+        wait_until(lambda: webhook.told[-1]["status"] == "resolved", 60)
+    page.server.shutdown()
+    page.server.server_close()
+    fired = webhook.told[0]["alerts"][0]
+    assert (webhook.told[0]["status"], fired["labels"]["rule"], fired["labels"]["instance"]) == (
+        "firing",
+        "queue_growing",
+        page.address,
+    )
+    assert "requests wait at" in fired["annotations"]["summary"]
+    assert fired["generatorURL"].startswith("http://")
+
+
+def test_rows_that_come_late_and_out_of_order_make_no_alert_flap(store: Store, webhook: Webhook) -> None:
+    node, watched = Node(store), watch(store, webhook.url)
+    codes = [(second, 0.0 if second < 10 else 79.0) for second in range(40)]
+    late = {second: second + (second * 7) % 5 for second, _ in codes}  # Up to four seconds, each its own.
+    for now in range(50):
+        for second, code in codes:
+            if late[second] == now:
+                node.xid(NOW + second * SECOND, code)
+        watched.look(NOW + now * SECOND)
+    assert [t["state"] for t in webhook.told] == ["firing"]
