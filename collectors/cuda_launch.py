@@ -34,7 +34,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from collectors.bpf import cuda_library, elf, loader, probe_point, uprobe_price
-from collectors.bpf.probe import Programs, polled
+from collectors.bpf.probe import OFF, Programs, polled
 from collectors.bpf.ring import Records
 from collectors.bpf.targets import Rules
 from collectors.identity import proc
@@ -195,7 +195,7 @@ class Probe(Programs):
             process.level = level
             if pid not in watched:
                 del self._processes[pid]
-        for pid in watched:
+        for pid in watched if level > OFF else ():
             self._attach(pid, level)
 
     def _attach(self, pid: int, level: int) -> None:

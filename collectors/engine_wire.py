@@ -70,6 +70,7 @@ LOSSES = (
 )
 """What counter i of the program counts (the enum in engine_wire.bpf.h); all but the first and last in pieces of 4 KiB."""
 TEXTS = ("targets.bpf.h", "socket.bpf.h", "engine_wire.bpf.c")
+ATTACH = {"raw_sys_exit": "sys_exit"}
 SIZES = {"STREAMS": 4096, "CHUNK_PAGES": 2048}
 _IGNORED, _LEAST = 2, 1
 _FORGET_S = 10.0
@@ -122,6 +123,8 @@ class _Process:
 class Probe(Programs):
     """The program, attached, and what reads it."""
 
+    attaches, keeps = ATTACH, ("streams",)
+
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
         super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, _rules(context.settings))
@@ -130,7 +133,7 @@ class Probe(Programs):
         self._streams: dict[tuple[int, int, int], _Stream] = {}
         self._processes: dict[tuple[int, int], _Process] = {}
         self._forgot_s = time.monotonic()
-        self.loaded.attach_raw({"raw_sys_exit": "sys_exit"})
+        self.begin()
 
     def poll(self) -> list[Batch]:
         """Return what the engines said since the last poll, and count what was lost."""

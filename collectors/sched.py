@@ -80,6 +80,8 @@ def run(context: Context) -> Iterator[Batch]:
 class Probe(Programs):
     """The programs, attached, and what reads them."""
 
+    attaches, keeps = ATTACH, ("threads",)
+
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
         super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, server_rules(context.settings))
@@ -90,7 +92,7 @@ class Probe(Programs):
         self._told_ns = -1
         self._singles = Singles(context)
         self._set_threshold()
-        self.loaded.attach_raw(ATTACH)
+        self.begin()
 
     def poll(self) -> list[Batch]:
         """Return what ended since the last poll, and count what was lost."""

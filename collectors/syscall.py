@@ -79,6 +79,8 @@ def run(context: Context) -> Iterator[Batch]:
 class Probe(Programs):
     """The programs, attached, and what reads them."""
 
+    attaches, keeps = ATTACH, ("inside",)
+
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
         super().__init__(context, TEXTS, {**SIZES, **(defines or {})}, LOSSES, server_rules(context.settings))
@@ -87,7 +89,7 @@ class Probe(Programs):
         self._told = self.loaded.map("singles", "<u4", "<u4")
         self._singles = Singles(context)
         self._set_singles()
-        self.loaded.attach_raw(ATTACH)
+        self.begin()
 
     def poll(self) -> list[Batch]:
         """Return the calls that ended since the last poll, and count what was lost."""

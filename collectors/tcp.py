@@ -55,6 +55,7 @@ STATES = np.array([*_OPENING, *_ENDING])
 ROLES = np.array([None, "client", "server"], object)
 LOSSES = ("watched processes: map full", "changes: ring full", "connections: map full")
 TEXTS = ("targets.bpf.h", "socket.bpf.h", "tcp.bpf.c")
+ATTACH = {"raw_sock_state": "inet_sock_set_state", "raw_retransmit": "tcp_retransmit_skb"}
 SIZES = {"CONNECTIONS": 16384, "CHANGE_PAGES": 256}
 _CLOSE = 7
 
@@ -75,13 +76,15 @@ def run(context: Context) -> Iterator[Batch]:
 class Probe(Programs):
     """The program, attached, and what reads it."""
 
+    attaches, keeps = ATTACH, ("tracks",)
+
     def __init__(self, context: Context) -> None:
         """Compile, attach, and watch what the settings ask for."""
         super().__init__(context, TEXTS, SIZES, LOSSES, _rules(context.settings))
         self.changes = self.loaded.ring("changes", CHANGE)
         self._doors = self.loaded.map("doors", DOOR, OWNER)
         self._listening: set[int] = set()
-        self.loaded.attach_raw({"raw_sock_state": "inet_sock_set_state", "raw_retransmit": "tcp_retransmit_skb"})
+        self.begin()
         self.poll()
 
     def poll(self) -> Batch:

@@ -49,6 +49,13 @@ class Loaded:
         """Return the map called `name` as one of these dtypes."""
         return Map(self.descriptor("map", name), key, value)
 
+    def clear(self, name: str) -> None:
+        """Take every entry out of the map called `name`, whatever its types."""
+        # struct bpf_map_info: type, id, size of a key, size of a value
+        info = syscall.object_info(self.descriptor("map", name), 16)
+        key, value = (int.from_bytes(info[at : at + 4], sys.byteorder) for at in (8, 12))
+        self.map(name, f"V{key}", f"V{value}").items(delete=True)
+
     def ring(self, name: str, record: npt.DTypeLike) -> Ring:
         """Return a reader of the ring called `name`, whose records are of dtype `record`."""
         descriptor = self.descriptor("map", name)

@@ -14,18 +14,24 @@ from warpline.settings import Settings
 from warpline.source import Context
 
 POLL_S = 0.1
+OFF = 0
 _LOOK_S = 2.0
 
 
 class Programs:
     """The programs of one source, loaded, and the processes that they watch; a source's `Probe` derives from it."""
 
+    attaches: Mapping[str, str] = {}
+    """Functions of the source and the raw tracepoints that they stand at while its detail is not 0."""
+    keeps: Sequence[str] = ()
+    """Maps of what is under way, which is no longer known once nothing was attached for a while."""
+
     def __init__(
         self, context: Context, texts: Sequence[str], defines: Mapping[str, int], losses: Sequence[str], rules: Rules
     ) -> None:
         """Load `texts` and watch what `rules` name; counter i of the programs counts what `losses[i]` says.
 
-        Raises SourceError. What the source itself sees is attached by the source.
+        Raises SourceError. `begin` attaches what the source itself sees.
         """
         self.context = context
         self.loaded = loader.load(loader.read(*texts), defines)
@@ -34,9 +40,26 @@ class Programs:
         context.kernel_cost_ns = self.cost.total_ns
         self.targets = Targets(self.loaded, rules)
         self._looked_s = time.monotonic()
+        self._attached = False
+
+    def begin(self) -> None:
+        """Attach, or let go, as the detail in force asks: 0 attaches nothing, and says so in `loss`."""
+        wanted = self.context.detail() > OFF
+        if wanted == self._attached:
+            return
+        self._attached = wanted
+        if wanted:
+            for each in self.keeps:
+                self.loaded.clear(each)
+            self.loaded.attach_raw(self.attaches)
+            return
+        for link in self.attaches.items():
+            self.loaded.detach(link)
+        self.context.lost("not looked at: detail 0", 1, lower_bound=True)
 
     def follow(self) -> None:
-        """Keep up with the processes that are watched and with the programs' cost; called with each poll."""
+        """Keep up with the detail, the processes that are watched and the programs' cost; called with each poll."""
+        self.begin()
         self.targets.refresh()
         if time.monotonic() > self._looked_s + _LOOK_S:
             self._looked_s = time.monotonic()

@@ -246,6 +246,24 @@ def test_inside_a_window_every_time_is_told_and_outside_of_it_only_long_ones(qui
     assert all(row["end_ns"] - row["start_ns"] >= 100e6 for row in outside)
 
 
+def test_a_wait_that_began_before_detail_0_is_not_told_when_it_ends_after(quiet: Caught, waiter: Waiter) -> None:
+    with probing(quiet, waiter.process.pid) as probe:
+        try:
+            for detail in (0, 2):
+                waiter.does("tick", 13)  # And then it waits for its next order.
+                time.sleep(0.2)
+                quiet.context.detail = lambda now=detail: now  # type: ignore[misc]
+                probe.poll()
+        finally:
+            quiet.context.detail = lambda: 2
+        again_ns = quiet.context.clock.now_ns()
+        waiter.does("sleep", 1)
+        found = rows(probe, waiter, 0)
+    assert {row["reason"] for row in found} == {"sleep"}
+    assert all(row["start_ns"] > again_ns for row in found)
+    assert quiet.losses() == {"not looked at: detail 0": 1}
+
+
 def test_what_a_full_ring_loses_is_counted(all_detail: Caught, waiter: Waiter) -> None:
     with probing(all_detail, waiter.process.pid, INTERVAL_PAGES=2) as probe:
         slept = waiter.does("tick", 997)

@@ -178,6 +178,22 @@ def test_detail_can_be_raised_and_lowered_while_it_runs(quiet: Caught, caller: C
     assert counts == [0, 97, 0]
 
 
+def test_at_detail_0_nothing_is_attached_and_loss_says_so(quiet: Caught, caller: Caller) -> None:
+    try:
+        with probing(quiet, caller.process.pid) as probe:
+            quiet.context.detail = lambda: 0
+            probe.poll()
+            caller.does("umask", 97)
+            assert totals(probe) == []
+            quiet.context.detail = lambda: 2
+            probe.poll()
+            caller.does("umask", 53)
+            assert calls_of(probe, "umask", 53) == 53
+    finally:
+        quiet.context.detail = lambda: 2
+    assert quiet.losses() == {"not looked at: detail 0": 1}
+
+
 def test_a_window_that_is_asked_for_is_kept_whole_and_nothing_beside_it(quiet: Caught, caller: Caller) -> None:
     batches: list[Batch] = []
     clock, inside, called = quiet.context.clock, [], 0
