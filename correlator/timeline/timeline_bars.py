@@ -2,11 +2,12 @@
 
 Why they are kept: planning a query over all that can be a bar costs 40 ms of a core and reading two million bars 200 ms,
 for every chunk that anybody looks at; out of what is kept a chunk costs a few ms. A bar takes 20 bytes. A scope that is
-larger than there is memory for is read anew for each window, a batch at a time.
+larger than there is memory for is read a batch at a time and keeps only its coarse levels; narrow windows are read anew.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -14,14 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correlator.timeline import timeline_lod
+from correlator.timeline import timeline_levels, timeline_lod
 from correlator.timeline.timeline_kept import Kept
+from correlator.timeline.timeline_levels import Level, first_of
 from correlator.timeline.timeline_lod import Bars, Drawn
 from correlator.timeline.timeline_scope import Scope, Views, batches, rows
 
 BAR_BYTES = 20
 NAME_LENGTH = 160
 """Characters of a name that are shown; C++ kernels have thousands."""
+
+_MOST_DRAWN, _DRAWN_BYTES = 1 << 20, 44
+"""Of a scope that is too large, what its finest kept level may hold, at most, and the bytes of one drawn bar."""
+
+_PARTS_AT_ONCE = 16
 
 OWNS = 3
 """Kinds of `own` in view `timeline_bar`: a label is a name's code times this, plus its kind."""
@@ -128,23 +135,66 @@ class KeptBars:
 
 
 class StoredBars:
-    """The bars of a scope that is too large to keep: each window is read from the store, a batch at a time."""
-
-    nbytes = 0
+    """The bars of a scope that is too large to keep. Coarse levels are kept; a window of less is read from the store."""
 
     def __init__(self, catalogue: Catalogue, views: Views, scope: Scope) -> None:
         """Answer from the store."""
         self.catalogue, self._views, self._scope = catalogue, views, scope
+        self._length = scope.to_ns - scope.from_ns
+        self._levels: list[Level] | None = None
+        self._making = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return _DRAWN_BYTES * _MOST_DRAWN
 
     def pieces(self, since: int, until: int) -> Iterator[Bars]:
         """Yield the bars of a window as they come; a row's bars may be in several pieces."""
-        since, until = max(since, 0), min(until, self._scope.to_ns - self._scope.from_ns)
-        yield from _read(self.catalogue, self._views, self._scope, since, until)
+        yield from self._read(since, until)
 
     def drawn(self, level: int, since: int, until: int) -> Drawn:
-        """Return what is drawn of a window; only what is drawn of each batch stays in memory."""
-        parts = [timeline_lod.coarser(timeline_lod.single(bars), level) for bars in self.pieces(since, until)]
-        return timeline_lod.coarser(timeline_lod.joined(parts), level) if parts else timeline_lod.NOTHING
+        """Return what is drawn of a window."""
+        return timeline_levels.drawn(self, self._kept_levels(), level, since, until)
+
+    def fresh(self, level: int, since: int, until: int) -> Drawn:
+        """Return what is drawn of a window, made of its bars; only what is drawn of each batch stays in memory."""
+        parts = [timeline_lod.NOTHING]
+        for bars in self._read(since, until):
+            parts.append(timeline_lod.coarser(timeline_lod.single(bars), level))
+            if len(parts) > _PARTS_AT_ONCE:
+                parts = [timeline_lod.coarser(timeline_lod.joined(parts), level)]
+        return timeline_lod.coarser(timeline_lod.joined(parts), level)
+
+    def starting(self, low: int, until: int) -> Bars:
+        """Return the bars that start in [low, until), cut at `until`."""
+        return timeline_lod.put_together(list(self._read(low, until, after=low)))
+
+    def crossing(self, moment: int, until: int) -> Bars:
+        """Return the bars that begin before a moment and end after it, cut to [moment, until)."""
+        found = timeline_lod.put_together(list(self._read(moment, until, before=moment)))
+        return found.take(found.end > moment)
+
+    def _read(self, since: int, until: int, after: int | None = None, before: int | None = None) -> Iterator[Bars]:
+        yield from _read(self.catalogue, self._views, self._scope, since, min(until, self._length), after, before)
+
+    def _kept_levels(self) -> list[Level]:
+        with self._making:
+            if self._levels is None:
+                self._levels = self._made()
+            return self._levels
+
+    def _made(self) -> list[Level]:
+        rows = len(self.catalogue.row_ids)
+        finest = _finest_level(self._length * rows)
+        found = self.fresh(finest, 0, self._length)
+        first = Level(finest, found, first_of(found.row, rows))
+        return [first, *timeline_levels.made(found, finest + 1, self._length, rows)]
+
+
+def _finest_level(row_ns: int) -> int:
+    """Return the finest level of which no more than `_MOST_DRAWN` buckets cover all rows."""
+    return max((row_ns // _MOST_DRAWN).bit_length(), 1)
 
 
 def load(views: Views, scope: Scope, most_bytes: int) -> ScopeBars:
@@ -156,10 +206,23 @@ def load(views: Views, scope: Scope, most_bytes: int) -> ScopeBars:
     return KeptBars(catalogue, Kept.of(parts, len(catalogue.row_ids), scope.to_ns - scope.from_ns))
 
 
-def _read(catalogue: Catalogue, views: Views, scope: Scope, since: int, until: int) -> Iterator[Bars]:
-    if until <= since:
+def _read(
+    catalogue: Catalogue,
+    views: Views,
+    scope: Scope,
+    since: int,
+    until: int,
+    after: int | None = None,
+    before: int | None = None,
+) -> Iterator[Bars]:
+    """Yield the bars that overlap [since, until), clipped to it; of them, those that start in [after, before)."""
+    if until <= max(since, 0):
         return
-    window = scope.parameters(scope.from_ns + since, scope.from_ns + until)
-    for batch in batches(views, "timeline_bar", {**window, "steps": list(scope.steps)}):
+    window = scope.parameters(scope.from_ns + max(since, 0), scope.from_ns + until)
+    starts = {
+        "after_ns": -(1 << 62) if after is None else scope.from_ns + after,
+        "before_ns": 1 << 62 if before is None else scope.from_ns + before,
+    }
+    for batch in batches(views, "timeline_bar", {**window, **starts, "steps": list(scope.steps)}):
         if batch.num_rows:
-            yield catalogue.read(batch, since)
+            yield catalogue.read(batch, max(since, 0))

@@ -89,6 +89,13 @@ def _order(row: np.ndarray, start: np.ndarray) -> np.ndarray:
     return np.lexsort((start, row))
 
 
+def put_together(parts: Sequence[Bars]) -> Bars:
+    """Return the bars of several parts as one, in order."""
+    if not parts:
+        return NO_BARS
+    return ordered(Bars(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Bars))))
+
+
 def coarser(found: Drawn, level: int) -> Drawn:
     """Return `found` with what is shorter than a bucket drawn together, by row and bucket; longer bars stay as they are."""
     short = found.longest < (1 << level)

@@ -82,9 +82,7 @@ def _rows(catalogue: Catalogue) -> np.ndarray:
 
 def _cover(parts: list[Bars]) -> Bars:
     """Return what bars cover, each moment once: a bar from where the ones before it end, if it ends later than they do."""
-    if not parts:
-        return timeline_lod.NO_BARS
-    bars = Bars(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "start", "end", "label")))
+    bars = timeline_lod.put_together(parts)
     bars = bars.take(np.lexsort((bars.end, bars.start)))
     before = np.append(np.int64(-1), np.maximum.accumulate(bars.end)[:-1])
     later = bars.end > before

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import correlator
-from correlator.timeline import chunks, timeline_bars, timeline_kept, timeline_look, timeline_wire
+from correlator.timeline import chunks, timeline_bars, timeline_kept, timeline_levels, timeline_look, timeline_wire
 from correlator.timeline.timeline_bars import ScopeBars
 from correlator.timeline.timeline_scope import Scope
 
@@ -74,14 +74,18 @@ class Slices:
         return CONNECTION.sql((SQL / f"{name}.sql").read_text(), params=dict(parameters)).to_arrow_table()
 
 
-def loaded(rows: Sequence[Bar], how: str, length: int = LENGTH) -> ScopeBars:
-    """Return a scope's bars kept, kept with coarser levels, or read from the store for each window."""
-    scope = Scope(ORIGIN, ORIGIN + length)
+def loaded(rows: Sequence[Bar], how: str, finest: int = 5) -> ScopeBars:
+    """Return a scope's bars kept, kept with coarser levels, or in the store with levels from `finest` on kept."""
+    scope = Scope(ORIGIN, ORIGIN + LENGTH)
     bars = timeline_bars.load(Slices(rows), scope, 0 if how == "stored" else 1 << 30)
+    if how == "stored":
+        with mock.patch.object(timeline_bars, "_finest_level", return_value=finest):
+            bars.drawn(0, 0, TILE)
     if how == "levels":
         # Few bars as they are, they get every level that there can be.
         with (
-            mock.patch.multiple(timeline_kept, _LEVELS_FROM=1, _SHRINKS=1, _WIDEST_BITS=1),
+            mock.patch.object(timeline_kept, "_LEVELS_FROM", 1),
+            mock.patch.multiple(timeline_levels, _SHRINKS=1, _WIDEST_BITS=1),
             mock.patch.object(timeline_kept, "_lowest_level", return_value=1),
         ):
             bars.drawn(0, 0, TILE)
@@ -126,7 +130,9 @@ def test_counts_and_busy_time_of_a_window_are_those_of_its_bars(
 
 @given(bars, windows)
 @settings(max_examples=40, deadline=None)
-def test_a_chunk_is_the_same_bytes_however_its_bars_are_kept(rows: list[Bar], window: tuple[int, int, int]) -> None:
+def test_a_chunk_is_the_same_bytes_with_coarser_levels_and_without(
+    rows: list[Bar], window: tuple[int, int, int]
+) -> None:
     kept = chunks.chunk(loaded(rows, "kept"), *window)
     assert chunks.chunk(loaded(rows, "levels"), *window) == kept
 
