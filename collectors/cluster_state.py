@@ -63,8 +63,9 @@ WATCHED: dict[str, tuple[str, ...]] = {
 }
 """Path of each kind → the API versions in which it is understood, the best first."""
 
-_BATCH = 2000
-_QUEUE = 10_000
+_BATCH = 1000
+_QUEUE = 2000
+"""Changes that wait to be told, some 40 KB each; then the API server waits."""
 _DELAY_S = 0.2
 
 

@@ -13,6 +13,7 @@ unknown size.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -56,6 +57,8 @@ _GET_CONTAINER = "/containerd.services.containers.v1.Containers/Get"
 _CRI_EVENTS = "/runtime.v1.RuntimeService/GetContainerEvents"
 _FILTERS = ('topic~="^/(tasks|containers|images|sandboxes)/"',)
 _KNOWN_CONTAINERS = 4096
+_READ_AHEAD = 4
+"""Lists of events, of up to 8,192 each, that wait for the collector; then the runtime waits."""
 _RETRY_S = 60.0
 _KINDS = {
     "/containers/create": "created",
@@ -99,7 +102,7 @@ def _present(settings: Settings) -> list[str]:
 
 def run(context: Context) -> Iterator[Batch]:
     """Yield `container_state` rows as the runtimes tell them."""
-    found: queue.Queue[list[Row]] = queue.Queue(1024)
+    found: queue.Queue[list[Row]] = queue.Queue(_READ_AHEAD)
     heard = stream.Heard(context)
     threads = [
         threading.Thread(target=_listen, args=(path, context, found), name=f"runtime-{path}", daemon=True)
@@ -133,18 +136,20 @@ def _listen(path: str, context: Context, found: queue.Queue[list[Row]]) -> None:
             with open_channel(path) as channel:
                 events = _containerd(channel, path, context)
                 try:
-                    _pass_on(events, found)
+                    _pass_on(events, found, context)
                 except SourceError:  # It has no such service: then it may speak the CRI.
-                    _pass_on(_cri(channel, path, context), found)
+                    _pass_on(_cri(channel, path, context), found, context)
         except SourceError as error:
             log.warning("source %s: %s", context.name, error)
         context.wait(_RETRY_S)
 
 
-def _pass_on(events: Iterator[list[Row]], found: queue.Queue[list[Row]]) -> None:
+def _pass_on(events: Iterator[list[Row]], found: queue.Queue[list[Row]], context: Context) -> None:
     for rows in events:
-        if rows:
-            found.put(rows)
+        while rows and not context.stop.is_set():
+            with contextlib.suppress(queue.Full):
+                found.put(rows, timeout=0.5)
+                break
 
 
 def _containerd(channel: Any, path: str, context: Context) -> Iterator[list[Row]]:

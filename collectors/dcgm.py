@@ -229,6 +229,9 @@ class Node:
             "sensor absent": int((without_sensor & ~blank).sum()),
         }
         rows = [each for each, keep in zip(kept, good, strict=True) if keep]
+        if len(self._last) > len(page.series):  # One whose labels change with each scrape must not fill the memory.
+            self._last = {text: self._last[text] for text in page.series if text in self._last}
+            self._falls.intersection_update(self._last)
         return Batch(GPU_SAMPLE, GPU_SAMPLE.batch(self._columns(time_ns, rows), len(rows))), lost
 
     def _columns(self, time_ns: int, rows: Sequence[tuple[Series, str, float]]) -> dict[str, object]:

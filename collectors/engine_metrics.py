@@ -182,6 +182,7 @@ class Server:
                 lost["switched off"] += 1
             else:
                 rows.append((each, value, self._monotonic(each, text, value, page.types.get(name), lost)))
+        self._forget(page)
         return Batch(ENGINE_SAMPLE, ENGINE_SAMPLE.batch(self._columns(time_ns, rows), len(rows))), dict(lost)
 
     def _columns(self, time_ns: int, rows: list[tuple[Series, float, bool]]) -> dict[str, object]:
@@ -213,6 +214,12 @@ class Server:
             self._started = max(starts)
             self._last.clear()
             self._falls.clear()
+
+    def _forget(self, page: Page) -> None:
+        """Forget series that are gone: one whose labels change with each scrape must not fill the memory."""
+        if len(self._last) > len(page.series):
+            self._last = {text: self._last[text] for text in page.series if text in self._last}
+            self._falls.intersection_update(self._last)
 
     def _monotonic(self, each: Series, text: str, value: float, kind: str | None, lost: Counter[str]) -> bool:
         total = text.partition("{")[0].endswith("_total") and kind != "gauge"

@@ -248,6 +248,10 @@ class Watch:
             self._tell(kind, told, self.place)
 
     def _tell(self, kind: str, told: Object, place: str = "") -> None:
+        # Who set which field, and the object as somebody applied it, are most of its size and of no use here.
+        metadata = told.get("metadata") or {}
+        metadata.pop("managedFields", None)
+        (metadata.get("annotations") or {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
         while not self.context.stop.is_set():
             with contextlib.suppress(queue.Full):
                 self.changes.put(Change(self.path, kind, told, place), timeout=0.5)

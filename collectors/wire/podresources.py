@@ -3,8 +3,8 @@
 The API has no pod UID; the checkpoint of the device manager has one for each device id. Device ids are of many forms:
 `GPU-<uuid>`, `MIG-<uuid>`, `MIG-GPU-<uuid>/<gi>/<ci>` (drivers before 470), `nvidia0/gi3` (GKE), any of them with `::N`
 (replicas of time slicing or MPS) or `/vguN` (GKE's sharing) behind. With Dynamic Resource Allocation (Kubernetes 1.27) there
-is no id but a driver, a pool and a device's name, which ResourceSlices give a UUID. The API does not say which of such grants
-is a monitor's (admin access): it looks like sharing.
+is no id but a driver, a pool and a device's name, which ResourceSlices give a UUID. The API does not say which of such
+grants is a monitor's (admin access): it looks like sharing.
 """
 
 from __future__ import annotations

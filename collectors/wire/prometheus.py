@@ -22,7 +22,9 @@ from warpline.source import Context
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_PAGE_BYTES = 64 << 20
+_PAGE_BYTES = 32 << 20
+_MOST_SERIES = 1 << 16
+"""Series of one page that are read: a hundred times what a node of eight GPUs or an engine has."""
 _SIMULATED = "(simulated)"
 """What the demo's CUDA double and its engine have in their names."""
 _ACCEPT = "text/plain;version=0.0.4"
@@ -32,13 +34,17 @@ _HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, 
 
 @dataclass(slots=True)
 class Page:
-    """One scrape: series as written and their numbers, in the page's order; `malformed` lines are not among them."""
+    """One scrape: series as written and their numbers, in the page's order.
+
+    Not among them are `malformed` lines, and those `beyond` the bound.
+    """
 
     series: list[str] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     """Metric's name → gauge, counter, histogram, summary or untyped, where the page says so."""
     malformed: int = 0
+    beyond: int = 0
 
 
 def parse(text: str) -> Page:
@@ -50,7 +56,10 @@ def parse(text: str) -> Page:
             if len(words) == 4 and words[1] == "TYPE":
                 page.types[words[2]] = words[3]
         elif line and not line.isspace():
-            _sample(page, line)
+            if len(page.series) < _MOST_SERIES:
+                _sample(page, line)
+            else:
+                page.beyond += 1
     return page
 
 
@@ -85,7 +94,7 @@ def _labels(braces: str) -> Mapping[str, str] | None:
 
 
 def fetch(url: str) -> str:
-    """Return the text at `url`; raise SourceError where nobody answers, the answer is no page, or it is above 64 MiB."""
+    """Return the text at `url`; raise SourceError where nobody answers, the answer is no page, or it is above 32 MiB."""
     try:
         with _HTTP.request("GET", url, headers={"Accept": _ACCEPT}, preload_content=False) as answer:
             body = answer.read(_PAGE_BYTES + 1)
@@ -131,6 +140,7 @@ class Target:
             log.info("source %s: %s answers again", self._context.name, self.url)
         self._failures = 0
         self._context.lost("malformed line", page.malformed)
+        self._context.lost("page too long", page.beyond)
         # The values are of some instant in between; the middle is at most half the scrape off.
         return (before + self._context.clock.now_ns()) // 2, page
 

@@ -27,8 +27,8 @@ def pod(name: str, version: int, phase: str = "Running") -> dict[str, Any]:
 class Kind:
     """One kind of object: its lists, of which the last one stays, and the script of each watch.
 
-    A script is what the server sends, one JSON object or some bytes a line, or a number: the status that it answers with. An
-    empty one, and none, is a watch in which nothing happens.
+    A script is what the server sends, one JSON object or some bytes a line, or a number: the status that it answers with. At
+    an event it waits. An empty one, and none, is a watch in which nothing happens.
     """
 
     lists: list[list[dict[str, Any]]]
@@ -82,6 +82,9 @@ class ApiServerDouble:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         for each in script:
+            if isinstance(each, threading.Event):
+                each.wait(60)
+                continue
             line = each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n"
             handler.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
             handler.wfile.flush()

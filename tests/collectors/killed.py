@@ -1,7 +1,7 @@
-"""A source in a process of its own that can be killed: `python -m tests.collectors.killed NAME STATE_DIR OUT KEY=VALUE…`.
+"""Sources in a process of its own that can be killed: `python -m tests.collectors.killed NAMES STATE_DIR OUT KEY=VALUE…`.
 
-Runs it as the collector does. Every batch is appended to OUT, one JSON line a batch; or goes to the real exporter, to a peer
-that does not answer, where OUT is `queue`.
+Runs them as the collector does. Every batch is appended to OUT, one JSON line a batch; or goes to the real exporter, by
+default to a peer that does not answer, where OUT is `queue`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from warpline import source
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.export import Exporter
-from warpline.settings import Settings
+from warpline.settings import load
 from warpline.spool import Spool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,12 +40,12 @@ def rows_before_kill(
 
 
 @contextmanager
-def killed(name: str, state_dir: Path, out: str = "queue", **settings: str) -> Iterator[None]:
-    """Run a source until the block ends, then kill it with SIGKILL."""
+def killed(name: str, state_dir: Path, out: str = "queue", **settings: str) -> Iterator[int]:
+    """Run a source, or several with commas between, until the block ends, then kill it with SIGKILL; yields the pid."""
     command = [sys.executable, "-m", "tests.collectors.killed", name, str(state_dir), out]
     child = subprocess.Popen([*command, *[f"{key}={value}" for key, value in settings.items()]], cwd=ROOT)
     try:
-        yield
+        yield child.pid
     finally:
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait(20) == -signal.SIGKILL
@@ -66,10 +65,11 @@ def _read(out: Path, table: str) -> list[dict[str, Any]]:
 
 
 def main(name: str, state_dir: Path, out: str, given: dict[str, Any]) -> None:
-    """Run the source until killed."""
-    chosen = replace(Settings(), state_dir=str(state_dir), collector_endpoint="http://127.0.0.1:9", **given)
+    """Run the sources until killed."""
+    chosen = load(environ={}, **{"state_dir": str(state_dir), "collector_endpoint": "http://127.0.0.1:9", **given})
     emit = Exporter(chosen, "node-a").emit if out == "queue" else _writer(Path(out))
-    source.Runner(source.load(name), source.Context(name, "node-a", chosen, NodeClock(state_dir), emit)).start()
+    for each in name.split(","):
+        source.Runner(source.load(each), source.Context(each, "node-a", chosen, NodeClock(state_dir), emit)).start()
     threading.Event().wait()
 
 

@@ -188,6 +188,13 @@ def test_counters_of_several_processes_are_not_called_monotonic() -> None:
     assert lost == 1
 
 
+def test_series_whose_labels_change_with_each_scrape_do_not_fill_the_memory() -> None:
+    server = engine_metrics.Server("test:8000")
+    for number in range(50):
+        read(f'vllm:num_preemptions_total{{model_name="m"}} 3\nvllm:prompt_tokens_total{{pod="{number}"}} 1\n', server)
+    assert len(server._last) == 2
+
+
 def test_a_restart_is_no_counter_that_went_back() -> None:
     server = engine_metrics.Server("test:8000")
     for start, told in ((100.0, 10), (200.0, 4)):

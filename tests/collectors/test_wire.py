@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors.wire import generate, prometheus, stream
-from tests.collectors.telemetry_doubles import Seen, context
+from tests.collectors.telemetry_doubles import Seen, context, text_server_double
 from warpline.errors import SourceError
 
 
@@ -38,6 +38,17 @@ def test_a_bad_line_costs_itself_alone() -> None:
     assert page.types == {"a": "counter"}
     assert prometheus.labels('a{b="}"}') == ("a", {"b": "}"})
     assert prometheus.labels('a{b="') is None
+
+
+def test_a_page_without_end_is_read_up_to_a_bound_and_the_rest_counted(tmp_path: Path) -> None:
+    most = prometheus._MOST_SERIES
+    page = "".join(f"a{number} 1\n" for number in range(most + 23))
+    seen = Seen()
+    with text_server_double(lambda path: (200, page)) as address:
+        scraped = prometheus.Target(f"http://{address}", context(tmp_path, seen)).scrape()
+    assert scraped is not None
+    assert len(scraped[1].series) == most
+    assert seen.lost() == {"page too long": 23}
 
 
 @pytest.mark.parametrize(
