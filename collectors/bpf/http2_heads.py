@@ -118,8 +118,9 @@ class _Table(HeaderTable):
 
     def forget(self) -> None:
         """Nothing that the table holds is known from here on."""
-        self.known = False
-        self.dynamic_entries.clear()
+        size, self.known = self.maxsize, False
+        self.maxsize = 0
+        self.maxsize = size
         self.changes += 1
 
     def get_by_index(self, index: int) -> tuple[bytes, bytes]:

@@ -3,11 +3,14 @@
 --
 -- The sides are joined by what only one connection can have: the same ports and addresses, turned round, and the number of
 -- the exchange on that connection (on one node, where numbers differ because the probe came later: the call just before).
+-- HTTP/2's number is the stream's, the same at both ends, however much of its head either end could read.
 --
 -- A proxy's passage is no request of its own: an exchange that its server passed on, under the same trace and path or with the
 -- same response, is left out, and the client is the one before the first proxy that was seen. `proxies` counts them.
 WITH RECURSIVE complete AS (
-    SELECT *, coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) AS seen_until_ns
+    SELECT *, coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) AS seen_until_ns,
+        CASE WHEN protocol IN ('http/2', 'grpc') THEN 'stream ' || ordinal ELSE trace_id::VARCHAR END AS known_by,
+        CASE WHEN protocol IN ('http/2', 'grpc') THEN NULL ELSE request_id END AS named_by
     FROM http_exchange
     -- A row that was open is written again when it ends: the last one holds.
     QUALIFY row_number() OVER (
@@ -30,8 +33,8 @@ paired AS (
         AND client.peer_port = server.local_port
         AND client.local_address = server.peer_address
         AND client.peer_address = server.local_address
-        AND client.trace_id IS NOT DISTINCT FROM server.trace_id
-        AND client.request_id IS NOT DISTINCT FROM server.request_id
+        AND client.known_by IS NOT DISTINCT FROM server.known_by
+        AND client.named_by IS NOT DISTINCT FROM server.named_by
         AND (
             client.ordinal = server.ordinal
             OR (client.node = server.node AND client.start_ns <= server.start_ns AND server.protocol = 'http/1.1')
@@ -169,7 +172,8 @@ SELECT
     CASE
         WHEN open_at_start OR parse IN ('partial', 'none') THEN 'derived'
         -- Two nodes may have begun to number a connection's exchanges at different ones: then only an id is proof.
-        WHEN side = 'server' AND caller IS NOT NULL AND trace_id IS NULL AND request_id IS NULL AND NOT same_place THEN 'derived'
+        WHEN side = 'server' AND caller IS NOT NULL AND trace_id IS NULL AND request_id IS NULL AND NOT same_place
+            AND coalesce(protocol, '') NOT IN ('http/2', 'grpc') THEN 'derived'
         ELSE 'exact'
     END AS evidence
 FROM every

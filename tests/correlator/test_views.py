@@ -100,6 +100,27 @@ def test_both_sides_of_a_request_are_one_row(tmp_path: Path) -> None:
     assert row["ttft_ns"] == 9 * MS and row["client_ttft_ns"] == 10 * MS and row["duration_ns"] == 98 * MS
 
 
+def test_streams_of_one_connection_are_a_request_each(tmp_path: Path) -> None:
+    call = {"protocol": "grpc", "trace_id": None, "grpc_status": 0}
+    rows = [
+        exchange(side, **call, ordinal=n, end_ns=NOON + (9 - n) * MS)
+        for n in (1, 3, 5)
+        for side in ("client", "server")
+    ]
+    # The server's side was joined in the middle, so that only the client's has the head.
+    rows[4] |= {"trace_id": b"\x07" * 16, "grpc_status": 14}
+    rows[5] |= {"parse": "partial", "path": None, "grpc_status": 14}
+    store = stored(tmp_path, *rows)
+    found = sorted(requests(store), key=lambda row: row["ordinal"])
+    assert [(row["ordinal"], row["client_ordinal"], row["side"], row["evidence"]) for row in found] == [
+        (1, 1, "server", "exact"),
+        (3, 3, "server", "exact"),
+        (5, 5, "server", "derived"),
+    ]
+    (summary,) = store.view("request_summary", {"since_ns": "0", "until_ns": str(2 * NOON)}).read_all().to_pylist()
+    assert (summary["requests"], summary["failed"]) == (3, 1)
+
+
 def test_a_client_whose_server_was_not_seen_is_a_request_of_its_own(tmp_path: Path) -> None:
     (row,) = requests(stored(tmp_path, exchange("client")))
     assert row["side"] == "client" and row["client_start_ns"] == row["start_ns"] and row["retransmits"] == 1
