@@ -58,8 +58,9 @@ def steps(driver: Driver) -> None:
 
 
 def governed(driver: Driver) -> None:
-    """Steps of 5 kernels, told to the library, until the input ends; then their number is printed."""
+    """Steps of 5 kernels and a replay of a graph of 2, told to the library, until the input ends; then their number is printed."""
     set_step = ctypes.CDLL(os.environ["CUDA_INJECTION64_PATH"]).warpline_set_step
+    graph = driver.capture([("decode_attention", 30_000), ("decode_gemm", 40_000)])
     ends = threading.Thread(target=sys.stdin.read)
     ends.start()
     step = 0
@@ -67,6 +68,7 @@ def governed(driver: Driver) -> None:
         set_step(ctypes.c_int64(step))
         for _ in range(5):
             driver.launch("norm", 200_000)
+        driver.replay(graph)
         driver.wait()
         step += 1
     set_step(ctypes.c_int64(-1))
