@@ -2,7 +2,8 @@
 
 Scrapes the node's exporters (`dcgm_urls`) every `dcgm_interval_s`, and asks the kubelet's PodResources socket. Needs any
 version of either, and no privilege beyond reading the socket. The exporter itself collects only every 30 s by default, so a
-reading may be that old. Costs about 2 ms of CPU per scrape of 8 GPUs.
+reading may be that old. Costs about 2 ms of CPU per scrape of 8 GPUs. With `collector_gpu_metrics_endpoint`, readings also
+leave as OTLP metrics.
 
 - Values are in base units (MiB → By, mJ → J, MHz → Hz, % → 1). DCGM's blank values are dropped and counted.
 - A GPU is keyed by UUID and, under MIG, GPU instance. What is of the whole device is told again for each instance:

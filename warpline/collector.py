@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warpline import source, telemetry
+from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.export import Exporter
 from warpline.governor import Governor
+from warpline.gpu_metrics import GpuMetrics
 from warpline.recorder import Recorder
 from warpline.settings import Settings
 from warpline.source import Context, Runner
@@ -34,6 +36,8 @@ class Collector:
         self.clock = NodeClock(Path(settings.state_dir))
         self.governor = Governor(settings, self.node)
         self.exporter = Exporter(settings, self.node, self._recorder(), lambda: self.governor.wanted.windows)
+        endpoint = settings.collector_gpu_metrics_endpoint
+        self.gpu_metrics = GpuMetrics(endpoint) if endpoint else None
         self.runners = [self._runner(name) for name in source.chosen(settings)]
         self._stops: list[telemetry.Stop] = []
 
@@ -42,10 +46,15 @@ class Collector:
         return Recorder(Path(self.settings.state_dir) / "recorder", size, self.clock.now_ns()) if size else None
 
     def _runner(self, name: str) -> Runner:
-        context = Context(name, self.node, self.settings, self.clock, self.exporter.emit)
+        context = Context(name, self.node, self.settings, self.clock, self._emit)
         runner = Runner(source.load(name), context)
         self.governor.govern(runner)
         return runner
+
+    def _emit(self, batch: Batch) -> None:
+        self.exporter.emit(batch)
+        if self.gpu_metrics is not None:
+            self.gpu_metrics.take(batch)
 
     def start(self) -> None:
         """Start every source, /metrics and the OTLP metrics of the collector itself."""
@@ -54,8 +63,14 @@ class Collector:
         self.governor.start()
         if self.settings.collector_metrics_address:
             self._stops.append(telemetry.serve_metrics(self.settings.collector_metrics_address, self.readings))
-        endpoint = self.settings.collector_endpoint
-        self._stops.append(telemetry.send_metrics(endpoint, "warpline-collector", self.node, self.readings))
+        chosen, endpoint = self.settings, self.settings.collector_endpoint
+        shown = telemetry.Credentials(
+            chosen.collector_token_file,
+            chosen.collector_tls_ca,
+            chosen.collector_tls_certificate,
+            chosen.collector_tls_key,
+        )
+        self._stops.append(telemetry.send_metrics(endpoint, "warpline-collector", self.node, self.readings, shown))
 
     def stop(self) -> None:
         """Stop the sources, then send what they left; what cannot be sent stays in the queue on disk."""
@@ -67,6 +82,8 @@ class Collector:
                 log.warning("source %s: did not stop within %.0f s", runner.context.name, _STOP_S)
         for stop in self._stops:
             stop()
+        if self.gpu_metrics is not None:
+            self.gpu_metrics.close()
         self.exporter.close(_STOP_S)
 
     def readings(self) -> Iterator[Reading]:
@@ -89,3 +106,8 @@ class Collector:
                     "warpline.source.figure", value, labels=also, doc="what the source measured, in the unit named"
                 )
         yield from self.exporter.readings()
+        if self.gpu_metrics is not None:
+            lost = self.gpu_metrics.lost
+            yield Reading(
+                "warpline.gpu_metrics.lost", lost, "{row}", True, doc="GPU readings that nobody took as metrics"
+            )

@@ -52,6 +52,9 @@ class Settings:
     collector_metrics_address: str = _setting(
         "127.0.0.1:9464", "Where the collector's own /metrics is served; empty serves none."
     )
+    collector_gpu_metrics_endpoint: str = _setting(
+        "", "OTLP/HTTP address that readings of GPUs also go to, as metrics for any backend; empty sends none."
+    )
     collector_query_url: str = _setting(
         "", "Query API to ask which detail is wanted; empty derives it from the endpoint's host."
     )

@@ -11,6 +11,7 @@ import pytest
 
 from collectors import dcgm
 from collectors.wire import nvml, podresources, prometheus
+from collectors.wire.gpu_fields import DCGM
 from collectors.wire.podresources_pb2 import ListPodResourcesResponse
 from demo.engine import gpu_page
 from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, text_server_double, until
@@ -99,6 +100,16 @@ def test_a_newer_spelling_of_the_same_page_says_the_same(shared_data: Path) -> N
     newer = newer.replace('",pod="vllm', '",exported_pod="vllm')
     drop = [{k: v for k, v in row.items() if k != "field"} for row in read(text)[0]]
     assert [{k: v for k, v in row.items() if k != "field"} for row in read(newer)[0]] == drop
+
+
+def test_a_field_means_the_same_under_all_names_of_its_id(shared_data: Path) -> None:
+    for line in (shared_data / "dcgm/fields/dcgm_fields.tsv").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        number, name, aliases = line.split("\t")[:3]
+        names = {each.removeprefix("DCGM_FI_") for each in [name, *aliases.replace(",", " ").split()]}
+        meanings = {DCGM.get(each) for each in names}
+        assert len(meanings) == 1, (number, names)
 
 
 def test_an_instance_is_a_row_of_its_own_and_the_whole_device_is_never_summed(shared_data: Path) -> None:
