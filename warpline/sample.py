@@ -30,6 +30,10 @@ from warpline.settings import Settings
 FORMAT = "warpline-sample-trace"
 VERSION = 1
 _BATCH_ROWS = 65536
+_READ_ROWS = 16384
+"""Rows that are read and sent at once: a body of OTLP holds so many of most tables, and to cut batches costs most of all."""
+_CUT = 2
+"""Part of each batch id: raised whenever batches are cut differently, so that old and new never mix."""
 _HOLDING = ("node", "process", "pod", "gpu", "connection")
 RECORDED = tuple(table for table in schema.TABLES if table not in schema.JOIN_TABLES)
 """What was seen. What the joins and the alert rules made of it is made again wherever it is replayed."""
@@ -178,9 +182,11 @@ def rows_of(directory: Path, name: str, shift_ns: int = 0) -> Iterator[Batch]:
     path = directory / f"{name}.parquet"
     try:
         table = schema.table(name)
-        for part in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
-            columns = {c: part[c] for c in part.schema.names if c in table.by_name}
-            yield Batch(table, _shifted(table, table.batch(columns, part.num_rows), shift_ns))
+        # Read ahead, Arrow would hold the whole file; a few columns of one row group are enough.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for part in file.iter_batches(_READ_ROWS):
+                columns = {c: part[c] for c in part.schema.names if c in table.by_name}
+                yield Batch(table, _shifted(table, table.batch(columns, part.num_rows), shift_ns))
     except (OSError, pa.ArrowException, SchemaError) as error:
         raise SourceError(f"{path}: {error}; the sample trace is not whole") from None
 
@@ -196,7 +202,7 @@ def replay(
     shift_ns = 0 if now_ns is None else now_ns - found.end_ns
     total, sent = sum(found.rows.values()), 0
     door = Door(settings, settings.node or "replay")
-    door.name_for(f"{found.uid}+{shift_ns}" if shift_ns else found.uid)
+    door.name_for(f"{found.uid}/{_CUT}+{shift_ns}")
     for batch in batches(directory, found, shift_ns):
         door.send(batch)
         sent += batch.rows.num_rows
