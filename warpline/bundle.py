@@ -20,10 +20,10 @@ from typing import IO
 
 import pyarrow as pa
 
-from warpline import sample
+from warpline import sample, schema
 from warpline.client import Client
 from warpline.errors import SourceError
-from warpline.sample import Manifest, as_declared
+from warpline.sample import Manifest
 from warpline.schema import Table
 
 SUFFIX = ".warpline"
@@ -42,6 +42,8 @@ _NAMES = frozenset(
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 """What zipfile raises at bytes that were changed: a flag that says "encrypted" is a RuntimeError."""
 _PIECE = 1 << 20
+_KNOWN = frozenset(table.name for table in schema.TABLES)
+_NO_SUCH_TABLE = "this Warpline has no such table any more"
 
 
 @dataclass
@@ -62,13 +64,10 @@ def record(client: Client, directory: Path, window: tuple[int, int], about: str,
 
     Raises StoreError where the correlator does not answer, SourceError where the window is empty.
     """
-    since_ns, until_ns = window
-    rename = _pseudonym() if pseudonyms else None
-    tables: dict[str, pa.Table] = {}
-    for table in sample.RECORDED:
-        since = since_ns - _IDENTITY_NS if table.name in IDENTITY else since_ns
-        rows = as_declared(table, client.table(table.name, since_ns=since, until_ns=until_ns))
-        tables[table.name] = _renamed(table, rows, rename) if rename else rows
+    tables = dict(sample.stored(client, *window, IDENTITY, _IDENTITY_NS))
+    if pseudonyms:
+        rename = _pseudonym()
+        tables = {name: _renamed(schema.table(name), rows, rename) for name, rows in tables.items()}
     if not any(rows.num_rows for name, rows in tables.items() if name not in IDENTITY):
         raise SourceError(
             "incident: nothing was stored in that window; look at the Overview page for when something was"
@@ -107,7 +106,7 @@ def unpack(file: Path, directory: Path, progress: Callable[[float], None] = lamb
         report = Report(sample.load(directory))
         total, done = sum(i.file_size for i in archive.infolist()) or 1, 0
         for name in report.manifest.rows:
-            fault = _member(archive, f"{name}.parquet", directory, sums)
+            fault = _member(archive, f"{name}.parquet", directory, sums) if name in _KNOWN else _NO_SUCH_TABLE
             if fault:
                 report.damaged[name] = fault
                 (directory / f"{name}.parquet").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,22 @@ def record(
 
     Raises StoreError where the correlator does not answer, SourceError where it stored nothing then.
     """
-    tables = {}
-    for table in RECORDED:
-        # Who a process or a pod is was said when it began, and holds until something else is said.
-        first_ns = None if table.name in _HOLDING else since_ns
-        rows = client.table(table.name, since_ns=first_ns, until_ns=until_ns)
-        tables[table.name] = as_declared(table, rows)
+    tables = dict(stored(client, since_ns, until_ns))
     return write(directory, anonymous(tables) if public else tables, about)
+
+
+def stored(
+    client: Client, since_ns: int, until_ns: int, holding: Collection[str] = _HOLDING, earlier_ns: int | None = None
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yield each recorded table's name and what the correlator stored of it in [since_ns, until_ns).
+
+    Who a process or a pod is was said when it began, and holds until something else is said: of the tables `holding` what
+    was said `earlier_ns` before is among it, all of it where that is None. Raises StoreError.
+    """
+    for table in RECORDED:
+        before = None if earlier_ns is None else since_ns - earlier_ns
+        rows = client.table(table.name, since_ns=before if table.name in holding else since_ns, until_ns=until_ns)
+        yield table.name, as_declared(table, rows)
 
 
 def anonymous(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

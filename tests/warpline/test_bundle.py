@@ -1,14 +1,19 @@
 import json
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from correlator.alerting import backtest
+from tests import golden
 from warpline import bundle, sample, schema
 from warpline.commands.incident import window
 from warpline.errors import SettingsError, SourceError
+from warpline.settings import Settings
 
 START = 1_790_000_000_000_000_000
 
@@ -86,6 +91,27 @@ def test_a_bundle_of_a_later_version_is_refused(trace: Path, tmp_path: Path) -> 
     (trace / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
     with pytest.raises(SourceError, match="version 99"):
         bundle.pack(trace, tmp_path / "c.warpline")
+
+
+def test_a_bundle_of_an_older_version_opens_with_what_is_lost_named_and_is_correlated_anew(tmp_path: Path) -> None:
+    """As an older Warpline would have written it: a table that is gone since, a column that was not there yet."""
+    old, now = tmp_path / "old", sample.load(golden.SAMPLES / "streaming_server")
+    shutil.copytree(golden.SAMPLES / "streaming_server", old)
+    exchanges = pq.read_table(old / "http_exchange.parquet")
+    pq.write_table(exchanges.drop_columns(["protocol"]), old / "http_exchange.parquet")
+    pq.write_table(pa.table({"time_ns": [now.start_ns]}), old / "gone_since.parquet")
+    manifest = json.loads((old / "manifest.json").read_text())
+    changed = {"schema_version": 0, "made_by": "warpline 0.0", "rows": manifest["rows"] | {"gone_since": 1}}
+    (old / "manifest.json").write_text(json.dumps(manifest | changed))
+    bundle.pack(old, tmp_path / "old.warpline")
+    report = bundle.unpack(tmp_path / "old.warpline", tmp_path / "opened")
+    assert list(report.damaged) == ["gone_since"] and report.lost_rows == 1
+    counts = []
+    for directory in (tmp_path / "opened", golden.SAMPLES / "streaming_server"):
+        with backtest.opened(directory, Settings(correlator_memory_limit_mb=256)) as (store, _):
+            found = store.query("SELECT count(*) AS n, count(DISTINCT attempt_uid) AS attempts FROM request")
+            counts.append(found.to_pylist()[0])
+    assert counts[0] == counts[1] and counts[0]["n"] > 20
 
 
 def test_random_damage_never_raises_anything_but_a_sentence(file: Path, tmp_path: Path) -> None:
