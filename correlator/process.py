@@ -20,12 +20,14 @@ from correlator.doors.receive import Receiver
 from correlator.joins.stages import Joins
 from correlator.serve import QueryServer
 from correlator.storage.ingest import Ingest
+from correlator.storage.salvage import heal
 from correlator.storage.store import Store
 from correlator.storage.upkeep import Upkeep
 from correlator.timeline.chunks import routes as timeline_routes
 from correlator.timeline.perfetto import routes as perfetto_routes
 from correlator.wanted import Wanted
 from warpline import telemetry
+from warpline.errors import StoreError
 from warpline.settings import Settings
 from warpline.telemetry import Reading
 
@@ -67,7 +69,12 @@ class Correlator:
         """Start every part, the doors last."""
         self.ingest.start()
         self.upkeep.start()
-        self.joins.start()
+        try:
+            self.joins.start()
+        except StoreError as error:  # They look at what is stored: a file was damaged while nobody ran.
+            log.warning("%s", error)
+            heal(self.store)
+            self.joins.start()
         self.alerts.start()
         self.query.start()
         self.receiver.start()
