@@ -249,12 +249,6 @@ def backlog() -> None:
         rig.kill()
         rig.start()
         began = time.monotonic()
-        wait_until(lambda: _spans(rig) == sent, 300)
+        wait_until(lambda: rig.given("span") == sent, 300)
         figure("correlator.backlog_drain_s", time.monotonic() - began, "s", spans=sent)
         rig.terminate()
-
-
-def _spans(rig: Rig) -> int:
-    text = rig.client.get("/metrics").data.decode()
-    found = [line for line in text.splitlines() if line.startswith('warpline_store_rows_total{table="span"}')]
-    return int(float(found[0].split()[-1])) if found else 0

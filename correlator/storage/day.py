@@ -63,18 +63,19 @@ class Day:
 
     # Opening
 
-    def attach(self, connection: duckdb.DuckDBPyConnection, adopt: bool = False) -> None:
-        """Open or make the day's file; `adopt` takes over the segments that lie there, for a file that was lost.
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Open the day's file, or make it; one that was lost is made anew from the segments that lie there.
 
         Raises StoreError where another version made the file, duckdb.Error where it is damaged.
         """
+        lost = not self.file.exists()
         connection.execute(f"ATTACH '{self.file}' AS {self.alias}")
         try:
             for statement in _OWN_TABLES:
                 connection.execute(statement.format(day=self.alias))
             self._check_version(connection)
             self._load_tables(connection)
-            if adopt:
+            if lost:
                 self._adopt(connection)
             self._load_segments(connection)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from correlator.storage import segments
 from correlator.storage.day import Day
 from correlator.storage.store import Store
 from warpline import schema
+from warpline.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,9 @@ def heal(store: Store) -> list[str]:
         said = []
         for day in list(store.days.values()):
             said += _heal_segments(store, day)
+            if not all(_readable(store, f"{day.alias}.{name}") for name in _OWN):
+                said.append(_replace_file(store, day))
+                continue
             bad = [name for name in day.tables if not _readable(store, f"{day.alias}.{name}")]
             if bad:
                 said += _heal_file(store, day, bad)
@@ -87,6 +92,27 @@ def _heal_file(store: Store, day: Day, bad: Sequence[str]) -> list[str]:
     for table in schema.TABLES:
         store.publish(table)
     return said
+
+
+def _replace_file(store: Store, day: Day) -> str:
+    """Begin the day's file anew with its segments: without a ledger, its rows could not be told from what comes again."""
+    lost = sum(_count(store, f"{day.alias}.{name}") for name in day.tables)
+    store.days.pop(day.number)
+    with contextlib.suppress(duckdb.Error):  # It would checkpoint, and cannot.
+        day.detach(store.writer)
+    store.set_aside(day, "its ledger cannot be read", lost)
+    store.reopen()
+    store.attach(day.number)
+    for table in schema.TABLES:
+        store.publish(table)
+    return f"{day.file}: {lost} rows that were in no segment are lost"
+
+
+def _count(store: Store, table: str) -> int:
+    try:
+        return int(store.query(f"SELECT count(*) FROM {table}").column(0)[0].as_py())  # noqa: S608 (names of ours)
+    except StoreError:
+        return 1  # At least.
 
 
 def _rows_of(store: Store, day: Day, table: str) -> int:

@@ -41,7 +41,7 @@ DAMAGED_DAY = "day file damaged"
 
 _MOST_DAYS = 366
 _CHUNK_ROWS = 65536
-_DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "no files found", "invalid")
+_DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "could not read", "no files found", "invalid")
 """Words of DuckDB's errors on damaged files; one too many costs a look through the files, no more."""
 _DEAD = (duckdb.FatalException, duckdb.InternalException)
 Result = TypeVar("Result")
@@ -111,13 +111,13 @@ class Store:
         try:
             day.attach(self.writer)
         except duckdb.Error as error:
-            self._set_aside(day, error)
+            self.set_aside(day, error)
             day = Day(self.root, number)
-            day.attach(self.writer, adopt=True)
+            day.attach(self.writer)
         self.days[number] = day
         return day
 
-    def _set_aside(self, day: Day, error: Exception) -> None:
+    def set_aside(self, day: Day, error: Exception | str, lost: int = 1) -> None:
         """Rename a damaged day file, name it in the log and count it: a new one takes over its segments."""
         aside = day.file.with_name(f"{day.file.name}.damaged-{os.urandom(3).hex()}")
         log.error("store: %s is damaged (%s); it is kept as %s", day.file, str(error).splitlines()[0], aside.name)
@@ -125,7 +125,7 @@ class Store:
         wal = day.file.with_name(day.file.name + ".wal")
         if wal.exists():
             wal.rename(aside.with_name(aside.name + ".wal"))
-        self.losses[f"{DAMAGED_DAY}: {day.file.name}"] += 1
+        self.losses[f"{DAMAGED_DAY}: {day.file.name}"] += lost
 
     def publish(self, table: Table) -> None:
         """Make the view of `table` over all days anew."""
@@ -263,18 +263,17 @@ class Store:
         """Run a write; where DuckDB died of it, open the files again, and say in either case what is wrong."""
         try:
             return work()
-        except _DEAD as error:
-            self.reopen(self._generation)
-            raise StoreError(f"store {self.root}: {str(error).splitlines()[0]}") from None
         except (duckdb.Error, OSError) as error:
-            raise StoreError(f"store {self.root}: {str(error).splitlines()[0]}") from None
+            if isinstance(error, _DEAD) or "invalidated" in str(error):
+                self.reopen(self._generation)
+            raise self._failed(error) from None
 
-    def reopen(self, generation: int) -> None:
+    def reopen(self, generation: int | None = None) -> None:
         """Open the files again, unless another thread has done so since `generation`."""
         with self.lock:
-            if generation != self._generation:
+            if generation not in (None, self._generation):
                 return
-            log.warning("store %s: DuckDB gave up; opening the files again", self.root)
+            log.warning("store %s: opening the files again", self.root)
             self._generation += 1
             with contextlib.suppress(duckdb.Error):
                 self._main.close()
@@ -373,10 +372,10 @@ class Store:
             self.readers.leave(token)
 
     def _failed(self, error: Exception) -> StoreError:
-        sentence = str(error).strip()
+        sentence = str(error).strip().splitlines()[0]
         if any(word in sentence.lower() for word in _DAMAGE):
             self.suspect.set()
-        return StoreError(f"store: {sentence}")
+        return StoreError(f"store {self.root}: {sentence}")
 
     def query(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.Table:
         """Return all rows of a query of the correlator's own: what joins and alert rules run."""

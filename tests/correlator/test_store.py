@@ -172,6 +172,39 @@ def test_a_block_that_rots_costs_its_table_alone_and_is_named_with_its_rows(tmp_
     assert count(store) == ROWS + 10 and numbers(store) == [5, 77], "the ledger was saved"
 
 
+def test_a_ledger_that_rots_costs_the_rows_that_are_in_no_segment(tmp_path: Path) -> None:
+    store = Store(small(tmp_path))
+    store.write([syscalls("a/1/1", [1, 2, 3]), kernels("a/1/2", ROWS)])
+    store.checkpoint()
+    block = store.query(
+        "SELECT max(block_id) AS b FROM pragma_storage_info('day_20241004.ledger') WHERE column_name = 'row_count'"
+    )
+    at = 3 * 4096 + block["b"][0].as_py() * (1 << 18) + 64
+    store.close()
+    file = tmp_path / "store" / "2024-10-04.duckdb"
+    rotten = bytearray(file.read_bytes())
+    rotten[at] ^= 0xFF
+    file.write_bytes(rotten)
+    store = Store(small(tmp_path))
+    (said,) = heal(store)
+    assert "2024-10-04.duckdb" in said and "3 rows" in said
+    assert numbers(store) == [] and count(store) == ROWS
+    assert store.losses == {"day file damaged: 2024-10-04.duckdb": 3}
+    store.write([kernels("a/1/2", ROWS), syscalls("a/1/3", [5])])
+    store.checkpoint()
+    assert count(store) == ROWS and numbers(store) == [5]
+
+
+def test_a_day_file_that_is_gone_is_made_anew_from_its_segments(tmp_path: Path) -> None:
+    store = Store(small(tmp_path))
+    store.write([kernels("a/1/1", ROWS)])
+    store.close()
+    (tmp_path / "store" / "2024-10-04.duckdb").unlink()
+    store = Store(small(tmp_path))
+    store.write([kernels("a/1/1", ROWS), kernels("a/1/2", ROWS)])
+    assert count(store) == 2 * ROWS
+
+
 def test_a_segment_that_rots_is_set_aside_and_named_with_its_rows(tmp_path: Path) -> None:
     store = Store(small(tmp_path))
     store.write([kernels("a/1/1", ROWS)])

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.rig import SMALL, Load, Outcome, Rig, numbered, wait_until
+from correlator.storage.store import Store
+from tests.correlator.storing import DAY, small
+from tests.faults.rig import LARGE, SMALL, Load, Outcome, Rig, numbered, wait_until
 
 HOUR = 3_600_000_000_000
 NEVER = {"correlator_store_delay_s": 3600}
@@ -25,6 +27,65 @@ def sigkills(state_dir: Path, kills: int, seed: int = 1) -> Outcome:
     load = Load(rig).start()
     for _ in range(kills):
         time.sleep(chance.uniform(0.05, 1.5))
+        rig.kill()
+        rig.start()
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome
+
+
+def sigkills_in_compaction(state_dir: Path, kills: int, seed: int = 1) -> tuple[Outcome, int]:
+    """SIGKILL while segments are merged: as one is written, before or after it is listed; returns how often it was so.
+
+    Each start finds as many segments as are merged at once; the kill comes up to 100 ms after the merged one's file.
+    """
+    chance = random.Random(seed)
+    rig = Rig(state_dir, correlator_upkeep_s=0.05)
+    load = Load(rig)
+    hit = 0
+    for number in range(kills):
+        _make_segments(state_dir, load, number)
+        before = _merged(state_dir)
+        rig.start()
+        wait_until(lambda before=before: _merged(state_dir) - before, 60)
+        time.sleep(chance.uniform(0, 0.1))
+        hit += bool(_merged(state_dir) - before)
+        rig.kill()
+    rig.start()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome, hit
+
+
+def _make_segments(state_dir: Path, load: Load, number: int) -> None:
+    """Store, while no correlator runs, sixteen batches that each become a segment."""
+    store = Store(small(state_dir))
+    for each in range(16):
+        store.write([numbered(f"merge-{number}/1/{each}", load.sent, LARGE, 20_001 * DAY)])
+        load.acknowledged.update(range(load.sent, load.sent + LARGE))
+        load.sent += LARGE
+    store.close()
+
+
+def _merged(state_dir: Path) -> set[Path]:
+    return set((state_dir / "store").glob("*/*-sorted*.parquet"))
+
+
+def sigkills_at_midnight(state_dir: Path, kills: int, seed: int = 1) -> Outcome:
+    """SIGKILL while a new day begins under load, up to 60 ms after its file.
+
+    Each batch has rows of two days, and DuckDB commits to one file at a time.
+    """
+    chance = random.Random(seed)
+    rig = Rig(state_dir).start()
+    load = Load(rig, large_every=5).start()
+    wait_until(lambda: len(load.acknowledged) > 3 * SMALL)
+    for _ in range(kills):
+        load.midnight += 2
+        days = len(list((state_dir / "store").glob("*.duckdb")))
+        wait_until(lambda days=days: len(list((state_dir / "store").glob("*.duckdb"))) > days, 60)
+        time.sleep(chance.uniform(0, 0.06))
         rig.kill()
         rig.start()
     load.stop()
@@ -97,6 +158,27 @@ def damaged_spool(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outc
     rig.start()
     outcome = load.outcome()
     wait_until(lambda: any(source == "spool" for source, _ in rig.losses()) or not outcome.lost)
+    losses = rig.losses()
+    rig.terminate()
+    return outcome, losses
+
+
+def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcome, dict[tuple[str, str], int]]:
+    """A day's own file damaged while nobody runs; returns also what `loss` says of it, by the file's name."""
+    rig = Rig(state_dir).start()
+    load = Load(rig)
+    load.sent = 20 * SMALL + LARGE
+    for number in range(20):
+        assert rig.send(numbered(f"day/1/{number}", number * SMALL, SMALL)) == 200
+    assert rig.send(numbered("day/1/20", 20 * SMALL, LARGE)) == 200
+    load.acknowledged = set(range(load.sent))
+    rig.settle(load.sent)
+    rig.terminate()
+    damage(max((state_dir / "store").glob("*.duckdb"), key=lambda path: path.stat().st_size))
+    rig.start()
+    wait_until(rig.reads, 60)  # A read that meets the damage has the file looked through and set aside.
+    outcome = load.outcome()
+    wait_until(lambda: any(source == "store" for source, _ in rig.losses()) or not outcome.lost)
     losses = rig.losses()
     rig.terminate()
     return outcome, losses

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -55,6 +56,12 @@ class Rig:
         addresses = {f"correlator_{door}_address": f"127.0.0.1:{port}" for door, port in ports.items()}
         self._settings = asked | addresses | settings
         self.process: subprocess.Popen[bytes] | None = None
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """Leave no correlator behind where a case fails."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
 
     def start(self, **settings: Any) -> Rig:
         named = {f"WARPLINE_{name.upper()}": str(value) for name, value in (self._settings | settings).items()}
@@ -63,7 +70,7 @@ class Rig:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "warpline.cli", "correlate"], cwd=ROOT, env=os.environ | named, stderr=log
             )
-        wait_until(self.answers, 60)
+        wait_until(self.answers, 240)
         return self
 
     def answers(self) -> bool:
@@ -121,13 +128,29 @@ class Rig:
         """How many rows of the load are stored."""
         return sum(self.client.table(name).num_rows for name in NUMBERS)
 
+    def reads(self) -> bool:
+        """Whether every table of the load can be read."""
+        try:
+            return self.rows() >= 0
+        except StoreError:
+            return False
+
+    def given(self, table: str) -> int:
+        """How many rows of a table the store was given since it began, by /metrics; 0 where nobody answers."""
+        begin = f'warpline_store_rows_total{{table="{table}"}}'
+        try:
+            lines = self.client.get("/metrics").data.decode().splitlines()
+        except StoreError:
+            return 0
+        return next((int(float(line.split()[-1])) for line in lines if line.startswith(begin)), 0)
+
     def losses(self) -> dict[tuple[str, str], int]:
         """What the loss table says, by source and reason."""
         return {(row["source"], row["reason"]): row["lost"] for row in self.client.view("loss_total").to_pylist()}
 
 
 def numbered(batch_id: str, first: int, rows: int, start_ns: int | None = None) -> Batch:
-    """A batch whose rows are numbered from `first`; they lie on both sides of a midnight unless `start_ns` is given."""
+    """A batch whose rows are numbered from `first`, 1 µs apart from `start_ns` on, else around a midnight."""
     number = np.arange(first, first + rows)
     at = (20_001 * DAY - rows // 2 * 1000 if start_ns is None else start_ns) + np.arange(rows) * 1000
     if rows >= LARGE:
@@ -159,6 +182,8 @@ class Load:
 
     def __init__(self, rig: Rig, senders: int = 4, large_every: int = 9) -> None:
         self.rig, self.large_every = rig, large_every
+        self.midnight = 20_001
+        """The day (since 1970-01-01) before and after whose beginning the rows lie."""
         self.acknowledged: set[int] = set()
         self.sent = 0
         self.busy = 0
@@ -181,7 +206,8 @@ class Load:
             rows = LARGE if count % self.large_every == self.large_every - 1 else SMALL
             with self._lock:
                 first, self.sent = self.sent, self.sent + rows
-            self._send(numbered(f"load-{sender}/1/{count}", first, rows), first, rows)
+            start_ns = self.midnight * DAY - rows // 2 * 1000
+            self._send(numbered(f"load-{sender}/1/{count}", first, rows, start_ns), first, rows)
             if self._stop.is_set():
                 return
 

@@ -25,6 +25,24 @@ def test_five_sigkills_at_random_points_lose_and_double_nothing(tmp_path: Path) 
     check(cases.sigkills(tmp_path / "state", 5))
 
 
+@pytest.mark.slow
+def test_sigkills_while_segments_are_merged_lose_and_double_nothing(tmp_path: Path) -> None:
+    outcome, hit = cases.sigkills_in_compaction(tmp_path / "state", 2)
+    check(outcome)
+    assert hit == 2
+
+
+@pytest.mark.slow
+def test_sigkills_as_a_day_begins_lose_and_double_nothing(tmp_path: Path) -> None:
+    check(cases.sigkills_at_midnight(tmp_path / "state", 2))
+
+
+def test_a_damaged_day_file_is_survived_and_costs_what_it_says(tmp_path: Path) -> None:
+    outcome, losses = cases.damaged_day(tmp_path / "state", flip)
+    assert outcome.twice == 0 and outcome.stored == outcome.acknowledged - outcome.lost
+    assert any("2024-10-0" in reason and count > 0 for (source, reason), count in losses.items() if source == "store")
+
+
 def test_sigterm_under_load_drains(tmp_path: Path) -> None:
     outcome, code = cases.sigterm_under_load(tmp_path / "state")
     check(outcome)
