@@ -16,6 +16,9 @@ from correlator.timeline.timeline_scope import Scope, Views
 OLD_S, OLD_LIVE_S = 60.0, 2.0
 """Age at which a page that opens reads a scope anew; the shorter one where rows may still come."""
 
+_PATIENCE = 20
+"""What took long to read may be older: this many times as old as it took."""
+
 _MOST_SCOPES = 256
 
 
@@ -29,11 +32,12 @@ class Opened:
     bars: ScopeBars | None = None
     tracks: bytes | None = None
     path: Path | None = None
+    took_s: float = 0.0
 
     @property
     def old(self) -> bool:
         """Whether a page that opens should read it anew."""
-        return time.monotonic() - self.read_s > (OLD_LIVE_S if self.scope.live else OLD_S)
+        return time.monotonic() - self.read_s > max(OLD_LIVE_S if self.scope.live else OLD_S, _PATIENCE * self.took_s)
 
 
 class Shelf:
@@ -56,9 +60,11 @@ class Shelf:
             if found is not None:
                 self._opened.move_to_end(key)
         if found is None or (anew and found.old):
-            found = Opened(timeline_scope.find(self._views, query), time.monotonic())
+            fresh = Opened(timeline_scope.find(self._views, query), time.monotonic())
             with self._lock:
-                self._opened[key] = found
+                if self._opened.get(key) is found:  # Else somebody was faster.
+                    self._opened[key] = fresh
+                found = self._opened[key]
                 while len(self._opened) > _MOST_SCOPES:
                     self._opened.popitem(last=False)
         return found
@@ -67,7 +73,9 @@ class Shelf:
         """Return the bars of a scope, reading them where nobody has yet."""
         with opened.lock:
             if opened.bars is None:
+                began = time.monotonic()
                 opened.bars = timeline_bars.load(self._views, opened.scope, self._most // 2)
+                opened.took_s = time.monotonic() - began
                 self._make_room(opened)
             return opened.bars
 

@@ -9,7 +9,9 @@ const CLASSES = {
   launch: "#7A5195", connection: "#7F8C8D", flow: "#56B4E9", span: "#3A6EA5",
   runqueue: "#D55E00", futex: "#CC79A7", poll: "#9AA5B1", network: "#56B4E9", disk: "#E69F00", page_fault: "#C0392B", sleep: "#B9C0C8",
 };
-const OTHERS = ["#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31", "#5B6B7B"];
+/** For names without a class of their own (host ranges, system calls): Paul Tol's muted colours, safe for the colour-blind too,
+ * so that none of them looks like a class of the legend. */
+const OTHERS = ["#332288", "#44AA99", "#882255", "#999933", "#117733", "#CC6677", "#AA4499", "#6699CC"];
 
 /** What the legend says, in order, for those of the classes that are on the screen. */
 export const LEGEND = [

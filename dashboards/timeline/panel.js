@@ -21,7 +21,8 @@ export const HELP = [
   ["drag", "move"], ["Shift + drag", "measure, and list what took the time in it"],
   ["drag on minimap or axis", "zoom to what was dragged over"], ["double click", "zoom to the bar"],
   ["F", "zoom to the selected bar"], ["0", "show all"], ["/", "search names"], ["Enter / Shift + Enter", "next and previous match"],
-  ["C", "collapse or open all groups"], ["P", "critical path: what the request waited for"], ["T", "the same as a table"], ["Esc", "clear selection, measure and search"],
+  ["C", "collapse or open all groups"],
+  ["◇ ↑ ↓ on a group", "pin it to the top, move it"], ["P", "critical path: what the request waited for"], ["T", "the same as a table"], ["Esc", "clear selection, measure and search"],
   ["?", "this help"],
 ];
 
