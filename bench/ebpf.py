@@ -102,9 +102,14 @@ class Bench:
         self.probe.close()
 
     def load(self, *words: object) -> dict[str, float]:
-        command = ["taskset", "-c", OTHERS, str(self.folder / "load"), *map(str, words)]
-        found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        return found
+        return load(self.folder, *words)
+
+
+def load(folder: Path, *words: object) -> dict[str, float]:
+    """Run http_load.c on the cores beside the server's; return what it says."""
+    command = ["taskset", "-c", OTHERS, str(folder / "load"), *map(str, words)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found
 
 
 @contextmanager
@@ -132,17 +137,22 @@ def server(bench: Bench, kind: str) -> Iterator[tuple[int, Callable[[], list[Any
         return json.loads(log.read_text(encoding="ascii")) if log.exists() else []
 
     try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        wait_for(port)
         yield port, end
     finally:
         if process.poll() is None:
             end()
+
+
+def wait_for(port: int) -> None:
+    """Wait, for 20 s at most, until something listens on `port`."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.05)
 
 
 def accuracy(bench: Bench) -> None:
@@ -205,24 +215,24 @@ def latency(bench: Bench, port: int, rate: int) -> None:
     keys = f"server=fastapi rate_per_s={rate} samples={sum(map(len, on))}"
     for share, limit in ((50, ""), (99, " limit=0.05")):
         base = np.percentile(np.concatenate(off), share)
-        low, high = _interval(off, on, share)
-        control = _added(off[::2], off[1::2], share)
+        low, high = interval(off, on, share)
+        control = added(off[::2], off[1::2], share)
         print(
-            f"FIGURE ebpf.http.p{share}_added_ratio {_added(off, on, share):.4f} ratio {keys} base_us={base:.0f} "
+            f"FIGURE ebpf.http.p{share}_added_ratio {added(off, on, share):.4f} ratio {keys} base_us={base:.0f} "
             f"low={low:.4f} high={high:.4f} control={control:.4f}{limit}"
         )
 
 
-def _added(off: list[Any], on: list[Any], share: float) -> float:
+def added(off: list[Any], on: list[Any], share: float) -> float:
     """Return by how much percentile `share` of all windows `on` together lies above that of `off`."""
     return float(np.percentile(np.concatenate(on), share) / np.percentile(np.concatenate(off), share) - 1)
 
 
-def _interval(off: list[Any], on: list[Any], share: float) -> tuple[float, float]:
+def interval(off: list[Any], on: list[Any], share: float) -> tuple[float, float]:
     """Return between what nine in ten resamplings of the pairs of windows lie."""
     random = np.random.default_rng(7)
     picks = random.integers(0, len(off), (500, len(off)))
-    found = [_added([off[each] for each in pick], [on[each] for each in pick], share) for pick in picks]
+    found = [added([off[each] for each in pick], [on[each] for each in pick], share) for pick in picks]
     return float(np.percentile(found, 5)), float(np.percentile(found, 95))
 
 

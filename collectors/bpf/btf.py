@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
+from array import array
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -79,8 +81,8 @@ class Btf:
                 return int(value)
         return None
 
-    def _index(self) -> tuple[list[int], dict[tuple[str, bool], int]]:
-        positions: list[int] = [0]
+    def _index(self) -> tuple[array[int], dict[tuple[str, bool], int]]:
+        positions = array("I", [0])
         named: dict[tuple[str, bool], int] = {}
         at, end = 0, len(self._types)
         unpack, types = _WORDS.unpack_from, self._types
@@ -127,9 +129,17 @@ class Btf:
         return None
 
 
-@lru_cache(maxsize=1)
 def running_kernel() -> Btf:
-    """Return the running kernel's BTF; raise SourceError where it has none."""
+    """Return the running kernel's BTF, read once; raise SourceError where it has none."""
+    with _READING:  # Sources start at the same time, and each reading costs memory that a process keeps.
+        return _read()
+
+
+_READING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _read() -> Btf:
     try:
         return Btf(VMLINUX.read_bytes(), str(VMLINUX))
     except OSError as error:

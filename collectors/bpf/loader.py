@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -206,12 +207,20 @@ def _sentence(error: str, said: str) -> str:
     return re.sub(r"\s+", " ", " | ".join([error, *telling[:3]]))
 
 
-@lru_cache(maxsize=1)
+_TRYING = threading.Lock()
+
+
 def why_not() -> str | None:
     """Return why BPF cannot run here and what to do, as one sentence, found by a trial load; None where it runs.
 
-    The answer is kept: the first call costs about half a second.
+    The answer is kept: the first call costs about half a second, and sources that start with it wait for it.
     """
+    with _TRYING:
+        return _why_not()
+
+
+@lru_cache(maxsize=1)
+def _why_not() -> str | None:
     if platform.system() != "Linux" or platform.machine() not in _MACHINES:
         return f"BPF probes know {', '.join(_MACHINES)} only, and this is {platform.machine()}"
     if not btf.VMLINUX.exists():

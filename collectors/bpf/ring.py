@@ -1,9 +1,9 @@
 """The one reader of BPF ring buffers: whole blocks by numpy, straight from the ring's memory, no Python call per event.
 
-A ring's first page is the consumer's position; then come a page with the producer's and the data, mapped twice in a row, so
-that no record is ever cut. A record is its length with two flag bits (busy, discarded), 4 more bytes, and the payload,
-rounded up to 8 (kernel/bpf/ringbuf.c). Every record of one ring has the same size, so a block of records is one array.
-Measured at 164 M events/s and core for 48-byte records (`bench/ebpf.py` prints today's figure).
+A ring's first page is the consumer's position; then come a page with the producer's and the data. A record is its length
+with two flag bits (busy, discarded), 4 more bytes, and the payload, rounded up to 8 (kernel/bpf/ringbuf.c). Every record of
+one ring has the same size, so a block of records is one array. Measured at 110 M events/s and core for 48-byte records
+(`bench/ebpf.py` prints today's figure).
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ class Ring:
         self._most = max(take_bytes // self._stride, 1)
         page = mmap.PAGESIZE
         own = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        data = mmap.mmap(descriptor, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        # The data lies in memory twice in a row, for the programs' sake; what we map of it counts as memory of ours.
+        data = mmap.mmap(descriptor, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # The arrays keep the two mappings alive; positions only grow, and wrap nowhere within the life of a node.
         self._consumer = np.frombuffer(own, np.uint64, 1)
         self._producer = np.frombuffer(data, np.uint64, 1)
-        self._data = np.frombuffer(data, np.uint8, 2 * size, offset=page)
+        self._data = np.frombuffer(data, np.uint8, size, offset=page)
         self.seen = 0
 
     def fill_ratio(self) -> float:
@@ -62,8 +63,7 @@ class Ring:
         """
         at = int(self._consumer[0])
         count = min((int(self._producer[0]) - at) // self._stride, self._most)
-        offset = at & self._mask
-        block = self._data[offset : offset + count * self._stride].copy().view(self.record)
+        block = self._copied(at & self._mask, count)
         headers = block[_HEADER]
         busy = (headers & np.uint64(_BUSY)) != 0
         if busy.any():
@@ -80,6 +80,13 @@ class Ring:
             block = block[~discarded]
         self.seen += len(block)
         return block
+
+    def _copied(self, offset: int, count: int) -> Records:
+        """Return `count` records from `offset` on; one that the ring's end cuts is put together again."""
+        length = count * self._stride
+        behind_end = max(offset + length - self.size, 0)
+        parts = [self._data[offset : offset + length - behind_end], self._data[:behind_end]]
+        return np.concatenate(parts).view(self.record)
 
 
 COUNTER = np.dtype([("made", "<u8"), ("lost", "<u8"), ("lost_ns", "<u8")])

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 
+from warpline import lean  # noqa: F401  # before pyarrow
 from warpline.collector import Collector
 from warpline.settings import Settings
 
