@@ -46,12 +46,21 @@ def share(part: Any, whole: Any) -> str:
     return "–" if missing(part) or missing(whole) or not whole else f"{100 * float(part) / float(whole):.3g} %"
 
 
-def outcome(status: Any, ended_by: Any, still_open: Any) -> tuple[str, str]:
-    """Return how a request ended, as a word with its status, and the colour of its badge."""
+OUTCOME = ("status", "ended_by", "open", "grpc_status")
+"""Columns of a request that `outcome` takes, in this order."""
+
+
+def outcome(status: Any, ended_by: Any, still_open: Any, grpc_status: Any) -> tuple[str, str]:
+    """Return how a request ended, as a word with its status, and the colour of its badge.
+
+    A gRPC call's own status is told, for HTTP's is 200 whatever became of the call.
+    """
     if not missing(still_open) and bool(still_open):
         return "open", "blue"
     if missing(status):
         return "no response seen", "gray"
     if ended_by == "abort":
         return f"{int(status)} aborted", "orange"
+    if not missing(grpc_status):
+        return f"gRPC {int(grpc_status)}", "red" if int(grpc_status) else "green"
     return str(int(status)), "green" if int(status) < 400 else "red" if int(status) >= 500 else "orange"

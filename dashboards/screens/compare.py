@@ -66,7 +66,7 @@ def _find(wanted: str) -> pd.Series | None:
 def _two(first: pd.Series, second: pd.Series) -> None:
     phases = [parts.phases(row, read.about(str(row["request_uid"]))["phases"]) for row in (first, second)]
     for side, row, column in zip("AB", (first, second), st.columns(2), strict=True):
-        said, colour = words.outcome(row["status"], row["ended_by"], row["open"])
+        said, colour = words.outcome(*(row[name] for name in words.OUTCOME))
         column.markdown(
             f"**{side}** [{row['method']} {row['path']}]({parts.request_link(row['request_uid'])}) :{colour}-badge[{said}] "
             f"{words.duration(row['duration_ns'])} · {state.said(int(row['start_ns']))}"

@@ -103,7 +103,7 @@ def _scatter(chosen: state.Range, measure: str, summary: pd.Series) -> tuple[pd.
     everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
     found = read.frame("request_search", **chosen.bounds, **everything, order="-start_ns", limit=POINTS)
     found = found[found[f"{measure}_ns"].notna()].reset_index(drop=True)
-    failed = (found["status"].fillna(0) >= 400) | (found["ended_by"] == "abort")
+    failed = (found["status"].fillna(0) >= 400) | (found["grpc_status"].fillna(0) > 0) | (found["ended_by"] == "abort")
     traces: list[Any] = [
         go.Scattergl(
             x=state.local(found["start_ns"][mask]),
@@ -221,9 +221,7 @@ def _list(shown: pd.DataFrame) -> None:
         {
             "": [parts.request_link(uid) for uid in shown["request_uid"]],
             "Began": state.local(shown["start_ns"]),
-            "Outcome": [
-                words.outcome(*each)[0] for each in zip(shown["status"], shown["ended_by"], shown["open"], strict=True)
-            ],
+            "Outcome": [words.outcome(*each)[0] for each in zip(*(shown[name] for name in words.OUTCOME), strict=True)],
             "First byte": shown["ttft_ns"].map(words.duration),
             "Duration": shown["duration_ns"].map(words.duration),
             "Pod or node": shown["pod"].fillna(shown["node"]),

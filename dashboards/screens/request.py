@@ -69,7 +69,7 @@ def _attempt(found: pd.DataFrame) -> pd.Series:
 
 
 def _header(row: pd.Series) -> None:
-    said, colour = words.outcome(row["status"], row["ended_by"], row["open"])
+    said, colour = words.outcome(*(row[name] for name in words.OUTCOME))
     left, right = st.columns([5, 2], vertical_alignment="center")
     left.markdown(
         f"### {row['method'] or ''} {row['path'] or ''} :{colour}-badge[{said}] {parts.evidence(row['evidence'])}\n"

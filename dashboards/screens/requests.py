@@ -94,9 +94,7 @@ def _table(shown: pd.DataFrame) -> None:
         {
             "open": [parts.request_link(uid) for uid in shown["request_uid"]],
             "began": state.local(shown["start_ns"]),
-            "outcome": [
-                words.outcome(*each)[0] for each in zip(shown["status"], shown["ended_by"], shown["open"], strict=True)
-            ],
+            "outcome": [words.outcome(*each)[0] for each in zip(*(shown[name] for name in words.OUTCOME), strict=True)],
             "request": shown["method"].fillna("") + " " + shown["path"].fillna(""),
             "pod": shown["pod"].fillna(shown["node"]),
             "duration": shown["duration_ns"].astype("Float64") / MS,
