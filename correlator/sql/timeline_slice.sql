@@ -18,7 +18,7 @@ SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, coa
 FROM http_exchange WHERE coalesce(first_body_ns, response_start_ns) > coalesce(request_end_ns, start_ns)
 UNION ALL
 SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, first_body_ns,
-    coalesce(last_chunk_ns, end_ns), 'stream · ' || coalesce(chunks, 0) || ' chunks', 'stream',
+    coalesce(last_chunk_ns, end_ns), 'stream' || coalesce(' · ' || chunks || CASE chunks WHEN 1 THEN ' chunk' ELSE ' chunks' END, ''), 'stream',
     NULL, NULL, NULL, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side), NULL, NULL
 FROM http_exchange WHERE coalesce(last_chunk_ns, end_ns) > first_body_ns
 UNION ALL
@@ -35,7 +35,7 @@ SELECT 'span', node, NULL, service, NULL, NULL, CASE kind WHEN 'server' THEN 0 W
 FROM span
 UNION ALL
 SELECT 'connection', node, process_uid, peer_address, connection_id, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
-    concat_ws(' ', transport, role, CASE WHEN retransmits > 0 THEN retransmits || ' retransmits' END),
+    concat_ws(' ', transport, role, CASE WHEN retransmits = 1 THEN '1 retransmit' WHEN retransmits > 1 THEN retransmits || ' retransmits' END),
     CASE WHEN retransmits > 0 THEN 'refused' ELSE 'connection' END,
     NULL, NULL, NULL, concat_ws('/', node, connection_id), NULL, NULL
 FROM connection
@@ -75,14 +75,14 @@ FROM engine_request
 QUALIFY row_number() OVER (PARTITION BY process_uid, internal_id ORDER BY end_ns DESC NULLS LAST, output_tokens DESC NULLS LAST) = 1
 UNION ALL
 SELECT 'step', node, process_uid, NULL, engine_index, rank, 0, start_ns, coalesce(end_ns, 9223372036854775807),
-    coalesce(requests || ' requests', annotation, 'step'),
+    coalesce(requests || CASE requests WHEN 1 THEN ' request' ELSE ' requests' END, annotation, 'step'),
     CASE WHEN dummy THEN 'dummy' WHEN context_tokens > 0 AND generation_tokens > 0 THEN 'mixed'
         WHEN context_tokens > 0 THEN 'prefill' ELSE 'decode' END,
     ordinal, NULL, NULL, NULL, recording_uid, simulated
 FROM engine_step
 UNION ALL
 SELECT 'member', step.node, step.process_uid, NULL, step.engine_index, NULL, 0, step.start_ns,
-    coalesce(step.end_ns, 9223372036854775807), concat_ws(' ', member.phase, member.scheduled_tokens || ' tokens'), member.phase,
+    coalesce(step.end_ns, 9223372036854775807), concat_ws(' ', member.phase, member.scheduled_tokens || CASE member.scheduled_tokens WHEN 1 THEN ' token' ELSE ' tokens' END), member.phase,
     step.ordinal, NULL, NULL, member.internal_id, NULL, member.simulated
 FROM step_member AS member
 INNER JOIN engine_step AS step ON step.process_uid = member.process_uid AND step.ordinal = member.step_ordinal
