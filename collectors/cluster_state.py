@@ -8,7 +8,7 @@ told and up to where is kept in the state directory, and a restart goes on there
 Any Kubernetes since 1.20; needs list and watch on pods, events, nodes, and, where the cluster has them, on resourceslices
 and resourceclaims (Dynamic Resource Allocation, of v1, v1beta2 and v1beta1 the best that the server offers), KServe's
 inferenceservices and llminferenceservices, Knative's revisions and KEDA's scaledobjects. One for the cluster. Costs one core
-for about 15,000 changes of objects/s.
+for about 30,000 changes of objects/s.
 
 Model, version, role, quantisation and engine arguments come from labels, annotations and command lines, without secrets,
 and from the model services. Kubelet times are whole seconds: within one second, the order of Events is that of their reasons

@@ -33,7 +33,7 @@ FULL: dict[str, Any] = {
     "keda": {"enabled": True},
 }
 _KINDS = {
-    "v1": ["Service", "ServiceAccount", "Secret", "ConfigMap", "Namespace", "Pod"],
+    "v1": ["Service", "ServiceAccount", "Secret", "ConfigMap", "Namespace", "Pod", "PersistentVolumeClaim"],
     "apps/v1": ["DaemonSet", "Deployment", "StatefulSet"],
     "policy/v1": ["PodDisruptionBudget"],
     "networking.k8s.io/v1": ["NetworkPolicy", "Ingress"],

@@ -16,7 +16,7 @@ from warpline.errors import SourceError
 from warpline.settings import Settings
 
 _MESSAGE_BYTES = 64 << 20
-_READY_S = 2.0
+_READY_S = 5.0
 _HANGS_UP = "hangs up after TLS's handshake: it may want a client's certificate of another authority"
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -72,7 +72,7 @@ def _pem(path: str) -> bytes | None:
 
 
 def silent(address: str, secured: Tls, who: str, remedy: str) -> str | None:
-    """Return why no connection to `who` at `address` can be made within two seconds, and `remedy`; None where one can."""
+    """Return why no connection to `who` at `address` can be made within five seconds, and `remedy`; None where one can."""
     path = address.removeprefix("unix://")
     if path.startswith("/") and not Path(path).is_socket():
         return f"{address}: {who} does not answer; {remedy}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -70,13 +71,13 @@ def running(source: Source, where: Context, seen: Seen) -> Iterator[None]:
         raise problems[0]
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; fail where it does not come true."""
-    wake = threading.Event()
-    for _ in range(int(seconds * 50)):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if condition():
             return
-        wake.wait(0.02)
+        time.sleep(0.02)
     raise AssertionError(f"did not happen within {seconds:.0f} s")
 
 

@@ -206,7 +206,7 @@ def test_a_runtime_without_containerds_events_is_heard_by_the_cri(tmp_path: Path
         until(lambda: "collector was away" in again.lost())
     away = next(row for row in again.rows("loss") if row["reason"] == "collector was away")
     assert away["lower_bound"]
-    assert abs(away["start_ns"] - 10**18) < 1_000_000, "the time of the last event"
+    assert abs(away["start_ns"] - 10**18) < 10**9, "the time of the last event"
 
 
 def test_a_node_without_a_runtime_says_so_in_a_line() -> None:

@@ -145,7 +145,7 @@ def test_a_hundred_times_the_usual_of_all_sources_at_once_is_told_or_counted(sha
             until(lambda: count(door, "cluster_event") > EVENTS + TIMES * EVENTS, 60)
             until(lambda: count(door, "container_state") > EVENTS + TIMES * EVENTS, 60)
             until(lambda: count(door, "hop") > LINES + TIMES * LINES, 60)
-            assert all(of_one_scrape(door, table) == {*counts} for table, counts in wanted.items())
+            until(lambda: all(of_one_scrape(door, table) == {*counts} for table, counts in wanted.items()), 60)
             assert door.losses() == {}
             assert peak_mb(pid) < MOST_MB
         finally:

@@ -214,10 +214,11 @@ def rendered(values: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_agents_over_tls_are_given_their_certificates(tmp_path: Path) -> None:
+def test_agents_over_tls_are_given_their_certificates_and_the_cluster_its_volume(tmp_path: Path) -> None:
     tls = {"secret": "hubble-relay-client-certs", "name": "relay.test"}
     agent = {"address": "$(NODE_IP):54321", "tls": {"secret": "tetragon-client", "mutual": False}}
-    values = {"cluster": {"hubbleRelay": "relay:443", "hubbleRelayTls": tls}, "collector": {"net": {"tetragon": agent}}}
+    relay = {"hubbleRelay": "relay:443", "hubbleRelayTls": tls, "storage": "1Gi"}
+    values = {"cluster": relay, "collector": {"net": {"tetragon": agent}}}
     done = rendered(repr(values))
     assert done.returncode == 0, done.stderr
     made = tmp_path / "made.yaml"
@@ -230,6 +231,9 @@ def test_agents_over_tls_are_given_their_certificates(tmp_path: Path) -> None:
         assert {"name": f"{peer}-tls", "mountPath": f"/etc/warpline/{peer}", "readOnly": True} in found["volumeMounts"]
     secrets = {v["secret"]["secretName"] for _, spec in pods(made) for v in spec["volumes"] if "secret" in v}
     assert secrets == {"hubble-relay-client-certs", "tetragon-client", "warpline-tokens"}
+    claims = [each["metadata"]["name"] for each in objects(made) if each["kind"] == "PersistentVolumeClaim"]
+    volumes = [v for name, spec in pods(made) if name.endswith("-cluster") for v in spec["volumes"]]
+    assert [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v] == claims
 
 
 @pytest.mark.slow
