@@ -78,12 +78,12 @@ class Correlator:
         self.alerts.start()
         self.query.start()
         self.receiver.start()
-        closed = self.settings.correlator_token_file or self.settings.correlator_tls_certificate
-        if self.settings.correlator_own_metrics and not closed:
-            # Doors that ask who comes have others to watch them, by /metrics: this process holds no token of its own.
+        if self.settings.correlator_own_metrics and not self.settings.correlator_tls_certificate:
+            # Doors that speak TLS have others to watch them, by /metrics: this process holds no certificate of a client's.
             node = self.settings.node or socket.gethostname()
             endpoint = f"http://{self.receiver.http_address}"
-            self._stops.append(telemetry.send_metrics(endpoint, "warpline-correlator", node, self.readings))
+            shown = telemetry.Credentials(self.settings.correlator_token_file)
+            self._stops.append(telemetry.send_metrics(endpoint, "warpline-correlator", node, self.readings, shown))
 
     def stop(self, seconds: float = 10.0) -> bool:
         """Close the doors, store what they acknowledged, stop; return whether all of it was stored.

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -77,12 +80,45 @@ def serve_metrics(address: str, read: Read) -> Stop:
     return stop
 
 
-def send_metrics(endpoint: str, service: str, node: str, read: Read, every_s: float = 10.0) -> Stop:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What is shown at an endpoint: a file with a bearer token, read anew each time, and PEM files; "" for none."""
+
+    token_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    def session(self) -> requests.Session:
+        """Return the session that shows the token."""
+
+        def show(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            with suppress(OSError, IndexError, UnicodeDecodeError):  # The rows' own sender says what ails the file.
+                token = Path(self.token_file).read_text(encoding="ascii").split()[0]
+                request.headers["authorization"] = f"Bearer {token}"
+            return request
+
+        session = requests.Session()
+        session.auth = show if self.token_file else None
+        return session
+
+
+def send_metrics(
+    endpoint: str, service: str, node: str, read: Read, shown: Credentials | None = None, every_s: float = 10.0
+) -> Stop:
     """Send the readings to an OTLP/HTTP endpoint every `every_s`; return what stops it, after one last sending.
 
     Only metrics that have a reading when this is called are sent.
     """
-    exporter = OTLPMetricExporter(endpoint=f"{endpoint.rstrip('/')}/v1/metrics", timeout=5)
+    shown = shown or Credentials()
+    exporter = OTLPMetricExporter(
+        endpoint=f"{endpoint.rstrip('/')}/v1/metrics",
+        timeout=5,
+        session=shown.session(),
+        certificate_file=shown.ca or None,
+        client_certificate_file=shown.certificate or None,
+        client_key_file=shown.key or None,
+    )
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=every_s * 1000)
     resource = Resource.create({"service.name": service, "k8s.node.name": node})
     provider = MeterProvider([reader], resource, shutdown_on_exit=False)
