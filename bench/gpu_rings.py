@@ -81,7 +81,8 @@ def _launches(program: Path, directory: Path, rate: int) -> None:
         if rate:
             label = f"rate={rate} level={level} peer_parcagpu={_PARCAGPU_LOSS_RATIO} simulated=1"
             print(f"FIGURE gpu.host.slowdown_ratio {max(0.0, 1 - held):.4f} 1 {label}", flush=True)
-            print(f"FIGURE gpu.host.cost_ratio {max(0.0, added_ns) * rate / 1e9:.4f} 1 {label}", flush=True)
+            zymtrace = f"peer_zymtrace={_ZYMTRACE_NS * rate / 1e9:.2f}"
+            print(f"FIGURE gpu.host.cost_ratio {max(0.0, added_ns) * rate / 1e9:.4f} 1 {label} {zymtrace}", flush=True)
         else:
             label = f"level={level} without_ns={base_ns:.0f} peer_zymtrace={_ZYMTRACE_NS} simulated=1"
             print(f"FIGURE gpu.launch.added_ns {added_ns:.0f} ns {label}", flush=True)

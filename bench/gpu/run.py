@@ -1,10 +1,11 @@
-"""All figures that need a real GPU, in one command: `python -m bench.gpu.run [--quick]`.
+"""All figures that need a real GPU, in one command: `python -m bench.gpu.run [--quick] [--sample DIRECTORY]`.
 
-Needs torch and transformers with a GPU beside what Warpline needs. (a) launch ids against execution ids, counted by kind;
-(b) throughput and time per output token at each level and at concurrency 1, 8 and 64, levels in turn, so that the GPU's
-moods meet all alike; (d) whether times stay valid over 25 million records. Prints FIGURE lines.
+Needs a Python with torch and transformers: this one, or that of GPU_PYTHON. (a) launch ids against execution ids,
+counted by kind; (b) throughput and time per output token at each level and at concurrency 1, 8 and 64, levels in turn, so
+that the GPU's moods meet all alike; (c) a sample trace; (d) whether times stay valid over 25 million records.
 
-Not run yet: no GPU was at hand when it was written.
+Not run yet on a GPU: none was at hand. With `--tiny` the server's parts run on a CPU: that tries the script, it measures
+nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +22,27 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pyarrow as pa
 
+from bench.gpu import sample
 from collectors import cuda_kernel
 from collectors.inject.build import build
 from warpline.batch import Batch
 from warpline.children import free_port
 from warpline.clock import NodeClock
+from warpline.errors import WarplineError
 from warpline.settings import Settings
 from warpline.source import Context
 
+_ROOT = Path(__file__).resolve().parents[2]
+_PYTHON = os.environ.get("GPU_PYTHON", sys.executable)
 _LEVELS = ("absent", "none", "callbacks", "graph", "node")
 _CONCURRENCY = (1, 8, 64)
 _PEER_STRIATRACE, _PEER_PARCAGPU = 0.052, 0.64
@@ -54,11 +60,19 @@ def main() -> None:
     """Run all parts; those that fail say so, and the others go on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, a hundredth of the records")
+    parser.add_argument("--tiny", action="store_true", help="only the server's parts, on a CPU where there is no GPU")
+    parser.add_argument("--sample", type=Path, help="where the sample trace goes (default: none is kept)")
     args = parser.parse_args()
-    _counts()
-    for size in ("small", "large"):
-        _levels(size, rounds=1 if args.quick else 3)
-    _many(250_000 if args.quick else 25_000_000)
+    sizes = ("tiny",) if args.tiny else ("small", "large")
+    parts: list[Callable[[], None]] = [] if args.tiny else [_counts]
+    parts.append(lambda: _sample(sizes[0], args.sample))
+    parts += [partial(_levels, size, 1 if args.quick or args.tiny else 3) for size in sizes]
+    parts += [] if args.tiny else [lambda: _many(250_000 if args.quick else 25_000_000)]
+    for part in parts:
+        try:
+            part()
+        except (WarplineError, OSError, RuntimeError, httpx.HTTPError, subprocess.SubprocessError) as error:
+            print(f"# failed: {type(error).__name__}: {error}", flush=True)
 
 
 @contextmanager
@@ -78,7 +92,7 @@ def _collected(directory: Path) -> Iterator[list[Batch]]:
 
 
 def _environment(directory: Path, level: str) -> dict[str, str]:
-    found = {**os.environ, "WARPLINE_RING_DIR": str(directory / "rings")}
+    found = {**os.environ, "PYTHONPATH": str(_ROOT), "WARPLINE_RING_DIR": str(directory / "rings")}
     if level != "absent":
         found |= {"CUDA_INJECTION64_PATH": str(build()), "WARPLINE_GPU_LEVEL": level, "WARPLINE_GPU_EAGER_STEPS": "1/1"}
     return found
@@ -101,7 +115,7 @@ def _counts() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with _collected(directory) as seen:
-            command = [sys.executable, "-m", "bench.gpu.ids", "counts"]
+            command = [_PYTHON, "-m", "bench.gpu.ids", "counts"]
             done = subprocess.run(command, env=_environment(directory, "graph"), check=False)
         launched = Counter(_column(seen, "launch", "correlation_id"))
         executed = list(
@@ -146,37 +160,62 @@ def _serve(size: str, level: str) -> dict[int, Load]:
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        with _collected(directory) as seen:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "bench.gpu.server", str(port), size], env=_environment(directory, level)
-            )
-            try:
-                _wait(f"http://127.0.0.1:{port}/health", server)
-                asyncio.run(_load(port, 8, 8))
-                found = {each: asyncio.run(_load(port, each, max(4, 3 * each))) for each in _CONCURRENCY}
-            finally:
-                server.terminate()
-                server.wait(60)
+        with _collected(directory) as seen, _server(port, size, _environment(directory, level)):
+            tokens = 8 if size == "tiny" else 128
+            asyncio.run(_load(port, 8, 8, tokens))
+            found = {each: asyncio.run(_load(port, each, max(4, 3 * each), tokens)) for each in _CONCURRENCY}
         rows = {table: len(_column(seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
         steps = sum(each is not None for each in _column(seen, "gpu_kernel", "step_ordinal"))
         print(f"# {size} {level}: {rows}, {steps} executions with a step, losses {_losses(seen)}", flush=True)
     return found
 
 
+@contextmanager
+def _server(port: int, size: str, environment: Mapping[str, str]) -> Iterator[None]:
+    server = subprocess.Popen([_PYTHON, "-m", "bench.gpu.server", str(port), size], env=environment)
+    try:
+        _wait(f"http://127.0.0.1:{port}/health", server)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()  # The generation's thread may hold it up.
+            server.wait()
+
+
+def _sample(size: str, into: Path | None) -> None:
+    """(c): a sample trace, client to kernels, and how many of its requests are followed all the way."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
+        directory = Path(name)
+
+        def start(port: int, variables: Mapping[str, str]) -> None:
+            opened.enter_context(_server(port, size, _environment(directory, "graph") | variables))
+
+        kept = into or directory / "sample"
+        whole = sample.record(kept, directory, start, lambda line: print(line, flush=True))
+        kilobytes = sum(path.stat().st_size for path in kept.iterdir()) / 1e3
+        print(
+            f"FIGURE gpu.real.sample_followed {whole} {{request}} kilobytes={kilobytes:.0f} kept={into is not None}",
+            flush=True,
+        )
+
+
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise SystemExit(f"bench.gpu: the server ended with code {server.returncode}")
+            raise RuntimeError(f"bench.gpu: the server ended with code {server.returncode}")
         try:
             with urllib.request.urlopen(url, timeout=60):
                 return
         except (OSError, urllib.error.HTTPError):
             time.sleep(0.5)
-    raise SystemExit("bench.gpu: the server did not come up within 300 s")
+    raise RuntimeError("bench.gpu: the server did not come up within 300 s")
 
 
-async def _load(port: int, concurrency: int, requests: int, tokens: int = 128) -> Load:
+async def _load(port: int, concurrency: int, requests: int, tokens: int) -> Load:
     """Send streamed completions and time their tokens."""
     limit, gaps = asyncio.Semaphore(concurrency), list[float]()
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=concurrency)) as client:
@@ -200,7 +239,7 @@ def _many(records: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with _collected(directory) as seen:
-            command = [sys.executable, "-m", "bench.gpu.ids", "many", str(records)]
+            command = [_PYTHON, "-m", "bench.gpu.ids", "many", str(records)]
             child = subprocess.Popen(command, env=_environment(directory, "graph"))
             validity: Counter[object] = Counter()
             while child.poll() is None:

@@ -1,22 +1,26 @@
 """A continuous-batching server on a real GPU: transformers' own batching, a Llama of random weights, HTTP in front.
 
-`python -m bench.gpu.server PORT small|large`. The step's ordinal is told to the injected library before each generation
-step, so that launches carry it. `GET /health` answers once the model has generated.
+`python -m bench.gpu.server PORT small|large|tiny`. Each generation step is told to the injected library and written into the
+step ledger. `GET /health` answers once the model has generated. `tiny` runs on a CPU too: it tries the script, it measures
+nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import json
-import os
+import secrets
 import sys
+import uuid
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from bench.gpu import ledger
+
 _SIZES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8},
     "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16},
     "large": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
@@ -29,39 +33,19 @@ def make_manager(size: str) -> Any:
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
     config = LlamaConfig(vocab_size=_VOCABULARY, num_key_value_heads=8, max_position_embeddings=8192, **_SIZES[size])
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() or size != "tiny" else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.eval()
     # Without an end-of-sequence token every request gets as many tokens as it asked for.
     generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=512)
-    manager = model.init_continuous_batching(generation_config=generation)
+    more = {}
+    if size == "tiny":  # Else the cache takes most of the machine's memory, as it should take a GPU's.
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+        more["continuous_batching_config"] = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256)
+    manager = model.init_continuous_batching(generation_config=generation, **more)
     manager.start()
     return manager
-
-
-def tell_steps() -> None:
-    """Tell the library, where CUDA has it loaded, the ordinal of each generation step; say so where it cannot be told."""
-    path = os.environ.get("CUDA_INJECTION64_PATH")
-    if not path:
-        return
-    from transformers.generation.continuous_batching import continuous_api
-
-    set_step = ctypes.CDLL(path).warpline_set_step
-    set_step.argtypes = [ctypes.c_int64]
-    processor = continuous_api.ContinuousBatchProcessor
-    if not hasattr(processor, "_generation_step"):
-        print(
-            "bench.gpu: transformers has no ContinuousBatchProcessor._generation_step; launches have no step",
-            flush=True,
-        )
-        return
-    step, ordinals = processor._generation_step, itertools.count()
-
-    def stepping(self: Any, *args: Any, **kwargs: Any) -> Any:
-        set_step(next(ordinals))
-        return step(self, *args, **kwargs)
-
-    processor._generation_step = stepping
 
 
 async def tokens(manager: Any, name: str, prompt: list[int], count: int) -> AsyncIterator[int]:
@@ -88,22 +72,23 @@ def make_app(manager: Any) -> Any:
 
     @app.get("/health")
     async def health() -> Any:
-        async for _ in tokens(manager, f"health-{next(numbers)}", [1, 2, 3], 1):
+        async for _ in tokens(manager, f"cmpl-health{next(numbers)}-0-{secrets.token_hex(4)}", [1, 2, 3], 1):
             pass
         return Response(status_code=200)
 
     @app.post("/v1/completions", response_model=None)
     async def completions(body: dict[str, Any] = body_of_json) -> Any:
         prompt = [zlib.crc32(word.encode()) % _VOCABULARY for word in str(body["prompt"]).split()] or [1]
-        made = tokens(manager, f"cmpl-{next(numbers)}", prompt, int(body.get("max_tokens", 64)))
-        return StreamingResponse(_events(made), media_type="text/event-stream")
+        name = f"cmpl-{uuid.uuid4().hex}"  # Ids are made as vLLM makes them.
+        made = tokens(manager, f"{name}-0-{secrets.token_hex(4)}", prompt, int(body.get("max_tokens", 64)))
+        return StreamingResponse(_events(name, made), media_type="text/event-stream")
 
     return app
 
 
-async def _events(made: AsyncIterator[int]) -> AsyncIterator[bytes]:
+async def _events(name: str, made: AsyncIterator[int]) -> AsyncIterator[bytes]:
     async for token in made:
-        yield b"data: " + json.dumps({"choices": [{"text": f"{token} "}]}).encode() + b"\n\n"
+        yield b"data: " + json.dumps({"id": name, "choices": [{"text": f"{token} "}]}).encode() + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
@@ -111,7 +96,7 @@ def main() -> None:
     """Serve until stopped."""
     import uvicorn
 
-    tell_steps()
+    ledger.install()
     app = make_app(make_manager(sys.argv[2]))
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)
 
