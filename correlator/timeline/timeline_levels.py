@@ -61,7 +61,7 @@ def made(below: Drawn, level: int, length_ns: int, row_count: int) -> list[Level
     """Return the levels from `level` on that are worth keeping, the finest first: each is made of the one below."""
     kept = []
     while level <= length_ns.bit_length() - _WIDEST_BITS + 1:
-        found = timeline_lod.coarser(below, level)
+        found = timeline_lod.bundled(below, level)
         if len(found) * _SHRINKS <= len(below):
             kept.append(Level(level, found, first_of(found.row, row_count)))
             below = found

@@ -105,9 +105,27 @@ def coarser(found: Drawn, level: int) -> Drawn:
     return together if short.all() else joined([together, found.take(~short)])
 
 
+def bundled(found: Drawn, level: int) -> Drawn:
+    """Return `found` with neighbours shorter than a bucket drawn together: less than `coarser` does, which makes the same of
+    it, at a third of the cost, since nothing changes its place."""
+    longs = found.longest >= (1 << level)
+    return _grouped(found, _changes(found, level) | longs[1:] | longs[:-1])
+
+
 def _together(found: Drawn, level: int) -> Drawn:
+    return _grouped(found, _changes(found, level))
+
+
+def _changes(found: Drawn, level: int) -> np.ndarray:
+    """Return where the next one is of another row or bucket."""
     bucket = found.start >> level
-    first = np.flatnonzero(np.append(True, (found.row[1:] != found.row[:-1]) | (bucket[1:] != bucket[:-1])))
+    changed: np.ndarray = (found.row[1:] != found.row[:-1]) | (bucket[1:] != bucket[:-1])
+    return changed
+
+
+def _grouped(found: Drawn, breaks: np.ndarray) -> Drawn:
+    """Return neighbours as one, save where there is a break between them."""
+    first = np.flatnonzero(np.append(True, breaks)) if len(found) else np.zeros(0, np.int64)
     if len(first) == len(found):
         return found
     longest = np.maximum.reduceat(found.longest, first)
