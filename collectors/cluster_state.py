@@ -188,9 +188,9 @@ class State:
         elif deleted:
             self._devices.gone(change.uid)
         elif kind == "resourceslices":
-            self._devices.slice(told)
+            self._devices.slice(change.uid, told)
         elif kind == "resourceclaims":
-            self._devices.claim(told)
+            self._devices.claim(change.uid, told)
 
     def _rows_of_pod(self, change: Change, now_ns: int) -> Iterator[tuple[Table, Row]]:
         if change.kind != "DELETED":

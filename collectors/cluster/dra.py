@@ -24,15 +24,15 @@ class Devices:
     _claims: dict[str, dict[Device, list[Row]]] = field(default_factory=dict)
     _told: dict[Device, Row] = field(default_factory=dict)
 
-    def slice(self, told: Object) -> None:
+    def slice(self, uid: str, told: Object) -> None:
         """Take a ResourceSlice."""
         spec = told.get("spec") or {}
         driver, pool = spec.get("driver", ""), (spec.get("pool") or {}).get("name", "")
         rows = {each["name"]: _device(each, driver, spec.get("nodeName")) for each in spec.get("devices") or []}
         found = {(driver, pool, name): row for name, row in rows.items() if row is not None}
-        self._slices[told["metadata"]["uid"]] = found
+        self._slices[uid] = found
 
-    def claim(self, told: Object) -> None:
+    def claim(self, uid: str, told: Object) -> None:
         """Take a ResourceClaim."""
         status = told.get("status") or {}
         pods = [each for each in status.get("reservedFor") or [] if each.get("resource") == "pods"]
@@ -46,7 +46,7 @@ class Devices:
             for each in results
             if not each.get("adminAccess")  # A monitor's claim beside the owner's.
         }
-        self._claims[told["metadata"]["uid"]] = found
+        self._claims[uid] = found
 
     def gone(self, uid: str) -> None:
         """Forget a slice or a claim that is deleted."""

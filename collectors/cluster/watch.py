@@ -259,7 +259,9 @@ class Watch:
 
 
 def _uid(told: Object) -> str:
-    return str(told.get("metadata", {}).get("uid", ""))
+    """Return an object's UID; of one that was told without, as recordings are, namespace and name."""
+    metadata = told.get("metadata", {})
+    return str(metadata.get("uid") or "/".join(metadata[key] for key in ("namespace", "name") if metadata.get(key)))
 
 
 def _version(told: Object) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from collectors import cluster_state, container_events, dcgm, engine_metrics, envoy_log, hubble, tetragon
 from collectors.cluster.watch import Change
@@ -58,6 +59,12 @@ def _cluster(file: Path) -> tuple[list[Batch], dict[str, Any]]:
     return list(cluster_state.State().batches([Change(path, "ADDED", each) for each in found["items"]], 1)), {}
 
 
+def _slices(file: Path) -> tuple[list[Batch], dict[str, Any]]:
+    found = yaml.safe_load(file.read_text())["items"]
+    changes = [Change("/apis/resource.k8s.io/v1/resourceslices", "ADDED", each) for each in found]
+    return list(cluster_state.State().batches(changes, 1)), {}
+
+
 def _containers(file: Path) -> tuple[list[Batch], dict[str, Any]]:
     rows = [container_events.Containerd().row(*event) for event in told(file)]
     kept = [row for row in rows if row is not None]
@@ -75,6 +82,7 @@ READERS: dict[str, Read] = {
     "tetragon/events/*.jsonl": _tetragon,
     "envoy/access-logs/*": _envoy,
     "k8s/troubleshoot/*.json": _cluster,
+    "k8s/dra/*.yaml": _slices,
     "container/ctr-events/*.log": _containers,
 }
 
