@@ -10,13 +10,14 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from collectors import engine_step, engine_wire
@@ -56,6 +57,19 @@ def table(wire: Watcher, name: str, pid: int) -> pa.Table:
     found = [batch.rows for batch in list(wire.batches) if batch.table.name == name]
     mine = [rows for rows in found if rows.num_rows and rows["process_uid"][0].as_py().endswith(f":{pid}")]
     return pa.Table.from_batches(mine, schema.table(name).arrow)
+
+
+def ended(wire: Watcher, pid: int) -> int:
+    """Requests of an engine of which the wire has told that they ended."""
+    rows = table(wire, "engine_request", pid)
+    return len(set(rows.filter(pc.is_valid(rows["end_ns"]))["internal_id"].to_pylist()))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 @dataclass
@@ -168,7 +182,7 @@ def test_a_late_probe_joins_at_the_next_message(bpf: None, tmp_path: Path) -> No
         with reading(tmp_path) as wire:
             asyncio.run(load.run(server.url, 7, 7, model=MODEL))
             log = get(f"{server.url}/demo/log")[-7:]
-            time.sleep(0.3)
+            until(lambda: ended(wire, server.engine_pid) == 7)
     last = {row["internal_id"]: row for row in table(wire, "engine_request", server.engine_pid).to_pylist()}
     assert len(last) == 7
     assert Counter(row["output_tokens"] for row in last.values()) == Counter(each["chunks"] for each in log)
@@ -183,7 +197,7 @@ def test_no_content_leaves_the_collector(bpf: None, tmp_path: Path) -> None:
             f"{server.url}/v1/completions", body, {"content-type": "application/json", "x-request-id": "kept"}
         )
         urllib.request.urlopen(request, timeout=10).close()
-        time.sleep(0.3)
+        until(lambda: table(wire, "engine_emission", server.engine_pid).num_rows == 3)
     assert len(table(wire, "engine_emission", server.engine_pid)) == 3
     for batch in wire.batches:
         assert mark not in str(batch.rows.to_pydict())
@@ -291,8 +305,7 @@ def test_an_unknown_layout_is_counted_and_its_socket_left_alone(bpf: None, caugh
     with probing(caught) as probe, sending(tmp_path) as sender:
         probe.targets.watch(sender.process.pid)
         sender.send(19, elements=21)
-        assert emitted(probe) == []
-        assert caught.losses() == {"engine wire: unknown layout": 19}
+        until(lambda: emitted(probe) == [] and caught.losses() == {"engine wire: unknown layout": 19})
         sender.send(23, elements=21)
         assert emitted(probe) == []
         assert caught.losses() == {"engine wire: unknown layout": 19}

@@ -89,11 +89,24 @@ def serving(namespaces: tuple[str, str], probe: http_exchange.Probe) -> Iterator
     process.communicate()
 
 
-def ask(namespace: str, address: str, port: int, probe: http_exchange.Probe) -> dict[str, list[dict[str, Any]]]:
+def gathered(
+    probe: http_exchange.Probe | tcp.Probe, counts: Callable[[dict[str, Any]], bool], count: int
+) -> list[dict[str, Any]]:
+    """Rows, once there are `count` of those that count, and what comes with the next look."""
+    rows: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 20
+    while sum(map(counts, rows)) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+        rows += probe.poll().rows.to_pylist()
+    return rows + probe.poll().rows.to_pylist()
+
+
+def ask(
+    namespace: str, address: str, port: int, probe: http_exchange.Probe, count: int = 2 * 22
+) -> dict[str, list[dict[str, Any]]]:
     probe.poll()
     run("ip", "netns", "exec", namespace, sys.executable, "-c", CLIENT, address, str(port))
-    time.sleep(0.2)
-    rows = probe.poll().rows.to_pylist()
+    rows = gathered(probe, lambda row: True, count)
     return {side: [row for row in rows if row["side"] == side] for side in ("client", "server")}
 
 
@@ -146,8 +159,7 @@ def test_sequence_numbers_pair_the_ends_where_addresses_are_translated(
         probe.targets.watch_ports([serving, 7777])
         probe.poll()
         run("ip", "netns", "exec", namespaces[0], sys.executable, "-c", CLIENT, "10.77.0.2", "7777")
-        time.sleep(0.3)
-        rows = probe.poll().rows.to_pylist()
+        rows = gathered(probe, lambda row: row["end_ns"] is not None, 2 * 11)
     finally:
         probe.close()
     last = {row["connection_id"]: row for row in rows}.values()
@@ -171,7 +183,7 @@ def test_a_proxy_in_between_makes_two_connections_of_one_request(
         port = int(proxy.stdout.readline())
         probe.targets.watch(proxy.pid)
         probe.targets.watch_ports([port])
-        sides = ask(namespaces[0], "10.77.0.2", port, probe)
+        sides = ask(namespaces[0], "10.77.0.2", port, probe, 4 * 22)
     finally:
         proxy.kill()
         proxy.communicate()

@@ -46,10 +46,17 @@ def server() -> Iterator[tuple[int, int]]:
     process.communicate()
 
 
-def closed(probe: tcp.Probe | http_exchange.Probe, port: int) -> list[dict[str, Any]]:
-    time.sleep(0.3)
-    rows = probe.poll().rows.to_pylist()
-    return [row for row in rows if port in (row["local_port"], row["peer_port"])]
+def closed(probe: tcp.Probe | http_exchange.Probe, port: int, count: int) -> list[dict[str, Any]]:
+    """Rows of a port, once there are `count` that say how an exchange or a connection ended."""
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        rows = probe.poll().rows.to_pylist()
+        found += [row for row in rows if port in (row["local_port"], row["peer_port"])]
+        if sum(row["end_ns"] is not None for row in found) >= count:
+            break
+        time.sleep(0.05)
+    return found
 
 
 def test_both_ends_of_13_connections_pair_by_sequence_numbers(
@@ -61,7 +68,7 @@ def test_both_ends_of_13_connections_pair_by_sequence_numbers(
         probe.poll()
     client = subprocess.run([sys.executable, "-c", CLIENT, str(port), "13"], check=True)
     assert client.returncode == 0
-    rows = closed(probes[0], port)
+    rows = closed(probes[0], port, 26)
     last = {row["connection_id"]: row for row in rows}
     assert len(last) == 26
     assert {row["state"] for row in last.values()} == {"CLOSE"}
@@ -85,8 +92,8 @@ def test_an_exchange_names_the_connection_that_carried_it(
         probe.targets.watch_ports([port])
         probe.poll()
     subprocess.run([sys.executable, "-c", CLIENT, str(port), "7"], check=True)
-    connections = {row["connection_id"]: row for row in closed(probes[0], port)}
-    exchanges = closed(probes[1], port)
+    connections = {row["connection_id"]: row for row in closed(probes[0], port, 2 * 7)}
+    exchanges = closed(probes[1], port, 2 * 7 * 3)
     assert len(exchanges) == 2 * 7 * 3
     assert {row["connection_id"] for row in exchanges} == set(connections)
     for row in exchanges:
@@ -107,10 +114,10 @@ def test_a_connection_older_than_the_probe_has_its_true_offsets(
             probe.poll()
         door.sendall(ASK)
         answer = door.recv(65536)
-    (exchange,) = closed(probes[1], port)
+    (exchange,) = closed(probes[1], port, 1)
     assert exchange["request_offset_bytes"] == 5 * len(ASK)
     assert exchange["response_offset_bytes"] == 5 * len(answer)
-    rows = closed(probes[0], port)
+    rows = closed(probes[0], port, 1)
     assert {row["connection_id"] for row in rows} == {exchange["connection_id"]}
     assert not rows[-1]["seen_from_start"]
     assert rows[-1]["received_bytes"] == 6 * len(ASK)
@@ -123,5 +130,5 @@ def test_a_refused_connection_is_closed_at_once(probes: tuple[tcp.Probe, http_ex
     probes[0].targets.watch_ports([port])
     attempt = f"import socket; socket.socket().connect_ex(('127.0.0.1', {port}))"
     subprocess.run([sys.executable, "-c", attempt], check=True)
-    rows = closed(probes[0], port)
+    rows = closed(probes[0], port, 1)
     assert [(row["state"], row["role"], row["sent_bytes"]) for row in rows] == [("CLOSE", "client", 0)]
