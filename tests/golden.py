@@ -66,18 +66,19 @@ def as_csv(table: pa.Table) -> str:
     return str(sink.getvalue().to_pybytes(), "utf-8")
 
 
-def firings(case: Path, rules: list[Rule]) -> str:
-    """Return when rules fire on an incident as CSV: seconds after its start, and for how long."""
-    sink = io.StringIO()
-    lines = csv.writer(sink, lineterminator="\n")
+def firings(case: Path, rules: list[Rule]) -> tuple[str, str]:
+    """Return as CSV when rules fire on an incident, in seconds after its start, and what each rule saw in it."""
+    fired, seen = io.StringIO(), rule_table.Seen()
+    lines = csv.writer(fired, lineterminator="\n")
     lines.writerow(("rule", "labels", "after_s", "for_s", "summary"))
     with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
         window = found.start_ns, found.end_ns
-        for each in backtest.run(rules, store, window, rule_table.incident(case).thresholds)[0]:
+        said = rule_table.incident(case).thresholds
+        for each in backtest.run(rules, store, window, said, told=seen.note)[0]:
             length = None if each.end_ns is None else (each.end_ns - each.start_ns) // 1_000_000_000
             after = (each.start_ns - found.start_ns) // 1_000_000_000
             lines.writerow((each.rule, each.labels, after, length, each.summary))
-    return sink.getvalue()
+    return fired.getvalue(), seen.as_csv()
 
 
 def main(names: list[str]) -> None:
@@ -88,8 +89,9 @@ def main(names: list[str]) -> None:
             continue
         (case / "expected").mkdir(exist_ok=True)
         if (case / rule_table.INCIDENT).exists():
-            text = firings(case, alert_rule.load())
+            text, seen = firings(case, alert_rule.load())
             (case / "expected" / "firings.csv").write_text(text, encoding="utf-8")
+            (case / "expected" / "seen.csv").write_text(seen, encoding="utf-8")
             print(f"{case.name}: {text.count(chr(10)) - 1} firings")
         for view, text in rows(case):
             (case / "expected" / f"{view}.csv").write_text(text, encoding="utf-8")

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from correlator.alerting import alert_rule
+from correlator.alerting.alert_rule import Rule
+from correlator.alerting.alerts import Outcome
+from warpline import sample
 
 _ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = _ROOT / "sample_traces"
@@ -27,6 +31,38 @@ SILENT = {
     "source_down": "needs a source that ends for a minute; those of the samples wait for what they lost and go on",
 }
 """Rules that fire on no sample incident, each with what it would take."""
+
+
+class Seen:
+    """What each rule saw of one incident: the least and the greatest value, and how long its condition held at most."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self._values: dict[str, list[float]] = {}
+        self._since: dict[tuple[str, str], int] = {}
+        self._held: dict[str, int] = {}
+
+    def note(self, rule: Rule, now_ns: int, outcomes: Sequence[Outcome]) -> None:
+        """Take what one evaluation said."""
+        self._held.setdefault(rule.name, -1)
+        for each in outcomes:
+            key = rule.name, each.labels
+            if each.value is not None:
+                self._values.setdefault(rule.name, []).append(each.value)
+            if not each.firing:
+                self._since.pop(key, None)
+                continue
+            held = now_ns - self._since.setdefault(key, now_ns)
+            self._held[rule.name] = max(self._held[rule.name], held // 1_000_000_000)
+
+    def as_csv(self) -> str:
+        """Return one line a rule: values empty where it saw none, `held_s` empty where its condition never held."""
+        lines = ["rule,low,high,held_s"]
+        for name, held in sorted(self._held.items()):
+            values = self._values.get(name, [])
+            low, high = (f"{each:.3g}" for each in (min(values), max(values))) if values else ("", "")
+            lines.append(f"{name},{low},{high},{held if held >= 0 else ''}")
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -58,34 +94,66 @@ def fired(case: Path) -> dict[str, int]:
     return first
 
 
+def _cell(first: int | None, seen: Mapping[str, str]) -> str:
+    """Return when a rule fired on an incident, or why it did not."""
+    low, high, held = (seen.get(key, "") for key in ("low", "high", "held_s"))
+    low, high = (f"{float(each):,.4g}" if each else "" for each in (low, high))
+    span = low if low == high else f"{low} to {high}"
+    if first is not None:
+        return f"**{first} s** ({span})"
+    if held:
+        return f"held {held} s ({span})"
+    return span or "–"
+
+
+def _thresholds(rule: Rule) -> str:
+    return ", ".join(f"{t.name} {t.default:g}" for t in rule.thresholds)
+
+
+def _sentences(case: Path) -> list[str]:
+    """Return what each rule said that fired on an incident, the first time that it did."""
+    first: dict[str, str] = {}
+    with (case / "expected" / "firings.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            first.setdefault(row["rule"], row["summary"])
+    meant = incident(case).fires
+    return [f"- {'' if rule in meant else '(besides) '}`{rule}`: {said}" for rule, said in sorted(first.items())]
+
+
 def page() -> str:
     """Return the page's text."""
     cases = incidents()
     by_case = {case.name: fired(case) for case in cases}
+    seen = {case.name: _seen(case) for case in cases}
     lines = [
         "# Alert rules and sample incidents",
         "",
-        "Each number: seconds after the start of the recording at which the rule first fired; a dot: it did not fire.",
-        "`warpline alerts test --on sample_traces/<incident>` says on what; `make golden` writes this page.",
+        "Each cell says when a rule first fired, in seconds after the start of the recording, or why it did not. In",
+        "brackets, or alone: the least and the greatest value that it saw, to be compared with its thresholds; *held*: its",
+        "condition held, but not for as long as it must; –: there was nothing of its kind to see. `warpline alerts test",
+        "--on sample_traces/<incident>` says on what; `make golden` writes this page.",
         "",
-        "| rule | for | " + " | ".join(by_case) + " | fires on none because |",
-        "|---|---|" + "---|" * (len(by_case) + 1),
+        "| rule | for | thresholds | " + " | ".join(by_case) + " |",
+        "|---|---|---|" + "---|" * len(by_case),
     ]
     for rule in alert_rule.load():
-        cells = [str(found.get(rule.name, "·")) for found in by_case.values()]
-        silent = any(rule.name in found for found in by_case.values())
-        reason = "" if silent else SILENT.get(rule.name, "no reason is known")
-        lines.append(f"| {rule.name} | {rule.for_ns / 1e9:g} s | {' | '.join(cells)} | {reason} |")
-    changed = [
-        f"- {case.name}: {', '.join(f'{k} = {v:g}' for k, v in said.thresholds.items())}: {said.why_thresholds}"
-        for case in cases
-        if (said := incident(case)).thresholds
-    ]
-    if changed:
-        lines += [
-            "",
-            "Thresholds that differ from the rules' own, because the double is faster than a GPU:",
-            "",
-            *changed,
-        ]
+        cells = [_cell(by_case[name].get(rule.name), seen[name].get(rule.name, {})) for name in by_case]
+        lines.append(f"| {rule.name} | {rule.for_ns / 1e9:g} s | {_thresholds(rule)} | {' | '.join(cells)} |")
+    heard = {rule for found in by_case.values() for rule in found}
+    lines += ["", "## Rules that fire on none", ""]
+    lines += [f"- `{rule.name}`: {SILENT[rule.name]}" for rule in alert_rule.load() if rule.name not in heard]
+    lines += ["", "`tests/correlator/test_rules.py` has each of them fire on rows of its kind.", ""]
+    lines += ["## What was said", "", "*Besides*: what the incident is not about, but did."]
+    for case in cases:
+        said = incident(case)
+        about = sample.load(case).about
+        lines += ["", f"**{case.name}**: {about}.", "", *(_sentences(case) or ["- nothing"])]
+        if said.thresholds:
+            changed = ", ".join(f"{k} = {v:g}" for k, v in said.thresholds.items())
+            lines.append(f"- Thresholds that differ from the rules' own ({said.why_thresholds}): {changed}")
     return "\n".join(lines) + "\n"
+
+
+def _seen(case: Path) -> dict[str, dict[str, str]]:
+    with (case / "expected" / "seen.csv").open(encoding="utf-8", newline="") as file:
+        return {row["rule"]: row for row in csv.DictReader(file)}

@@ -62,13 +62,24 @@ class Outcome:
     summary: str
 
 
+Told = Callable[[Rule, int, Sequence[Outcome]], None]
+"""Hears what one evaluation of one rule, as of a moment, said of its instances."""
+
+
 class Alerts:
     """The rules, and the state of their instances."""
 
-    def __init__(self, rules: Sequence[Rule], query: Query, thresholds: Mapping[str, float] | None = None) -> None:
-        """Evaluate `rules` by `query`; `thresholds` overrides their numbers."""
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        query: Query,
+        thresholds: Mapping[str, float] | None = None,
+        told: Told | None = None,
+    ) -> None:
+        """Evaluate `rules` by `query`; `thresholds` overrides their numbers; `told` hears what each evaluation said."""
         self.rules, self._query, self._thresholds = rules, query, thresholds or {}
         self._now = query
+        self._told = told
         self.states: dict[tuple[str, str], Alert] = {}
         self.errors: dict[str, str] = {}
 
@@ -109,6 +120,8 @@ class Alerts:
                 log.warning("alert rule %s: %s", rule.name, error)
             self.errors[rule.name] = str(error)
             outcomes = [Outcome("{}", None, None, f"the rule could not be evaluated: {error}")]
+        if self._told is not None:
+            self._told(rule, now_ns, outcomes)
         if not outcomes and rule.missing == "no_data":
             outcomes = [Outcome("{}", None, None, "the data that this rule needs is not there")]
         seen = {outcome.labels for outcome in outcomes}

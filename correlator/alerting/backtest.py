@@ -12,7 +12,7 @@ from pathlib import Path
 
 from correlator.alerting import alert_rule
 from correlator.alerting.alert_rule import Rule
-from correlator.alerting.alerts import Alert, Alerts
+from correlator.alerting.alerts import Alert, Alerts, Told
 from correlator.joins.stages import Joins
 from correlator.storage import snapshot
 from correlator.storage.store import Store
@@ -68,6 +68,7 @@ def run(
     window: tuple[int, int],
     thresholds: dict[str, float] | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    told: Told | None = None,
 ) -> tuple[list[Firing], list[Alert]]:
     """Evaluate rules on `store` every second of `window` and a while after; return each firing, and every change of a state.
 
@@ -76,7 +77,7 @@ def run(
     """
     inputs = snapshot.inputs(tuple(rule.sql for rule in rules))
     with snapshot.opened(store, inputs, window[0], window[1] + _AFTER_NS) as query:
-        changes = _changes(Alerts(rules, query, thresholds), *window, progress)
+        changes = _changes(Alerts(rules, query, thresholds, told), *window, progress)
     return _firings([each for each in changes if each.started_ns < window[1]]), changes
 
 

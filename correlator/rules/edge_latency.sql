@@ -5,9 +5,13 @@
 -- threshold: least_requests = 20; a percentile of fewer says little
 -- missing: quiet
 -- runbook: only for nodes that serve small models at the edge: switch it off elsewhere (alerts_off)
--- Inference is a POST at every model server; scrapes and probes are GETs.
-SELECT node, path, QUANTILE_CONT(duration_ns, 0.99) / 1e6 AS value,
-    COUNT(*) >= $least_requests AND QUANTILE_CONT(duration_ns, 0.99) / 1e6 > $most_ms AS firing
-FROM request WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND duration_ns IS NOT NULL
-    AND method = 'POST'
+-- Inference is a POST at every model server; scrapes and probes are GETs. Of a streamed answer the first token counts: how
+-- long the rest takes is the answer's length.
+WITH answered AS (
+    SELECT node, path, CASE WHEN chunks > 1 THEN ttft_ns ELSE duration_ns END / 1e6 AS ms
+    FROM request WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND method = 'POST'
+)
+SELECT node, path, QUANTILE_CONT(ms, 0.99) AS value,
+    COUNT(*) >= $least_requests AND QUANTILE_CONT(ms, 0.99) > $most_ms AS firing
+FROM answered WHERE ms IS NOT NULL
 GROUP BY ALL

@@ -65,8 +65,14 @@ def test_views_of_a_sample_incident_are_its_golden_rows(case: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_rule_fires_on_the_healthy_recording() -> None:
-    assert fired(rule_table.SAMPLES / "healthy", []) == set()
+def test_no_rule_fires_on_the_healthy_recording_nor_would_with_thresholds_a_tenth_off_either_way() -> None:
+    rules = alert_rule.load()
+    with backtest.opened(rule_table.SAMPLES / "healthy", Settings(correlator_memory_limit_mb=512)) as (store, found):
+        for factor in (1.0, 0.9, 1.1):
+            thresholds = {
+                f"{rule.name}.{each.name}": each.default * factor for rule in rules for each in rule.thresholds
+            }
+            assert backtest.run(rules, store, (found.start_ns, found.end_ns), thresholds)[0] == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
