@@ -2,7 +2,8 @@
 
 A connection begins with a greeting of 64 bytes; then come frames: a byte of flags (1 more follow, 2 long, 4 command), a
 length of one byte, or of eight where long, and the body. Format: rfc.zeromq.org/spec/23 (ZMTP 3.0) and /37 (3.1). A reader
-that joins late, or behind a gap, waits for bytes that begin a message. Encrypted connections (CURVE) hold nothing readable.
+that joins late, or behind a gap, waits for bytes that begin a message, or for a run of short ones. Encrypted connections
+(CURVE) hold nothing readable.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
+
 GREETING_BYTES = 64
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _MOST_BYTES = 64 << 20
 """A longer message than this is none of an engine's: the stream is not what it seems."""
+_RUN = 4
+"""Short messages in a row, each where the last one ends, that no chance makes: a late start may rest on them."""
 _LENGTH = rb"[\2\3]\0\0\0\0[\0-\3]..."
 FROM_ENGINE = re.compile(_LENGTH + rb"[\x90-\x9f]", re.DOTALL)
 TO_ENGINE = re.compile(rb"\x01\x01[\0-\7](?:[\0\1].|" + _LENGTH + rb")[\x90-\x9f\xdc]", re.DOTALL)
@@ -137,6 +142,11 @@ class Reader:
                 self._drop(at)
                 return False
             at += 1
+        at = _run_of_short(self._buffer) if self.begin is FROM_ENGINE else -1
+        if at >= 0:
+            self._drop(at)
+            self._synchronised = True
+            return True
         self._drop(max(len(self._buffer) - 21, 0))  # A beginning may be cut at its end.
         return False
 
@@ -159,3 +169,18 @@ def _end_of_message(buffer: bytes | bytearray, at: int) -> int:
             return -1
         if not flags & _MORE:
             return at
+
+
+def _run_of_short(buffer: bytearray) -> int:
+    """Return where a run of short messages from an engine begins (one frame of up to 255 bytes, an array), or -1."""
+    data = np.frombuffer(bytes(buffer), np.uint8)
+    if len(data) < 3:
+        return -1
+    begins = np.zeros(len(data) + 257, bool)  # What lies beyond the end begins none.
+    begins[: len(data) - 2] = (data[:-2] == 0) & (data[2:] & 0xF0 == 0x90)
+    first = np.flatnonzero(begins)
+    at = first
+    for _ in range(_RUN - 1):
+        at = at + 2 + data[at + 1]
+        first, at = first[begins[at]], at[begins[at]]
+    return int(first[0]) if len(first) else -1

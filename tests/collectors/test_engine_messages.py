@@ -128,6 +128,21 @@ def test_a_call_that_begins_with_a_short_message_is_joined_at_once() -> None:
     assert [m.frames for m in Reader(FROM_ENGINE).add(frame(sent[0]), 1, starts_call=True)] == [sent]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 17, 61])
+def test_a_stream_of_short_messages_is_joined_in_its_middle(cut: int) -> None:
+    bodies = [msgspec.msgpack.encode([0, ["r", [number]], None]) for number in range(97)]
+    stream = b"".join(map(frame, bodies))
+    reader = Reader(FROM_ENGINE)
+    found = [each for at in range(cut, len(stream), 50) for each in reader.add(stream[at : at + 50], 1)]
+    assert [each.frames[0] for each in found] == bodies[-len(found) :]
+    assert len(found) >= 97 - 8 and found[0].after_gap
+
+
+def test_chance_makes_no_run_of_short_messages() -> None:
+    reader, some = Reader(FROM_ENGINE), random.Random(5)
+    assert [each for _ in range(200) for each in reader.add(some.randbytes(4096), 1)] == []
+
+
 def test_behind_a_gap_nothing_is_made_of_two_halves() -> None:
     sent = messages(12)
     stream = b"".join(frame(body) for body in sent)

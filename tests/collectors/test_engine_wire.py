@@ -210,7 +210,7 @@ socket = zmq.Context().socket(zmq.PUSH)
 print("ready", flush=True)
 encode = msgspec.msgpack.encode
 for number, line in enumerate(sys.stdin):
-    if not number:  # Only now: a stream of short messages cannot be joined after its greeting, and is not to be here.
+    if not number:  # Only now: who joins a stream later has its first messages not.
         socket.connect(sys.argv[1])
     count, elements, padding = map(int, line.split())
     for number in range(count):
