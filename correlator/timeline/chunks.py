@@ -35,7 +35,7 @@ from correlator.timeline.timeline_shelf import Opened, Shelf
 from warpline.errors import StoreError
 
 MAX_LEVEL = 52
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = 768 << 20
 """Memory for the bars of scopes that were looked at lately, where nobody says otherwise."""
 
 AROUND_NS = 75_000_000_000

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from correlator.timeline import timeline_levels, timeline_lod
 from correlator.timeline.timeline_kept import Kept
@@ -38,14 +37,15 @@ class Catalogue:
     """The rows and names of a scope, each with a code: what view `timeline_kind` says."""
 
     def __init__(self, kinds: pa.Table) -> None:
-        """Give codes to the rows and names of `kinds`, in the order of their ids."""
+        """Give codes to the rows and names of `kinds`, in the order of their ids; `counts` has each row's number of bars."""
         self.kinds = kinds
         self.row_ids, first = np.unique(kinds["row_id"].to_numpy(), return_index=True)
         self.lanes: list[str] = kinds["lane"].take(pa.array(first)).to_pylist()
         self._name_ids, named = np.unique(kinds["name_id"].to_numpy(), return_index=True)
         self.names: list[str | None] = kinds["name"].take(pa.array(named)).to_pylist()
         self.classes: list[str | None] = kinds["class"].take(pa.array(named)).to_pylist()
-        self.bars = int(pc.sum(kinds["bars"]).as_py() or 0)
+        place = np.searchsorted(self.row_ids, kinds["row_id"].to_numpy())
+        self.counts = np.bincount(place, kinds["bars"].to_numpy(), len(self.row_ids)).astype(np.int64)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each row with its place in the scope, how many bars it has, and their times."""
@@ -200,10 +200,10 @@ def _finest_level(row_ns: int) -> int:
 def load(views: Views, scope: Scope, most_bytes: int) -> ScopeBars:
     """Return the bars of a scope, kept where they take no more than `most_bytes`."""
     catalogue = Catalogue(rows(views, "timeline_kind", scope.parameters()))
-    if catalogue.bars * BAR_BYTES > most_bytes:
+    if catalogue.counts.sum() * BAR_BYTES > most_bytes:
         return StoredBars(catalogue, views, scope)
-    parts = list(_read(catalogue, views, scope, 0, scope.to_ns - scope.from_ns))
-    return KeptBars(catalogue, Kept.of(parts, len(catalogue.row_ids), scope.to_ns - scope.from_ns))
+    length = scope.to_ns - scope.from_ns
+    return KeptBars(catalogue, Kept.of(_read(catalogue, views, scope, 0, length), catalogue.counts, length))
 
 
 def _read(

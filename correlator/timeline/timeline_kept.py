@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,9 +30,12 @@ class Kept:
         self._making = threading.Lock()
 
     @classmethod
-    def of(cls, parts: Sequence[Bars], row_count: int, length_ns: int) -> Kept:
-        """Keep the bars of several parts, each of them sorted."""
-        return cls(timeline_lod.put_together(parts), row_count, length_ns)
+    def of(cls, parts: Iterable[Bars], counts: np.ndarray, length_ns: int) -> Kept:
+        """Keep the bars of several parts, each of them sorted; `counts` says how many each row has in all.
+
+        Each part goes to its place as it comes, so that loading takes no more memory than what is kept.
+        """
+        return cls(_placed(parts, counts), len(counts), length_ns)
 
     @property
     def nbytes(self) -> int:
@@ -80,6 +83,37 @@ class Kept:
     def _made(self) -> list[Level]:
         lowest = _lowest_level(self.length_ns * np.count_nonzero(np.diff(self._first)) / len(self.bars))
         return timeline_levels.made(timeline_lod.single(self.bars), lowest, self.length_ns, len(self._longest))
+
+
+def _placed(parts: Iterable[Bars], counts: np.ndarray) -> Bars:
+    first, filled = np.concatenate([[0], np.cumsum(counts)]), np.zeros(len(counts), np.int64)
+    bars = timeline_lod.NO_BARS
+    for part in parts:
+        if bars is timeline_lod.NO_BARS:
+            row = np.repeat(np.arange(len(counts), dtype=part.row.dtype), counts)
+            bars = Bars(row, *(np.empty(first[-1], each.dtype) for each in (part.start, part.end, part.label)))
+        begins = first_of(part.row, len(counts))
+        # What came after the rows were counted has no place.
+        sizes = np.minimum(np.diff(begins), counts - filled)
+        for at in np.flatnonzero(sizes).tolist():
+            size, to, since = int(sizes[at]), int(first[at] + filled[at]), int(begins[at])
+            for into, out in ((bars.start, part.start), (bars.end, part.end), (bars.label, part.label)):
+                into[to : to + size] = out[since : since + size]
+        filled += sizes
+    for begin, end in zip(first[:-1].tolist(), (first[:-1] + filled).tolist(), strict=True):
+        _sort(bars, begin, end)
+    if (filled == counts).all():
+        return bars
+    return bars.take(np.arange(len(bars)) - np.repeat(first[:-1], counts) < np.repeat(filled, counts))
+
+
+def _sort(bars: Bars, begin: int, end: int) -> None:
+    """Put one row's bars in order of their start, where they are not: one stream's mostly are."""
+    start = bars.start[begin:end]
+    if (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        for column in (bars.end, bars.label, bars.start):
+            column[begin:end] = column[begin:end][order]
 
 
 def _lowest_level(ns_per_bar: float) -> int:

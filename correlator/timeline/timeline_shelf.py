@@ -44,7 +44,7 @@ class Shelf:
     """What was opened last. Safe to share between threads; of several that ask for one scope, one reads it."""
 
     def __init__(self, views: Views, most_bytes: int) -> None:
-        """Keep up to `most_bytes` of bars in all, the ones looked at last; a single scope may take half of it."""
+        """Keep up to `most_bytes` of bars in all, the ones looked at last; a single scope may take all of it."""
         self._views, self._most = views, most_bytes
         self._opened: OrderedDict[tuple[str, ...], Opened] = OrderedDict()
         self._lock = threading.Lock()
@@ -74,7 +74,7 @@ class Shelf:
         with opened.lock:
             if opened.bars is None:
                 began = time.monotonic()
-                opened.bars = timeline_bars.load(self._views, opened.scope, self._most // 2)
+                opened.bars = timeline_bars.load(self._views, opened.scope, self._most)
                 opened.took_s = time.monotonic() - began
                 self._make_room(opened)
             return opened.bars
