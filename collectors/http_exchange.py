@@ -21,7 +21,9 @@ whose cgroup path has a part of `http_cgroups`; and all that they fork. The coll
 
 At detail 1 one connection in four is followed, the same one at both of its ends where no address is translated; the
 requests of the others are counted in `loss` (a left-out connection of HTTP/2 once: its streams are not looked at; one that
-is followed stays so, for its header table would be lost). At detail 0 nothing is attached.
+is followed stays so, for its header table would be lost). At detail 0 nothing is attached. TLS is
+left out at detail 1 where OpenSSL's functions are single-stepped under a probe, and 10,000 calls a second of that would cost
+more than `collector_budget_ratio` (the price is measured at start).
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. No kprobes, no kernel headers.
 Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
@@ -46,13 +48,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from collectors.bpf import http_scanner, loader
+from collectors.bpf import http_scanner, loader, uprobe_price
 from collectors.bpf.cost import KernelCost
 from collectors.bpf.http2_rows import Streams
 from collectors.bpf.http_rows import CONNECTION, EXCHANGE, HTTP2, PIECE, Assembler, still_open
 from collectors.bpf.ring import COUNTER, Records, Tally
 from collectors.bpf.targets import Rules, Targets, chosen
-from collectors.bpf.tls import Libraries, linked_in
+from collectors.bpf.tls import CALLS_PER_S, Libraries, linked_in
 from collectors.identity.batches import Cgroups
 from warpline import schema
 from warpline.batch import Batch
@@ -177,7 +179,9 @@ class Probe:
         self.targets = Targets(self.loaded, _rules(context.settings))
         self._cost = KernelCost(self.loaded)
         context.kernel_cost_ns = self._cost.total_ns
-        self._tls = Libraries(self.loaded)
+        price, budget = uprobe_price.measured(), context.settings.collector_budget_ratio
+        context.figures.update(price.figures() if price else {})
+        self._tls = Libraries(self.loaded, uprobe_price.affordable(price, budget, CALLS_PER_S))
         self._set_detail()
 
     def follow(self) -> None:
@@ -185,8 +189,8 @@ class Probe:
         self._set_detail()
         self._cost.sample()
         self.targets.refresh()
-        if self._detail > OFF:
-            self._tls.refresh(self.targets.watched)
+        if self._detail > OFF and self._tls.refresh(self.targets.watched, self._detail == LEAST):
+            self.context.lost("tls left out: its probes cost too much for detail 1", 1, lower_bound=True)
 
     def poll(self) -> Batch:
         """Return the exchanges that ended since the last poll, and count what was lost."""

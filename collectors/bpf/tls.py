@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from collectors.bpf import elf
+from collectors.bpf import elf, probe_point
 from collectors.bpf.loader import Loaded
 from warpline.errors import SourceError
 
@@ -29,6 +29,8 @@ _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
 LOOK_AGAIN_S = 0.2
 """New processes are looked at this often: TLS that begins sooner after its library was first mapped is not seen."""
 _YOUNG_S, _AGAIN_S = 10.0, 5.0
+CALLS_PER_S = 10_000
+"""Calls of a server that streams to 1,000 clients a second: what single-stepped probes are held against."""
 
 _LINKED_IN = {
     "BoringSSL": b"OPENSSL_internal",
@@ -51,18 +53,30 @@ def linked_in(path: Path) -> str | None:
 class Libraries:
     """The TLS libraries of watched processes, attached."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        """Attach nothing yet: `refresh` does."""
-        self._loaded = loaded
+    def __init__(self, loaded: Loaded, can_step: bool = True) -> None:
+        """Attach nothing yet: `refresh` does. `can_step` says that the budget can pay for single-stepped probes here."""
+        self._loaded, self._can_step, self._stepped = loaded, can_step, False
         self._on = loaded.map("tls_watched", "<u4", "<u4")
         self._files: set[tuple[str, str]] = set()
         self._links: list[object] = []
         self._since: dict[int, float] = {}
         self._soon_s = self._again_s = 0.0
 
-    def refresh(self, pids: Callable[[], Iterable[int]]) -> None:
+    def refresh(self, pids: Callable[[], Iterable[int]], least: bool = False) -> bool:
         """Look which TLS libraries the processes map: new processes five times a second for 10 s, for a library may come
-        late, and all every 5 s."""
+        late, and all every 5 s.
+
+        At the `least` detail, single-stepped probes that the budget cannot pay for are let go of, for their price does not
+        hang on how many connections are followed. Returns whether that happened now.
+        """
+        if least and self._stepped and not self._can_step:
+            had = bool(self._links)
+            self.let_go()
+            return had
+        self._look(pids)
+        return False
+
+    def _look(self, pids: Callable[[], Iterable[int]]) -> None:
         now = time.monotonic()
         if now < self._soon_s:
             return
@@ -91,6 +105,8 @@ class Libraries:
     def _attach(self, path: Path) -> None:
         try:
             found = elf.symbols(path, FUNCTIONS)
+            starts = [elf.first_bytes(path, at) for at in found.values()]
+            self._stepped = self._stepped or not all(map(probe_point.is_emulated, starts))
             for function, on_return in (("uprobe_tls_enter", False), ("uprobe_tls_return", True)):
                 places = {at: FUNCTIONS[name] for name, at in found.items() if not (on_return and name == _HANDSHAKE)}
                 if places:
