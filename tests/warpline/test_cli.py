@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,18 @@ def test_every_subcommand_explains_itself(name: str) -> None:
     answer = warpline(name, "--help")
     assert answer.returncode == 0
     assert cli.COMMANDS[name].split()[0] in answer.stdout
+
+
+def test_a_collector_stands_behind_the_workload_and_carries_no_pandas(tmp_path: Path) -> None:
+    flags = {"STATE_DIR": str(tmp_path), "COLLECTOR_SOURCES": "clock", "COLLECTOR_METRICS_ADDRESS": ""}
+    flags["COLLECTOR_ENDPOINT"] = "http://127.0.0.1:9"
+    environment = {**os.environ, **{f"WARPLINE_{name}": value for name, value in flags.items()}}
+    command = [sys.executable, "-m", "warpline.cli", "collect"]
+    collector = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert collector.stderr and any("collecting on node" in line for line in collector.stderr)
+        assert os.getpriority(os.PRIO_PROCESS, collector.pid) >= 10
+        assert "/pandas/" not in Path(f"/proc/{collector.pid}/maps").read_text(encoding="utf-8")
+    finally:
+        collector.kill()
+        collector.communicate()
