@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -117,6 +118,20 @@ async def collector_stopped(on: Stage) -> None:
         await on.stopped(on.collector.pid, 20)
 
 
+async def clock_step(on: Stage) -> None:
+    """A node does not answer for twenty seconds, and comes back with a wall clock that is an hour ahead.
+
+    The step is made for the collector alone (`demo/clock_step.c`).
+    """
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(on.arrive(2, 32, 12, 2))
+        await asyncio.sleep(4)
+        stopped = tasks.create_task(on.stopped(on.collector.pid, 20))
+        await asyncio.sleep(10)
+        on.clock.step(3600)
+        await stopped
+
+
 async def gpu_memory_error(on: Stage) -> None:
     """The GPU finds an uncorrectable memory error, twice; the requests in flight end."""
     async with asyncio.TaskGroup() as tasks:
@@ -173,6 +188,11 @@ SCENES: dict[str, Scene] = {
         collector_stopped,
         ("collector_silent",),
     ),
+    "clock_step": Scene(
+        "a node is silent for twenty seconds, and the wall clock that its collector reads steps by an hour",
+        clock_step,
+        ("collector_silent",),
+    ),
     "gpu_memory_error": Scene(
         "the GPU finds uncorrectable memory errors; the requests in flight end",
         gpu_memory_error,
@@ -216,7 +236,7 @@ def _readme(name: str, scene: Scene) -> str:
     fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
     return f"""# {name}
 
-{(scene.play.__doc__ or "").strip()}
+{inspect.cleandoc(scene.play.__doc__ or "")}
 
 Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients, server,
 sockets and packets are real; the GPU is simulated, and its rows say so.

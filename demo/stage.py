@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ import httpx
 from collectors.inject.build import build as build_library
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
+from demo.cuda_double.build import compiler
 from demo.engine import MODEL, launch
 from demo.run import Addresses
 from warpline.children import Children, answers, free_port
@@ -30,6 +32,27 @@ from warpline.settings import Settings
 NODE = "gpu-node-0"
 _SOURCES = "clock,cuda_kernel,dcgm,engine_metrics,engine_step,http_exchange,process,tcp"
 _IN_FLIGHT = 256
+_CLOCK_SOURCE = Path(__file__).resolve().parent / "clock_step.c"
+
+
+class _Clock:
+    """The collector's wall clock, which a scene may step; its other clocks, and everybody else's, stay."""
+
+    def __init__(self, directory: Path) -> None:
+        """Build what is preloaded into the collector; raise WarplineError where that fails."""
+        library, self._file = directory / "clock_step.so", directory / "clock_ahead"
+        self._file.write_bytes(bytes(8))
+        command = [compiler() or "cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(_CLOCK_SOURCE)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise WarplineError(f"demo: {_CLOCK_SOURCE.name} cannot be built: {error}") from None
+        self.environment = {"LD_PRELOAD": str(library), "DEMO_CLOCK_FILE": str(self._file)}
+
+    def step(self, seconds: int) -> None:
+        """Put the wall clock ahead by so much from now on."""
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("<q", seconds))
 
 
 @dataclass
@@ -42,6 +65,7 @@ class Stage:
     environment: dict[str, str]
     web: httpx.AsyncClient
     client: Client
+    clock: _Clock
 
     async def ask(self, prompt_tokens: int, output_tokens: int, stream: bool = True) -> int:
         """Send one completion, streamed or not, and return its HTTP status; 0 where the connection broke."""
@@ -151,10 +175,11 @@ def opened() -> Iterator[Stage]:
         port = int(addresses.server.rpartition(":")[2])
         rings = {"WARPLINE_RING_DIR": environment["WARPLINE_RING_DIR"]}
         server = stack.enter_context(launch.start(state_dir / "engine", port, rings))
-        collector = children.start("collector", ["-m", "warpline.cli", "collect"], environment)
+        clock = _Clock(state_dir)
+        collector = children.start("collector", ["-m", "warpline.cli", "collect"], environment | clock.environment)
         client = Client(Settings(query_url=f"http://{addresses.query}"))
         web = httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=_IN_FLIGHT))
-        stage = Stage(server, children, collector, environment, web, client)
+        stage = Stage(server, children, collector, environment, web, client, clock)
         children.wait_until("collector", lambda: _sees(stage), 120)
         yield stage
 

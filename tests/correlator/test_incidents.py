@@ -10,7 +10,7 @@ import pytest
 from correlator import explain
 from correlator.alerting import alert_rule, backtest
 from tests import golden, rule_table
-from warpline import sample
+from warpline import sample, schema
 from warpline.settings import Settings
 
 CASES = rule_table.incidents()
@@ -99,6 +99,17 @@ def test_what_comes_of_the_gpu_double_says_that_it_is_simulated_and_a_sample_is_
     # An exporter's rows have what its page says: the device's name.
     assert all("(simulated)" in name for name in pq.read_table(case / "gpu.parquet")["model"].to_pylist())
     assert sum(path.stat().st_size for path in case.glob("*.parquet")) < _LARGEST_BYTES
+
+
+def test_a_wall_clock_that_steps_by_an_hour_moves_no_row() -> None:
+    case = rule_table.SAMPLES / "clock_step"
+    found = sample.load(case)
+    pairs = pq.read_table(case / "clock_pair.parquet").sort_by("time_ns").to_pylist()
+    ahead = [round((row["realtime_ns"] - row["time_ns"]) / 1e9) for row in pairs]
+    assert ahead == sorted(ahead) and {*ahead} == {0, 3600}
+    for name in set(found.rows) - {"clock_pair", "node", "process", "gpu", "connection"}:
+        times = pq.read_table(case / f"{name}.parquet")[schema.table(name).time].to_pylist()
+        assert found.start_ns <= min(times) and max(times) < found.end_ns < found.start_ns + 60 * 10**9
 
 
 def test_what_begins_after_the_end_of_a_recording_is_no_firing() -> None:
