@@ -55,8 +55,8 @@ def _attributes(payload: str, rng: random.Random) -> dict[str, Any]:
     return found | {"gen_ai.operation.name": "chat", "gen_ai.latency.time_to_first_token": round(rng.random(), 6)}
 
 
-def requests(payload: str, spans: int, count: int) -> Iterator[bytes]:
-    """Yield `count` requests: the first one's layout, with span, trace and request ids that occur once."""
+def requests(payload: str, spans: int, count: int, seed: int = 7) -> Iterator[bytes]:
+    """Yield `count` requests: the first one's layout, with span, trace and request ids that occur once for a seed."""
     first = request(payload, spans)
     raw = np.frombuffer(first, np.uint8)
     parsed = ExportTraceServiceRequest.FromString(first).resource_spans[0].scope_spans[0].spans
@@ -66,7 +66,7 @@ def requests(payload: str, spans: int, count: int) -> Iterator[bytes]:
         for j, part in enumerate((span.trace_id, span.span_id, span.attributes[1].value.string_value[-32:].encode())):
             at = first.index(part, at)
             places[i, j] = at
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)
     for _ in range(count):
         body = raw.copy()

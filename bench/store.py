@@ -7,6 +7,7 @@ backlog costs in memory.
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import threading
@@ -35,7 +36,8 @@ from warpline.settings import Settings
 KERNEL = schema.table("gpu_kernel")
 BATCH_ROWS, BATCHES = 65_536, 32
 START_NS = 1_764_000_000_000_000_000
-GROWTH = (1_000_000, 10_000_000)
+GROWTH = tuple(int(each) for each in os.environ.get("BENCH_GROWTH_ROWS", "1000000,10000000").split(","))
+SPAN_ROWS = 8192
 BACKLOG_SPANS = 1_000_000
 """The soak's ten minutes at 10 k spans/s are six times this: memory is bounded or it is not, and a sixth shows which."""
 
@@ -80,7 +82,8 @@ def bodies(first: int, count: int, rows: int = BATCH_ROWS) -> Iterator[bytes]:
 class Chain:
     """Door's decoding, spool and store of one process, without a socket."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, table: str = "gpu_kernel") -> None:
+        self.table, self._signal = table, "traces" if table == "span" else "logs"
         settings = Settings(state_dir=directory, correlator_memory_limit_mb=2048, correlator_store_delay_s=0.05)
         self.store = Store(settings)
         self.ingest = Ingest(settings, self.store)
@@ -90,11 +93,11 @@ class Chain:
     def take(self, body: bytes) -> float:
         """Return the seconds until the body was acknowledged."""
         began = time.perf_counter()
-        self.intake.take("logs", body, otlp.PROTOBUF)
+        self.intake.take(self._signal, body, otlp.PROTOBUF)
         return time.perf_counter() - began
 
     def rows(self) -> int:
-        return int(self.store.query("SELECT count(*) FROM gpu_kernel").column(0)[0].as_py())
+        return int(self.store.query(f"SELECT count(*) FROM {self.table}").column(0)[0].as_py())
 
     def run(self, requests_: list[bytes], rows: int) -> tuple[float, list[float]]:
         """Take requests until all their rows are stored and checkpointed; return CPU seconds and acknowledgement times."""
@@ -197,35 +200,51 @@ def throughput() -> None:
 
 
 def growth() -> None:
-    """How cost grows with what is stored, while readers read."""
-    with tempfile.TemporaryDirectory() as directory:
-        chain = Chain(directory)
-        stop, read = threading.Event(), []
-        reader = threading.Thread(target=_read, args=(chain.store, stop, read), daemon=True)
-        held = 0
-        for wanted in GROWTH:
-            while held < wanted:
-                chain.run(list(bodies(held // BATCH_ROWS, 16)), 16 * BATCH_ROWS)
-                held += 16 * BATCH_ROWS
-            spent, acknowledged = chain.run(list(bodies(held // BATCH_ROWS, 16)), 16 * BATCH_ROWS)
-            figure("ingest.batch.grown_rows_per_core_s", 16 * BATCH_ROWS / spent, "{row}/s", stored=held)
-            held += 16 * BATCH_ROWS
+    """How cost grows with what is stored: batches and spans, alone, then while a reader reads."""
+    for table, made, rows in (("gpu_kernel", _kernel_bodies, BATCH_ROWS), ("span", _span_bodies, SPAN_ROWS)):
+        with tempfile.TemporaryDirectory() as directory:
+            chain, held = Chain(directory, table), 0
+            for wanted in GROWTH:
+                while held < wanted:
+                    chain.run(made(held, 16 * BATCH_ROWS), 16 * BATCH_ROWS)
+                    held += 16 * BATCH_ROWS
+                for reading in (False, True):
+                    _grown(chain, made(held, 16 * BATCH_ROWS), held, rows, reading)
+                    held += 16 * BATCH_ROWS
+            chain.close()
+
+
+def _grown(chain: Chain, bodies_: list[bytes], held: int, batch_rows: int, reading: bool) -> None:
+    stop, read = threading.Event(), [0.0]
+    reader = threading.Thread(target=_read, args=(chain.store, chain.table, stop, read), daemon=True)
+    if reading:
         reader.start()
-        spent, acknowledged = chain.run(list(bodies(held // BATCH_ROWS, 8)), 8 * BATCH_ROWS)
-        stop.set()
+    spent, acknowledged = chain.run(bodies_, len(bodies_) * batch_rows)
+    stop.set()
+    keys = {"table": chain.table, "stored": held, "reading": int(reading)}
+    figure("ingest.grown_rows_per_core_s", len(bodies_) * batch_rows / spent, "{row}/s", **keys)
+    p99 = statistics.quantiles(acknowledged, n=100)[98]
+    figure("ingest.grown_ack_p99_ms", p99 * 1000, "ms", **keys, batch_rows=batch_rows)
+    if reading:
         reader.join()
         figure(
-            "ingest.batch.read_while_p99_ms", max(acknowledged) * 1000, "ms", reads=len(read),
-            read_p50_ms=f"{statistics.median(read) * 1000:.3g}" if read else "none",
-        )  # fmt: skip
-        chain.close()
+            "ingest.grown_read_p50_ms", statistics.median(read[1:] or read) * 1000, "ms", **keys, reads=len(read) - 1
+        )
 
 
-def _read(store: Store, stop: threading.Event, taken: list[float]) -> None:
-    """Read what a timeline reads: a tenth of a second of one process's executions."""
+def _kernel_bodies(held: int, rows: int) -> list[bytes]:
+    return list(bodies(held // BATCH_ROWS, rows // BATCH_ROWS))
+
+
+def _span_bodies(held: int, rows: int) -> list[bytes]:
+    return list(requests("mixed", SPAN_ROWS, rows // SPAN_ROWS, seed=held))
+
+
+def _read(store: Store, table: str, stop: threading.Event, taken: list[float]) -> None:
+    """Read what a timeline reads: a tenth of a second of one table."""
     while not stop.is_set():
         began = time.perf_counter()
-        store.view("gpu_kernel", {"since_ns": START_NS + 10**9, "until_ns": START_NS + 10**9 + 10**8}).read_all()
+        store.view(table, {"since_ns": START_NS + 10**9, "until_ns": START_NS + 10**9 + 10**8}).read_all()
         taken.append(time.perf_counter() - began)
         time.sleep(0.01)
 

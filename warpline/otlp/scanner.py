@@ -63,14 +63,16 @@ _ArrowArray = ctypes.c_int64 * 10
 """Room for a struct ArrowArray of Arrow's C data interface."""
 
 
-def _load() -> ctypes.CDLL | None:
+def _load() -> Any:
     found = importlib.machinery.PathFinder.find_spec("warpline.otlp._scan", [os.path.dirname(__file__)])
     if found is None or found.origin is None:
         return None
-    try:
-        library = ctypes.CDLL(found.origin)
+    try:  # Python's lock is given up for the long calls alone: each time costs more than a short call takes.
+        library = ctypes.PyDLL(found.origin)
+        long = ctypes.CDLL(found.origin)
     except OSError:
         return None
+    library.__dict__.update(warpline_scan=long.warpline_scan, warpline_digest=long.warpline_digest)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.warpline_keys_new.argtypes, library.warpline_keys_new.restype = [ctypes.c_uint64], pointer
     library.warpline_keys_free.argtypes, library.warpline_keys_free.restype = [pointer], None
@@ -85,7 +87,7 @@ def _load() -> ctypes.CDLL | None:
     return library
 
 
-_library = _load()
+_library: ctypes.PyDLL | None = _load()
 
 
 def available() -> bool:
@@ -174,7 +176,7 @@ _SIGNALS = {
 class _Keys:
     """The attribute keys that one thread has seen, and what is done with each."""
 
-    def __init__(self, library: ctypes.CDLL, signal: _Signal, keep: bool) -> None:
+    def __init__(self, library: ctypes.PyDLL, signal: _Signal, keep: bool) -> None:
         self._library, self._signal, self._keep = library, signal, keep
         self.handle = library.warpline_keys_new(_SEED)
         self.known = 0
@@ -204,7 +206,7 @@ class _Keys:
 _threads = threading.local()
 
 
-def _keys(library: ctypes.CDLL, signal: _Signal, keep: bool) -> _Keys:
+def _keys(library: ctypes.PyDLL, signal: _Signal, keep: bool) -> _Keys:
     """Return this thread's keys: a scan writes them, so no two threads share any."""
     kept: dict[tuple[int, bool], _Keys] = _threads.__dict__.setdefault("keys", {})
     found = kept.get((signal.number, keep))
@@ -250,7 +252,7 @@ def _scanned(signal: _Signal, body: bytes, request: Request) -> Any:
         _library.warpline_scan_free(found)
 
 
-def _rows(library: ctypes.CDLL, signal: _Signal, found: Any, origins: list[dict[str, str]]) -> pa.RecordBatch:
+def _rows(library: ctypes.PyDLL, signal: _Signal, found: Any, origins: list[dict[str, str]]) -> pa.RecordBatch:
     """Return the rows of a scan over the memory that C filled, which Arrow frees with the last of them."""
     handed = _ArrowArray()
     filled = library.warpline_hand_over(found, handed)

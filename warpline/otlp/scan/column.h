@@ -6,7 +6,7 @@
 
 typedef struct {
     uint8_t *at;
-    int64_t length, room;
+    int64_t length, room, first; /* first: the room to begin with, untouched until it is used */
 } Buffer;
 
 /* Distinct texts, numbered in order of first sight; Arrow's dictionary. */
@@ -29,7 +29,7 @@ typedef struct {
     int64_t last_number;
 } Column;
 
-enum { PROBES = 64, MAX_TEXT = INT32_MAX - 64 };
+enum { PROBES = 64, MAX_TEXT = INT32_MAX - 64, USUAL_TEXT = 48 };
 
 static void *sized(Trap *t, void *old, size_t bytes) {
     void *made = realloc(old, bytes ? bytes : 1);
@@ -40,6 +40,7 @@ static void *sized(Trap *t, void *old, size_t bytes) {
 static inline uint8_t *reserve(Trap *t, Buffer *b, int64_t more) {
     if (b->length + more > b->room) {
         int64_t room = (b->length + more) * 2 + 64;
+        if (room < b->first) room = b->first;
         if (b->length + more > MAX_TEXT) trap(t, UNSURE); /* Arrow's 32-bit offsets end here */
         b->at = sized(t, b->at, (size_t)room);
         b->room = room;
@@ -165,7 +166,7 @@ static inline void set_name(Trap *t, Column *c, int64_t row, Piece text) {
 static void column_grow(Trap *t, Column *c, int64_t old, int64_t rows) {
     int64_t width = c->kind == WIDE ? 8 : c->kind == ID ? 16 : c->kind == FLAG ? 0 : 4;
     int64_t had = width ? old * width : old / 8, wants = width ? rows * width : rows / 8;
-    if (c->kind == TEXT) wants += 4, had += old ? 4 : 0;
+    if (c->kind == TEXT) wants += 4, had += old ? 4 : 0, c->text.first = rows * USUAL_TEXT;
     c->data = sized(t, c->data, (size_t)wants);
     memset(c->data + had, 0, (size_t)(wants - had));
     c->valid = sized(t, c->valid, (size_t)(rows / 8));
