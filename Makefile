@@ -28,6 +28,13 @@ check: ## format, lint, types, import rules and the quick tests
 bench: setup ## measure what we promise (ONLY=ingest runs one group)
 	@$(SUDO) $(BIN)/python -m bench $(ONLY)
 
+vllm: ## install vLLM's scheduler beside, in .venv-vllm: it makes the recordings of `make bench ONLY=accuracy` anew
+	@[ -x .venv-vllm/bin/python ] || $(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-vllm.lock
+
+images: setup ## build the three container images with buildah (root)
+	@$(SUDO) deploy/images/build.sh
+
 lock: ## choose versions anew: writes requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --upgrade -q -o requirements.lock
@@ -35,4 +42,4 @@ lock: ## choose versions anew: writes requirements.lock from pyproject.toml
 golden: ## write the golden rows and generated pages anew; read the diff
 	$(BIN)/python -m tests.golden
 
-.PHONY: help setup demo test check bench lock golden
+.PHONY: help setup demo test check bench images lock golden vllm

@@ -8,14 +8,17 @@ got its tokens evenly, one a step. Every row is an estimate and says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from correlator.joins.attribution import ESTIMATED, Int64
 from correlator.joins.replay import Members
 
 _ROUNDS = 30
+BEFORE, FIRST, AFTER = range(3)
+"""Where a row lies in its request: before the step that gave the first token, in it, after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,44 @@ class Stay:
     output: Int64
 
 
-def estimate(stay: Stay, step_start: Int64, step_end: Int64, totals: Int64 | None) -> Members:
-    """Return the estimated step ledger; `totals` are each step's prefill tokens where they are known."""
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """The estimated step ledger; `place` and `chance` have an element for each row of it."""
+
+    members: Members
+    place: Int64
+    """BEFORE, FIRST or AFTER."""
+    chance: NDArray[np.float64]
+    """Tokens for each step that the request may have been in after its first, at most 1: fewer tokens than steps mean that
+    it was not in all of them."""
+
+
+def estimate(
+    stay: Stay, step_start: Int64, step_end: Int64, totals: Int64 | None, most_tokens: int | None = None
+) -> Estimated:
+    """Return the estimated step ledger; `totals` are each step's prefill tokens where they are known.
+
+    Where `most_tokens` is given, `stay.scheduled` is only when a request arrived: it may have waited, and its prompt is
+    taken to be computed in the last steps before its first token, as few as that many tokens a step allow.
+    """
     count = len(step_start)
     # A token is told after the end of its step: it belongs to the last step that had ended. That one is sure.
     first = np.clip(np.searchsorted(step_end, stay.first_token, side="right") - 1, 0, max(count - 1, 0))
     last = np.clip(np.searchsorted(step_end, stay.last_token, side="right") - 1, first, max(count - 1, 0))
     low = np.minimum(np.searchsorted(step_start, stay.scheduled - 1), first)
+    if most_tokens:
+        low = np.maximum(low, first - (stay.prompt - 1) // most_tokens)
     if not count or not len(low):
-        return Members(*(np.zeros(0, np.int64) for _ in range(8)))
+        return Estimated(Members(*(np.zeros(0, np.int64) for _ in range(8))), np.zeros(0, np.int64), np.zeros(0))
     prefill = _prefill(stay, low, first, count, totals)
-    return _sorted([prefill, _decode(stay, first, last)])
+    decode = _decode(stay, first, last)
+    members, once = _sorted([prefill, decode])
+    tokens = np.minimum(np.maximum(stay.output - 1, 1) / np.maximum(last - first, 1), 1.0)
+    place = np.concatenate(
+        [np.where(prefill.step < first[prefill.request], BEFORE, FIRST), np.full(len(decode.step), AFTER)]
+    )
+    after = place[once] == AFTER
+    return Estimated(members, place[once], np.where(after, tokens[members.request], 1.0))
 
 
 def _spans(low: Int64, high: Int64) -> tuple[Int64, Int64]:
@@ -89,8 +119,10 @@ def _rows(row: Int64, step: Int64, tokens: Int64, context: Int64, sampled: Int64
     return Members(step[keep], row[keep], tokens[keep], context[keep], sampled[keep], zeros, zeros, zeros + ESTIMATED)
 
 
-def _sorted(parts: list[Members]) -> Members:
-    names = ("step", "request", "scheduled", "context", "sampled", "recomputed", "draft", "evidence")
-    joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
-    _, once = np.unique(np.stack([joined["step"], joined["request"]]), axis=1, return_index=True)
-    return Members(**{n: c[once] for n, c in joined.items()})
+def _sorted(parts: list[Members]) -> tuple[Members, Int64]:
+    """Return the rows of all parts by step and request, each pair once, and which they were."""
+    joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Members)}
+    order = np.lexsort((joined["request"], joined["step"]))
+    again = (np.diff(joined["step"][order], prepend=-1) == 0) & (np.diff(joined["request"][order], prepend=-1) == 0)
+    once = order[~again]
+    return Members(**{n: c[once] for n, c in joined.items()}), once

@@ -205,7 +205,7 @@ def test_estimated_rows_lie_between_a_requests_first_and_last_step(rows: list[tu
         columns[3],
         columns[2] + 1,
     )
-    found = estimate(stay, start, start + 10, None)
+    found = estimate(stay, start, start + 10, None).members
     assert (found.evidence == ESTIMATED).all()
     low, high = columns[0] - 1, columns[0] + columns[1] + columns[2]
     assert (found.step >= low[found.request]).all()

@@ -44,18 +44,18 @@ def score(truth: Tables, found: Tables) -> Accuracy:
     step = truth["member"]["step"].to_numpy()
     length = truth["step"]["end_ns"].to_numpy() - truth["step"]["start_ns"].to_numpy()
     was = step * _WIDTH + code
-    said, tokens, sure, exact = _said(truth, found, names)
+    rows = said(truth, found)
     weigh = lambda keys: float(length[keys // _WIDTH].sum())  # noqa: E731
-    known = np.isin(said, was)
-    both = weigh(said[known])
+    both = weigh(rows.key[rows.known])
     total = int(truth["kernel"]["ns"].to_numpy().sum())
     given, lost = _given(found["share"], names)
     same, own = _same_weights(truth, code, len(names)), np.bincount(code, truth["member"]["cost_ns"].to_numpy())
     right = dict(zip(was.tolist(), truth["member"]["scheduled_tokens"].to_pylist(), strict=True))
-    wrong_exact = sum(right.get(k) != t for k, t in zip(said[exact].tolist(), tokens[exact].tolist(), strict=True))
+    claims = zip(rows.key[rows.exact].tolist(), rows.tokens[rows.exact].tolist(), strict=True)
+    wrong_exact = sum(right.get(key) != tokens for key, tokens in claims)
     errors, own_errors = np.abs(given - same) / same, np.abs(given - own) / own
     return Accuracy(
-        precision=both / max(weigh(said), 1),
+        precision=both / max(weigh(rows.key), 1),
         recall=both / max(weigh(was), 1),
         misallocated=float(np.maximum(given - same, 0).sum() / total),
         median_error=float(np.median(errors)),
@@ -64,7 +64,7 @@ def score(truth: Tables, found: Tables) -> Accuracy:
         own_misallocated=float(np.maximum(given - own, 0).sum() / total),
         own_p95_error=float(np.percentile(own_errors, 95)),
         wrong_exact=int(wrong_exact),
-        calibration_error=calibration(sure, known) if "member" in found else 0.0,
+        calibration_error=calibration(rows.sure, rows.known) if "member" in found else 0.0,
         conserved=given.sum() + lost == total,
     )
 
@@ -76,8 +76,22 @@ def calibration(sure: np.ndarray, right: np.ndarray) -> float:
     return float(sum(gaps))
 
 
-def _said(truth: Tables, found: Tables, names: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return (step, request) keys that the estimate names, their tokens, their confidence, and which are called exact."""
+@dataclass(frozen=True)
+class Said:
+    """The (step, request) pairs that an estimate names."""
+
+    key: np.ndarray
+    tokens: np.ndarray
+    sure: np.ndarray
+    exact: np.ndarray
+    known: np.ndarray
+    """True where the truth has the pair."""
+
+
+def said(truth: Tables, found: Tables) -> Said:
+    """Return who the estimate says was in which step; steps are told apart by when they ended, or by their number."""
+    names, code = np.unique(truth["member"]["internal_id"].to_pylist(), return_inverse=True)
+    was = truth["member"]["step"].to_numpy() * _WIDTH + code
     rows = found.get("member")
     if rows is None:
         share = found["share"]
@@ -86,14 +100,16 @@ def _said(truth: Tables, found: Tables, names: np.ndarray) -> tuple[np.ndarray, 
         step = np.searchsorted(truth["step"]["start_ns"].to_numpy(), share["time_ns"].to_numpy(), side="right") - 1
         who = _codes(share["owner"], names)
         key = np.unique((step * _WIDTH + who)[(who >= 0) & (step >= 0)])
-        return key, np.zeros(len(key), np.int64), np.ones(len(key)), np.zeros(len(key), bool)
+        nothing = np.zeros(len(key), np.int64)
+        return Said(key, nothing, nothing + 1.0, nothing > 0, np.isin(key, was))
     step = np.searchsorted(truth["step"]["end_ns"].to_numpy(), rows["time_ns"].to_numpy(), side="right") - 1
     plugin = np.array(rows["level"].cast(pa.string()).to_pylist()) == "plugin"
     step = np.maximum(np.where(plugin, rows["step_ordinal"].to_numpy(), step), 0)
     who = _codes(rows["internal_id"], names)
     sure = np.where(plugin, 1.0, rows["confidence"].fill_null(1.0).to_numpy())
     exact = np.array(rows["evidence"].cast(pa.string()).to_pylist()) == "exact"
-    return step * _WIDTH + who, rows["scheduled_tokens"].to_numpy(), sure, exact
+    key = step * _WIDTH + who
+    return Said(key, rows["scheduled_tokens"].to_numpy(), sure, exact, np.isin(key, was))
 
 
 def _codes(owners: pa.ChunkedArray, names: np.ndarray) -> np.ndarray:

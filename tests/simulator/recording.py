@@ -10,6 +10,7 @@ import lzma
 import os
 import shutil
 import subprocess
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ RECORDINGS = Path(__file__).parent / "recordings"
 TRACES = ROOT.parent / "shared" / "data" / "workload"
 BASE = 1_700_000_000_000_000_000
 LEVELS = ("plugin", "wire", "totals", "spans", "sockets")
+PREEMPTED = 3
 SERVER, ENGINE, MS = "n1:1:50", "n1:1:100", 1_000_000
 _PROCESS = {"node": "n1", "process_uid": ENGINE, "simulated": True}
 
@@ -48,6 +50,10 @@ def record(folder: Path, names: list[str], seed: int = RECORDED) -> None:
     )
 
 
+def tables(batches: dict[str, pa.RecordBatch]) -> dict[str, pa.Table]:
+    return {name: pa.Table.from_batches([rows]) for name, rows in batches.items()}
+
+
 class Recording:
     """One recorded run: columns as vllm_engine.py wrote them."""
 
@@ -63,6 +69,12 @@ class Recording:
         self.kernel_start, self.kernel_end = BASE + low, BASE + high
         self.names, self.arrive, self.prompt, self.output = numbers["request"]
         self.names, self.arrive = self.names.tolist(), BASE + self.arrive
+
+    @cached_property
+    def preemptions(self) -> int:
+        """Return how often a request was preempted, as the wire's own events say."""
+        said = (vllm.read_outputs(body) for _, body in self.heard)
+        return sum(e.type == PREEMPTED for each in said for output in each.outputs for e in output.events or ())
 
     def truth(self) -> dict[str, pa.Table]:
         """Return the tables `member`, with what each member cost the engine, `step` and `kernel`."""

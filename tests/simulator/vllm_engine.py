@@ -4,10 +4,9 @@
 
 is run by a Python that has vLLM (requirements-vllm.lock), never by Warpline's. Arrivals, prompt and output lengths come from
 a folder TRACES with Azure's and Mooncake's public traces. FOLDER/NAME.msgpack.xz holds `to_engine` and `from_engine` (times
-in ns and the bytes that the two processes would exchange), `kernel`, `step`, `total`, `member` and `request`, each
-as columns. The scheduler,
-its cache of prefixes, its preemptions and every byte are vLLM's; the GPU's time (gpu_costs.py), the model's answers and the
-host's 1.2 ms a step are simulated. Prompts are made-up token ids: the traces hold none.
+in ns and the bytes that the two processes would exchange), `kernel`, `step`, `total`, `member` and `request`, each as
+columns. The scheduler, its cache of prefixes, its preemptions and every byte are vLLM's; the GPU's time (gpu_costs.py), the
+model's answers and the host's 1.2 ms a step are simulated. Prompts are made-up token ids: the traces hold none.
 """
 
 # ruff: noqa: E402  # vLLM reads its environment when it is loaded.
