@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 
 import urllib3
 
+from warpline.errors import SettingsError
+from warpline.sender import bearer
 from warpline.settings import Settings
 from warpline.source import Runner
 
@@ -152,11 +154,12 @@ class Governor:
     def _refresh(self) -> None:
         try:
             self.wanted = Wanted.from_json(self._ask())
-        except (urllib3.exceptions.HTTPError, ValueError, TypeError, OSError):
+        except (urllib3.exceptions.HTTPError, ValueError, TypeError, OSError, SettingsError):
             self.wanted = Wanted()  # No answer: what the settings say holds.
 
     def _ask_by_http(self) -> bytes:
-        answer = self._pool.request("GET", self._url(), fields={"node": self._node})
+        token = bearer(self._settings.collector_token_file)
+        answer = self._pool.request("GET", self._url(), fields={"node": self._node}, headers=token)
         if answer.status != 200:
             raise ValueError(f"status {answer.status}")
         return bytes(answer.data)

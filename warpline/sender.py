@@ -43,12 +43,12 @@ class Sender:
         """Read token and certificates; raise SettingsError where a file cannot be read."""
         self.url = f"{settings.collector_endpoint.rstrip('/')}/v1/logs"
         self._token_file = settings.collector_token_file
-        self._token()
+        bearer(self._token_file)
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=30), retries=False, **_tls(settings))
 
     def send(self, body: bytes) -> Answer:
         """Send one request and say what became of it; never raises for what the network does."""
-        headers = {"content-type": PROTOBUF, **self._token()}
+        headers = {"content-type": PROTOBUF, **bearer(self._token_file)}
         try:
             answer = self._pool.request("POST", self.url, body=body, headers=headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -60,14 +60,18 @@ class Sender:
             return Answer(False, retry=True, wait_s=wait, reason=f"status {answer.status}")
         return Answer(False, reason=f"refused with status {answer.status}", too_large=answer.status == 413)
 
-    def _token(self) -> dict[str, str]:
-        """Return the header with the token, read anew each time so that it can be rotated."""
-        if not self._token_file:
-            return {}
-        try:
-            return {"authorization": f"Bearer {Path(self._token_file).read_text(encoding='ascii').split()[0]}"}
-        except (OSError, IndexError, UnicodeDecodeError) as error:
-            raise SettingsError(f"collector_token_file {self._token_file}: {error}; give a file with a token") from None
+
+def bearer(token_file: str) -> dict[str, str]:
+    """Return the header with the token of a file, read anew each time so that it can be rotated; none without a file.
+
+    Raises SettingsError where it cannot be read.
+    """
+    if not token_file:
+        return {}
+    try:
+        return {"authorization": f"Bearer {Path(token_file).read_text(encoding='ascii').split()[0]}"}
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise SettingsError(f"collector_token_file {token_file}: {error}; give a file with a token") from None
 
 
 def _accepted(body: bytes) -> Answer:

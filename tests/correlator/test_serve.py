@@ -22,6 +22,7 @@ from warpline.batch import Batch
 from warpline.cli import main
 from warpline.client import Client
 from warpline.errors import SettingsError, StoreError
+from warpline.governor import Governor
 from warpline.settings import Settings
 
 ANY = "127.0.0.1:0"
@@ -181,6 +182,13 @@ def test_only_who_shows_the_token_is_answered(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no valid bearer token"):
             client.views()
         assert Client(replace(settings, query_token_file=str(token))).views()
+        # What collectors are asked for reaches those that know the token, as all of a cluster's do.
+        process.query.api.wanted.wish({"windows": [[1, 5]], "seconds": 60})
+        asks = replace(settings, collector_query_url=f"http://{process.query.address}")
+        for file, windows in (("", ()), (str(token), ((1, 5),))):
+            governor = Governor(replace(asks, collector_token_file=file), "n1")
+            governor._refresh()
+            assert governor.wanted.windows == windows
     with pytest.raises(SettingsError, match="query_token_file"):
         Client(Settings(query_token_file=str(tmp_path / "none")))
 
