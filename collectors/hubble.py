@@ -114,9 +114,11 @@ def run(context: Context) -> Iterator[Batch]:
     with channel.open_channel(settings.hubble_address, channel.tls(settings, "hubble")) as opened:
         get_flows = opened.unary_stream(_GET_FLOWS, request_serializer=GetFlowsRequest.SerializeToString)
         for messages in stream.persist(lambda: _connect(get_flows, resume, context), settings.hubble_address, context):
-            lines = _lines(messages, resume, context)
-            yield from _told(tail.Block(lines=lines, name=context.new_name(), shifts=tail.shifts(context)), context)
-            resume.keep()
+            for block in _blocks(messages, resume, context):
+                if block.name not in resume.unsure:
+                    resume.begin(block.name)
+                yield from _told(block, context)
+                resume.keep(block.name)
 
 
 def _connect(get_flows: Any, resume: stream.Resume, context: Context) -> Iterator[list[bytes]]:
@@ -127,8 +129,11 @@ def _connect(get_flows: Any, resume: stream.Resume, context: Context) -> Iterato
     return stream.batches(get_flows(request), context)
 
 
-def _lines(messages: list[bytes], resume: stream.Resume, context: Context) -> bytes:
-    """Return the messages as lines of JSON, without flows that an earlier stream told."""
+def _blocks(messages: list[bytes], resume: stream.Resume, context: Context) -> Iterator[tail.Block]:
+    """Yield the messages as lines of JSON, without flows that an earlier stream told.
+
+    First come those of blocks that a killed run may not have handed on, once all are there again or no more will come.
+    """
     found, malformed = [], 0
     for message in messages:
         try:
@@ -136,16 +141,30 @@ def _lines(messages: list[bytes], resume: stream.Resume, context: Context) -> by
         except DecodeError:
             malformed += 1
     context.lost("malformed message", malformed)
-    is_flow = [answer.HasField("flow") for answer, _ in found]
-    flows = [each for each, wanted in zip(found, is_flow, strict=True) if wanted]
-    others = [answer for (answer, _), wanted in zip(found, is_flow, strict=True) if not wanted]
-    keys = [answer.flow.uuid or hashlib.sha256(message).hexdigest()[:32] for answer, message in flows]
+    flows = [(_key(each, message), each) for each, message in found if each.HasField("flow")]
+    others = [each for each, _ in found if not each.HasField("flow")]
+    of_block = {key: name for name, keys in resume.unsure.items() for key in keys}
+    for key, each in flows:
+        if key in of_block:
+            resume.gathered[of_block[key]][key] = protojson.line(each)
+    flows = [(key, each) for key, each in flows if key not in of_block]
+    times = [each.flow.time.ToNanoseconds() for _, each in flows]
+    for name in [*resume.unsure]:
+        complete = len(resume.gathered[name]) == len(resume.unsure[name])
+        if complete or not messages or resume.overtaken(name, max(times, default=0)):
+            lines = b"".join(resume.gathered.pop(name).values())
+            yield tail.Block(lines=lines, name=name, shifts=tail.shifts(context))
     newest = resume.newest_ns
-    fresh, gap = resume.fresh(keys, [answer.flow.time.ToNanoseconds() for answer, _ in flows])
+    fresh, gap = resume.fresh([key for key, _ in flows], times)
     if gap:
         context.lost("gap between two streams", 1, newest, resume.newest_ns, lower_bound=True)
-    told = [answer for (answer, _), new in zip(flows, fresh, strict=True) if new]
-    return b"".join(map(protojson.line, [*told, *others]))
+    told = [each for (_, each), new in zip(flows, fresh, strict=True) if new]
+    lines = b"".join(map(protojson.line, [*told, *others]))
+    yield tail.Block(lines=lines, name=context.new_name(), shifts=tail.shifts(context))
+
+
+def _key(answer: GetFlowsResponse, message: bytes) -> str:
+    return answer.flow.uuid or hashlib.sha256(message).hexdigest()[:32]
 
 
 def _told(block: tail.Block, context: Context) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,20 @@ def persist(connect: Callable[[], Iterator[list[bytes]]], what: str, context: Co
 class Resume:
     """Where a stream of events stood, so that a new one neither leaves a gap nor tells anything twice.
 
-    An event is known by a key. A new stream asks for what happened since `overlap_ns` before the newest event, and the
-    keys of that time say what was told already. Kept in `state_dir`, where each line adds to those before it.
+    An event is known by a key. A new stream asks for what happened since `overlap_ns` before the newest event, and
+    the keys of that time say what was told already. Kept in `state_dir`, where each line adds to those before it: a
+    block's keys before it is handed on, under the block's name, and behind it that it was. Of a block that a killed
+    run may or may not have handed on, the events are `unsure`: gathered again, they make a block of the same name,
+    and so are stored once.
     """
 
     def __init__(self, context: Context, overlap_ns: int = 5_000_000_000) -> None:
         """Take up what the last run of this source left, however it ended."""
         self._file = Path(context.settings.state_dir) / f"resume-{context.name}.jsonl"
         self._overlap_ns = overlap_ns
-        self._told: dict[str, int] = _lines_of(self._file)
+        self._told, self.unsure = _lines_of(self._file)
+        self.gathered: dict[str, dict[str, bytes]] = defaultdict(dict)
+        """What came again of the events that are unsure, as lines, by block and key."""
         self._unwritten: dict[str, int] = {}
         self._room = 0
         self._recognised = True
@@ -134,7 +140,13 @@ class Resume:
     def since_ns(self) -> int:
         """Return the time that a new stream should begin at, 0 where nothing was told yet, and expect to know some."""
         self._recognised = not self._told
-        return max(0, self.newest_ns - self._overlap_ns)
+        unsure = [time_ns for keys in self.unsure.values() for time_ns in keys.values()]
+        known = [self.newest_ns] if self.newest_ns else []
+        return max(0, min([*known, *unsure], default=0) - self._overlap_ns)
+
+    def overtaken(self, name: str, time_ns: int) -> bool:
+        """Say whether a stream that has come to `time_ns` will tell no more of what is unsure of a block."""
+        return time_ns > max(self.unsure[name].values(), default=0) + self._overlap_ns
 
     def fresh(self, keys: list[str], times_ns: list[int]) -> tuple[list[bool], bool]:
         """Return which events are new, and whether some may be missing before them (none of the old ones was seen)."""
@@ -157,28 +169,44 @@ class Resume:
         if len(self._told) > 4096:
             self._told = {key: time_ns for key, time_ns in self._told.items() if time_ns >= horizon}
 
-    def keep(self) -> None:
-        """Write down what `fresh` was asked about since the last time: call it once those events were handed on."""
+    def begin(self, name: str) -> None:
+        """Write down what `fresh` was asked about since the last time: call it before those events are handed on."""
         if not self._unwritten:
             return
         if self._room < len(self._unwritten):  # Also a run's first: the last one may have left half a line.
-            _replace(self._file, json.dumps(self._told) + "\n")
-            self._room = len(self._told) + 8192
-        else:
-            with self._file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(self._unwritten) + "\n")
-            self._room -= len(self._unwritten)
+            before = {key: time_ns for key, time_ns in self._told.items() if key not in self._unwritten}
+            lines = [{"told": before}, *({"name": each, "keys": keys} for each, keys in self.unsure.items())]
+            _replace(self._file, "".join(json.dumps(each) + "\n" for each in lines))
+            self._room = len(before) + 8192
+        self._add({"name": name, "keys": self._unwritten})
+        self._room -= len(self._unwritten)
         self._unwritten = {}
 
+    def keep(self, name: str) -> None:
+        """Write down that the events of a block were handed on."""
+        if self._file.exists():
+            self._add({"done": name})
+        again = self.unsure.pop(name, {})
+        self._told |= again
+        self.newest_ns = max(self.newest_ns, *again.values(), 0)
 
-def _lines_of(file: Path) -> dict[str, int]:
+    def _add(self, line: dict[str, Any]) -> None:
+        with self._file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def _lines_of(file: Path) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Return when the events that were told happened, by key, and the same of those that are unsure, by their block."""
     told: dict[str, int] = {}
+    unsure: dict[str, dict[str, int]] = {}
     try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            told.update({str(key): int(time_ns) for key, time_ns in json.loads(line).items()})
-    except (OSError, ValueError, TypeError, AttributeError):  # Not there, or its last line is half written.
+        for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            if "name" in line:
+                unsure[line["name"]] = dict(line["keys"])
+            told |= line.get("told") or unsure.pop(line.get("done", ""), {})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):  # Not there, or its last line is half written.
         pass
-    return told
+    return told, unsure
 
 
 def _replace(file: Path, text: str) -> None:

@@ -41,7 +41,7 @@ def test_a_killed_collector_asks_for_flows_since_its_last_one_and_tells_none_twi
             "hubble",
             tmp_path,
             "flow",
-            lambda rows: len(rows) == 200 and kept.exists() and flows[199].flow.uuid in kept.read_text(),
+            lambda rows: len(rows) == 200 and '"done"' in kept.read_text().splitlines()[-1],
             hubble_address=address,
         )
         ring[:] = flows
@@ -64,9 +64,9 @@ def test_flows_that_the_ring_dropped_while_the_collector_was_dead_are_a_gap(shar
         # A killed collector never comes back to its source: its generator is left where it stands.
         source = hubble.run(context(tmp_path, first, "hubble", hubble_address=address))
         told = next(batch for batch in source if batch.rows.num_rows)
-        assert not (tmp_path / "resume-hubble.jsonl").exists(), "written before it was handed on"
+        assert '"done"' not in (tmp_path / "resume-hubble.jsonl").read_text()
         next(source)
-        assert (tmp_path / "resume-hubble.jsonl").exists()
+        assert '"done"' in (tmp_path / "resume-hubble.jsonl").read_text()
         assert told.rows.num_rows > 0
     seen = Seen()
     with grpc_double({"/observer.Observer/GetFlows": relay_double(flows[300:], [], asked)}) as address:
@@ -78,18 +78,46 @@ def test_flows_that_the_ring_dropped_while_the_collector_was_dead_are_a_gap(shar
     source.close()
 
 
+@pytest.mark.parametrize("handed_on", [True, False])
+def test_flows_at_which_the_collector_was_killed_are_stored_once(
+    shared_data: Path, tmp_path: Path, handed_on: bool
+) -> None:
+    flows, seen = responses(shared_data / HTTP), Seen()
+    for each in flows:
+        each.flow.uuid = str(uuid.uuid4())
+    ring, asked = flows[:200], list[GetFlowsRequest]()
+
+    def double(request: bytes, call: Any) -> Iterator[bytes]:
+        yield from relay_double(ring, [], asked)(request, call)
+
+    with grpc_double({"/observer.Observer/GetFlows": double}) as address:
+        source = hubble.run(context(tmp_path, seen, "hubble", hubble_address=address))
+        told = next(batch for batch in source if batch.rows.num_rows)
+        seen.batches += [told] if handed_on else []
+        source.close()
+        ring[:] = flows
+        where = context(tmp_path, seen, "hubble", hubble_address=address)
+        with running(hubble, where, seen):
+            until(lambda: len({row["flow_uid"] for row in seen.rows("flow")}) == len(flows))
+            until(lambda: sum(batch.batch_id == told.batch_id for batch in seen.batches) == 1 + handed_on)
+    uids = stored(seen.batches, "flow", "flow_uid", tmp_path / "store")
+    assert sorted(uids) == sorted(each.flow.uuid for each in flows)
+
+
 def test_a_half_written_last_line_costs_no_more_than_itself(tmp_path: Path) -> None:
     seen = Seen()
     resume = hubble.stream.Resume(context(tmp_path, seen, "hubble"))
     for number in range(3):
         resume.fresh([f"flow-{number}"], [10**18 + number])
-        resume.keep()
+        resume.begin(f"block-{number}")
+        resume.keep(f"block-{number}")
     with (tmp_path / "resume-hubble.jsonl").open("a") as out:
         out.write('{"flow-3": 10000')
     again = hubble.stream.Resume(context(tmp_path, seen, "hubble"))
     assert again.newest_ns == 10**18 + 2
     assert again.fresh([f"flow-{number}" for number in range(5)], [10**18 + 2] * 5)[0] == [False] * 3 + [True] * 2
-    again.keep()
+    again.begin("block-4")
+    again.keep("block-4")
     assert hubble.stream.Resume(context(tmp_path, seen, "hubble")).fresh(["flow-4"], [10**18])[0] == [False]
 
 
