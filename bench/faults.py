@@ -26,7 +26,7 @@ from warpline import otlp
 from warpline.settings import Settings
 
 KILLS = int(os.environ.get("BENCH_KILLS", "50"))
-AIMED = max(KILLS // 4, 1)
+AIMED = max(KILLS // 10, 1)
 SOAK_S = int(os.environ.get("BENCH_SOAK_S", "600"))
 SOAK_SPANS_S, SOAK_BATCH, SOAK_MB = 10_000, 2_000, 512
 """The soak: spans a second for so many seconds while the store stands still, and the memory that DuckDB may use."""

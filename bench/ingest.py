@@ -1,9 +1,9 @@
 """OTLP spans per second of one core: parsed, decoded, acknowledged, stored; beside what bounds them and what is usual.
 
 All of it runs on one core, as two that share caches count a third more CPU time for the same work. CPU time of all threads
-of the process counts, CHECKPOINT included. `upb` is protobuf's own parse of the same bytes in the
-same run: it builds objects and stores nothing. `plain` is what a service would do first: a loop over upb's objects,
-attributes as JSON, and a DuckDB commit for each request.
+of the process counts, CHECKPOINT included. `upb` is protobuf's own parse of the same bytes in the same run: it makes
+objects and stores nothing. `plain` is what a service would do first: a loop over upb's objects, attributes as JSON, and a
+DuckDB commit for each request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -27,12 +28,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from bench.payloads import PAYLOADS, requests
 from correlator.doors.receive import Receiver
+from correlator.storage import segments, spans
 from correlator.storage.ingest import Ingest
+from correlator.storage.parts import split
 from correlator.storage.store import Store
-from warpline import otlp
+from warpline import otlp, record, schema
 from warpline.otlp import scanner
 from warpline.settings import Settings
 
+SPAN = schema.table("span")
 BATCHES = (8192, 512)
 WARM_SPANS, STORED_SPANS = 131_072, 524_288
 """Spans that are stored before the clock starts, so that what is measured is not how a process begins, and after."""
@@ -66,6 +70,7 @@ def run() -> None:
             for batch in BATCHES:
                 upb = _decoding(payload, batch, next(requests(payload, batch, 1)))
                 _storing(payload, batch, upb)
+                _stages(payload, batch)
         _plain()
         _raw_insert()
     _door()
@@ -134,12 +139,40 @@ def _storing(payload: str, batch: int, upb: float) -> None:
     rate = STORED_SPANS / cpu
     keys = {"payload": payload, "batch": batch, "limit": 1_000_000 if batch > 512 else 500_000}
     peers = {"vs_rotel_published": f"{rate / ROTEL:.3g}", "vs_collector_published": f"{rate / COLLECTOR:.3g}"}
-    figure("ingest.spans.per_core_s", rate, "{span}/s", **keys, wall_per_s=f"{STORED_SPANS / wall:.3g}", **peers)
+    bytes_per_core_s = f"{rate * len(bodies[0]) / batch:.3g}"
+    more = {"bytes_per_core_s": bytes_per_core_s, "wall_per_s": f"{STORED_SPANS / wall:.3g}"}
+    figure("ingest.spans.per_core_s", rate, "{span}/s", **keys, **more, **peers)
     figure("ingest.spans.vs_upb_ratio", rate / upb, "1", payload=payload, batch=batch, limit=0.35)
     held = WARM_SPANS + STORED_SPANS
     figure("ingest.spans.stored_bytes_per_row", size / held, "By", payload=payload, batch=batch)
     p99 = statistics.quantiles(delays, n=100)[98]
     figure("ingest.spans.acknowledged_p99_ms", p99 * 1e3, "ms", payload=payload, batch=batch, senders=SENDERS)
+
+
+def _stages(payload: str, batch: int) -> None:
+    """Where the time goes, ns a span by stage, each by itself and warm: the rest is disk, misses and waits."""
+    bodies = list(requests(payload, batch, 65_536 // batch))
+    batches = [otlp.decode("traces", body).batches[0] for body in bodies]
+    parts = [part for _, part in split(SPAN, batches)]
+    rows = pa.concat_tables([part.rows for part in parts])
+    keys, seen = spans.keys_of(rows["trace_id"], rows["span_id"]), spans.SeenSpans()
+    times = rows["start_ns"].to_numpy()
+
+    def segment() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            segments.write(Path(folder), "span-1.parquet", SPAN, rows, ["a"])
+
+    work: dict[str, Callable[[], object]] = {
+        "digest": lambda: [scanner.digest(body) for body in bodies],
+        "decode": lambda: [otlp.decode("traces", body) and None for body in bodies],
+        "spool_pack": lambda: [record.pack(each) and None for each in batches],
+        "split": lambda: list(split(SPAN, batches)),
+        "known": lambda: seen.fresh(keys, times, lambda asked, *_: asked[:0]),
+        "segment": segment,
+    }
+    for name, each in work.items():
+        spent = rows.num_rows / per_core_s(each, rows.num_rows, 0.5)
+        figure(f"ingest.stage.{name}_ns_per_span", spent / rows.num_rows * 1e9, "ns", payload=payload, batch=batch)
 
 
 def _until_stored(store: Store, rows: int, seconds: float = 60.0) -> None:

@@ -172,7 +172,7 @@ def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcom
         assert rig.send(numbered(f"day/1/{number}", number * SMALL, SMALL)) == 200
     assert rig.send(numbered("day/1/20", 20 * SMALL, LARGE)) == 200
     load.acknowledged = set(range(load.sent))
-    rig.settle(load.sent)
+    rig.settle()
     rig.terminate()
     damage(max((state_dir / "store").glob("*.duckdb"), key=lambda path: path.stat().st_size))
     rig.start()

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,24 +104,21 @@ class Rig:
             return 0
         return int(answer.status)
 
-    def stored(self) -> Counter[int]:
-        """How often each number is stored."""
+    def stored(self) -> tuple[set[int], int]:
+        """The numbers that are stored, and how many of them are stored more than once."""
         found = [self.client.table(table)[column].to_numpy() for table, column in NUMBERS.items()]
-        return Counter(np.concatenate(found).tolist())
+        numbers, times = np.unique(np.concatenate(found), return_counts=True)
+        return set(numbers.tolist()), int((times > 1).sum())
 
-    def settle(self, wanted: int, seconds: float = 60) -> None:
-        """Wait until `wanted` rows are stored, or their number no longer grows."""
-        deadline, before, still = time.monotonic() + seconds, -1, 0
-        while time.monotonic() < deadline and still < 12:
-            try:
-                found = self.rows()
-            except StoreError:
-                found = -1
-            if found >= wanted:
-                return
-            still = still + 1 if found == before else 0
-            before = found
-            time.sleep(0.25)
+    def settle(self, seconds: float = 240) -> None:
+        """Wait until all that was acknowledged is stored."""
+        wait_until(self._has_stored, seconds)
+
+    def _has_stored(self) -> bool:
+        try:
+            return self.client.progress()[0]
+        except StoreError:
+            return False
 
     def rows(self) -> int:
         """How many rows of the load are stored."""
@@ -225,10 +221,9 @@ class Load:
 
     def outcome(self) -> Outcome:
         """Count what the rig has of the load; it must be running."""
-        self.rig.settle(len(self.acknowledged))
-        stored = self.rig.stored()
-        lost = len(self.acknowledged - stored.keys())
-        return Outcome(self.sent, len(self.acknowledged), len(stored), lost, sum(n > 1 for n in stored.values()))
+        self.rig.settle()
+        stored, twice = self.rig.stored()
+        return Outcome(self.sent, len(self.acknowledged), len(stored), len(self.acknowledged - stored), twice)
 
 
 def wait_until(condition: Any, seconds: float = 30) -> None:
