@@ -116,7 +116,7 @@ LOSSES = (
 )
 """What counter i of the program counts (the enum in cuda_launch.bpf.h)."""
 TEXTS = ("targets.bpf.h", "cuda_launch.bpf.c")
-SIZES = {"OPEN_CALLS": 4096, "CALL_PAGES": 2048, "NAME_PAGES": 64}
+SIZES = {"OPEN_CALLS": 4096, "CALL_PAGES": 1024, "NAME_PAGES": 64}
 _ATTACH_S = 1.0
 _CALLS_PER_S = 10_000
 """CUDA calls of an engine that runs without CUDA graphs: what single-stepping is held against before a call is made."""

@@ -61,7 +61,7 @@ LOSSES = (
     "system calls: sums full",
 )
 """What counter i of the program counts (the enum in syscall.bpf.c)."""
-SIZES = {"THREADS": 16384, "TOTALS": 16384, "CALL_PAGES": 2048}
+SIZES = {"THREADS": 16384, "TOTALS": 16384, "CALL_PAGES": 1024}
 _NOTHING = Batch(SYSCALL, pa.RecordBatch.from_pylist([], SYSCALL.arrow))
 
 
