@@ -48,6 +48,7 @@ capabilities: {drop: [ALL]}
 - {name: WARPLINE_COLLECTOR_ENDPOINT, value: "http{{ if .root.Values.correlator.tlsSecret }}s{{ end }}://{{ .root.Release.Name }}-correlator:4318"}
 - {name: WARPLINE_COLLECTOR_QUERY_URL, value: "http://{{ .root.Release.Name }}-correlator:4320"}
 - {name: WARPLINE_COLLECTOR_QUEUE_MB, value: {{ .root.Values.collector.queueMegabytes | quote }}}
+- {name: WARPLINE_COLLECTOR_RECORDER_MB, value: {{ .root.Values.collector.recorderMegabytes | quote }}}
 - {name: WARPLINE_COLLECTOR_METRICS_ADDRESS, value: "0.0.0.0:{{ .port }}"}
 - {name: WARPLINE_COLLECTOR_SOURCES, value: {{ .sources | quote }}}
 {{- if .root.Values.correlator.tokenSecret }}
