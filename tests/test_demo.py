@@ -74,7 +74,7 @@ def demo() -> Iterator[Running]:
 def test_the_demo_finds_every_request_that_it_sent_and_follows_each_to_the_gpu(demo: Running) -> None:
     found = re.findall(r"(\d+) requests sent, (\d+) found, slowest \d+ ms: http://\S+", demo.said)
     assert found == [("23", "23"), ("997", "997")], demo.said
-    assert re.findall(r"(\d+) of (\d+) followed from the client's socket to the GPU", demo.said) == found
+    assert re.findall(r"(\d+) of (\d+) followed from the client's socket to the GPU", demo.said) == found, demo.said
     assert "not found of" not in demo.said
 
 

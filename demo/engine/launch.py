@@ -19,7 +19,7 @@ from demo.cuda_double.build import build as build_double
 from warpline.children import die_with_parent, free_port
 from warpline.errors import WarplineError
 
-_UP_WITHIN_S = 30
+_UP_WITHIN_S = 60
 _ROOT = Path(__file__).resolve().parents[2]
 
 
