@@ -22,7 +22,7 @@ export class View {
     this.parts = build(root, this);
     this.rowPainter = new RowPainter(this.parts.body);
     this.headPainter = new HeadPainter(this.parts.head);
-    this.chunks = new Chunks(data.address, data.query, this.total, (done) => this.arrived(done));
+    this.chunks = new Chunks(data.address, data.query, this.total, () => this.arrived());
     this.links = [];
     this.matches = [];
     this.match = -1;
@@ -175,14 +175,15 @@ export class View {
     if (sharp && !this.firstSharp) this.firstSharp = performance.now();
   }
 
-  arrived(done) {
+  arrived() {
+    const done = !this.chunks.running;
     this.parts.busy.style.visibility = done ? "hidden" : "visible";
     this.parts.error.textContent = done && this.chunks.error ? `Could not load: ${this.chunks.error}. Reload the page to try again.` : "";
-    if (!done) return;
     this.draw();
+    if (!done) return;
     clearTimeout(this.telling);
     this.telling = setTimeout(() => this.tell(), 250);
-    if (!this.chunks.whole() && !this.chunks.error && !this.chunks.running) {
+    if (!this.chunks.whole() && !this.chunks.error) {
       this.chunks.want(0, this.total, this.chunks.level(this.total / (this.width * this.ratio)));
     }
   }

@@ -99,7 +99,7 @@ export class Chunks {
     const abort = new AbortController(), began = performance.now();
     const start = first * TILE * 2 ** level;
     this.running = { level, abort, began, start, end: start + tiles * TILE * 2 ** level };
-    this.changed(false);
+    this.changed();
     try {
       const answer = await fetch(`${this.address}/chunk?${this.query}&level=${level}&first=${first}&tiles=${tiles}`, {
         signal: abort.signal,
@@ -115,12 +115,11 @@ export class Chunks {
       if (error.name !== "AbortError") this.error = error.message;
     }
     this.running = null;
-    this.changed(true);
-    if (this.next && !this.error) {
-      const wanted = this.next;
-      this.next = null;
-      this.want(...wanted);
-    }
+    const wanted = this.next;
+    this.next = null;
+    // The newest view goes first: whoever hears of the change may ask for more only where nothing is on its way.
+    if (wanted && !this.error) this.want(...wanted);
+    this.changed();
   }
 
   keep(key, chunk) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from playwright.sync_api import Page
 
@@ -91,6 +93,19 @@ def test_a_view_is_found_again_by_its_address_and_the_way_back_works(watched: Wa
     assert page.evaluate("[warplineTimeline.t0, warplineTimeline.t1]") == pytest.approx(view, abs=1)
     page.go_back()
     page.get_by_role("heading", name="Requests").wait_for()
+    assert watched.errors == []
+
+
+def test_moving_on_before_the_whole_has_come_asks_for_each_view_once(watched: Watched, address: str) -> None:
+    page, asked = watched.page, list[str]()
+    page.on("request", lambda request: asked.append(request.url) if "/wl/chunk" in request.url else None)
+    page.route("**/wl/chunk*", lambda route: (time.sleep(0.04), route.continue_()))  # A slow network.
+    opened(watched, address + REQUEST + "&t0=300000000&t1=300400000")
+    page.evaluate("for (let at = 0; at < 8; at++) setTimeout(() => warplineTimeline.zoom(2.5, 300), at * 30)")
+    page.wait_for_function(
+        "warplineTimeline.chunks.whole() && !warplineTimeline.chunks.running && warplineTimeline.stats.sharp"
+    )
+    assert len(asked) <= 20  # Two at the start, and for each of eight views at most itself and the whole.
     assert watched.errors == []
 
 
