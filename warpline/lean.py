@@ -2,8 +2,8 @@
 
 pyarrow imports pandas, where it is installed, as soon as it makes its first array: 50 MB and most of a second of CPU time.
 In a collector's image it is not installed; beside a dashboard it is. And of what threads free, their own heaps (glibc's
-arenas) and pyarrow's allocator keep much: at 5,000 requests/s a collector of six eBPF sources took 226 MB with two heaps that
-all threads share, and 274 MB without, with more CPU time.
+arenas) and pyarrow's allocator keep much: at 5,000 requests/s a collector of six eBPF sources took 226 MB with two heaps
+that all threads share, and 274 MB without, with more CPU time.
 """
 
 from __future__ import annotations
