@@ -10,6 +10,10 @@ import pytest
 # Streamlit warns at import that its caches live in memory while no server runs, as they should in a test.
 os.environ.setdefault("STREAMLIT_LOGGER_LEVEL", "error")
 
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+settings.register_profile("warpline", deadline=None)
+settings.load_profile("warpline")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
