@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from collectors.bpf import loader
 
 # Streamlit warns at import that its caches live in memory while no server runs, as they should in a test.
 os.environ.setdefault("STREAMLIT_LOGGER_LEVEL", "error")
@@ -16,6 +19,14 @@ settings.load_profile("warpline")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def bpf() -> None:
+    """Skip, with the reason, where a trial load of a BPF program fails."""
+    reason = loader.why_not()
+    if reason:
+        pytest.skip(reason)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs Warpline with one optional group into /opt/warpline: versions and hashes are the lock file's, the choice of packages is
-# pip's own resolution of that group against it.
+# Installs Warpline with one optional group into /opt/warpline. The lock file constrains every version, of what builds too, and
+# a package whose hash is not the lock's is refused.
 set -eu
 group=$1
 python3 -m venv /opt/warpline
-/opt/warpline/bin/pip install --no-cache-dir --disable-pip-version-check setuptools wheel
-# --require-hashes cannot be asked of a project in a folder: its dependencies are held to the locked versions as constraints,
-# and fetched with the lock's hashes first.
-sed -E 's/ *\\$//; /^ +--hash/d; /^ *#/d' requirements.lock > /tmp/constraints.txt
-/opt/warpline/bin/pip install --no-cache-dir --disable-pip-version-check -c /tmp/constraints.txt ".[$group]"
-rm /tmp/constraints.txt
+awk '/^uv==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock > /tmp/uv.txt
+python3 -m venv /tmp/uv
+/tmp/uv/bin/pip install -q --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/uv.txt
+PYC_INVALIDATION_MODE=UNCHECKED_HASH /tmp/uv/bin/uv pip install -q --no-cache --python /opt/warpline/bin/python \
+    --constraints requirements.lock --build-constraints requirements.lock --verify-hashes --compile-bytecode ".[$group]"
+rm -r /tmp/uv /tmp/uv.txt

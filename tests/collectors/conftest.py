@@ -7,19 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from collectors.bpf import loader
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.settings import Settings
 from warpline.source import Context
-
-
-@pytest.fixture(scope="session")
-def bpf() -> None:
-    """Skip, with the reason, where a trial load of a BPF program fails."""
-    reason = loader.why_not()
-    if reason:
-        pytest.skip(reason)
 
 
 class Caught:
