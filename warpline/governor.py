@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 OFF, LEAST, ORDINARY, ALL = range(4)
 _EVERY_S = 5.0
+_LONGEST_CALM = 720
+"""An hour: a source that cannot afford to record tries it less and less often, each time half as often as before."""
 _CALM_INTERVALS = 6
 """Intervals under half of the budget before a level is given back: half a minute, so that it does not flap."""
 
@@ -59,6 +61,8 @@ class _Cost:
     ratio: float = 0.0
     ceiling: int = ALL
     calm: int = 0
+    recording_after: int = _CALM_INTERVALS
+    """Intervals under half of the budget before it may record again."""
     records: bool = False
     """Whether the source has asked if it should record."""
 
@@ -133,7 +137,7 @@ class Governor:
             self._step_down(runner, cost)
         elif cost.ratio < budget / 2 and cost.ceiling < ALL:
             cost.calm += 1
-            if cost.calm >= _CALM_INTERVALS:
+            if cost.calm >= (cost.recording_after if cost.records and cost.ceiling == ORDINARY else _CALM_INTERVALS):
                 cost.ceiling, cost.calm = cost.ceiling + 1, 0
                 log.info("source %s: back to detail %d", runner.context.name, self.level(runner.context.name))
 
@@ -142,7 +146,10 @@ class Governor:
         cost.calm = 0
         if self.level(name) <= LEAST:
             return  # There is nothing less than the least but off, which only a person chooses.
-        cost.ceiling = ORDINARY if cost.records and cost.ceiling == ALL else self.level(name) - 1
+        if cost.records and cost.ceiling == ALL:
+            cost.ceiling, cost.recording_after = ORDINARY, min(2 * cost.recording_after, _LONGEST_CALM)
+        else:
+            cost.ceiling = self.level(name) - 1
         log.warning(
             "source %s: cost %.1f %% of a core, over its budget: down to detail %d",
             name,

@@ -144,8 +144,17 @@ def test_recording_is_what_a_source_over_its_budget_gives_up_first(runner: Costl
     assert len(lost) == 1
     spend(runner, made, 0.2)
     assert (runner.context.detail(), runner.context.recording()) == (LEAST, False)
-    spend(runner, made, 0.01, times=2 * governor._CALM_INTERVALS)
+    spend(runner, made, 0.01, times=3 * governor._CALM_INTERVALS)
     assert (runner.context.detail(), runner.context.recording()) == (ORDINARY, True)
+
+
+def test_what_cannot_be_afforded_is_recorded_less_and_less_often(runner: Costly, lost: list[Batch]) -> None:
+    made = govern(runner)
+    tries = 0
+    for _ in range(100):
+        tries += runner.context.recording()
+        spend(runner, made, 0.2 if runner.context.recording() else 0.01)
+    assert tries == len(lost) == 4  # After 0, 12, 24 and 48 intervals of calm.
 
 
 @pytest.mark.parametrize(("detail", "size_mb"), [(LEAST, 256), (ALL, 256), (ORDINARY, 0)])
