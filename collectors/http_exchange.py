@@ -13,7 +13,8 @@ for, and which are dropped then.
 Of HTTP/2, prior knowledge or by TLS, each stream is a row: frames are walked in the kernel from the client's preface on, cut
 where they may be; DATA costs no event and is counted by frames; header blocks come here and are decoded (HPACK), and of them
 only the method, the path, `:authority`, the status, `traceparent`, `x-request-id` and `grpc-status` are told. A connection
-joined in the middle is found where a call's bytes are whole frames; its rows are marked partial and say nothing that came
+joined in the middle is found where a call's bytes are whole frames (on AF_UNIX only where a head's first field tells request
+from response; other calls are counted); its rows are marked partial and say nothing that came
 before. Of its heads only what needs no table is known, until its encoder empties the table.
 
 Watched are the processes that listen on, or connect to, `http_ports`; whose command line has a part of `http_executables`;
@@ -76,8 +77,8 @@ TEXTS = (
     "http_exchange.bpf.c",
 )
 _TLS_MAPS = {"steps": "tls_steps", "works": "tls_works", "masks": "tls_masks"}
-STEPS = ("step", "head", "frames")
-"""What the programs do in turn, each the next one's tail call: most of HTTP/1, its heads, HTTP/2."""
+STEPS = ("step", "head", "frames", "join")
+"""What the programs do in turn, each the next one's tail call: most of HTTP/1, its heads, HTTP/2, where that begins."""
 TWINS = {f"uprobe_tls_{name}": (f"raw_{name}", _TLS_MAPS) for name in STEPS}
 """Programs that read HTTP under TLS: the same code, compiled once, with other maps."""
 ATTACH = {
@@ -100,6 +101,7 @@ LOSSES = (
     "left out: detail 1 follows one connection in four",
     "http/2 streams: map full",
     "http/2 pushed streams are not followed",
+    "http/2 joined in the middle: calls that do not say which end asks",
 )
 """What counter i of the program counts (the enum in http_state.bpf.h)."""
 SIZES = {

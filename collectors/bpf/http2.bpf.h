@@ -1,12 +1,14 @@
 /* HTTP/2 on a byte stream, one frame at a time, resumable at every byte (RFC 9113). Frame heads are read, and header blocks
  * handed on, for the collector to read by HPACK; of DATA only its length and times count. Where frames begin is known from the
  * client's preface on, or found in a call whose bytes are whole frames (a connection joined in the middle). */
-enum { FRAME_DATA = 0, FRAME_HEADERS = 1, FRAME_RESET = 3, FRAME_PROMISE = 5, FRAME_CONTINUATION = 9, CLOSING = 255 };
+enum { FRAME_DATA = 0, FRAME_HEADERS = 1, FRAME_RESET = 3, FRAME_PROMISE = 5, FRAME_WINDOW = 8, FRAME_CONTINUATION = 9, CLOSING = 255 };
 enum { PASSED_OVER, BODY, HEADER_BLOCK, STREAM_ENDS };
 enum { END_STREAM = 1, END_HEADERS = 4, PADDED = 8, PRIORITY = 32 };
-enum { FRAME_HEAD = 9, RESET_HEAD = 13, PREFACE_BYTES = 24, JOINED = 2 };
+enum { FRAME_HEAD = 9, RESET_HEAD = 13, PREFACE_BYTES = 24 };
+enum { UNTRIED, JOINS, JOINS_AS_CLIENT, JOINS_AS_SERVER, JOINS_NOT }; /* work.joins */
 #define MOST_JOINED 16384 /* bytes of a frame that peers may send unless told otherwise */
-#define CHAIN 8
+#define CHAIN 4 /* frames of a call that are looked at for it */
+#define EXACT_LENGTHS 0x408004500ULL /* a digit a type: PRIORITY 5, RST_STREAM 4, PING 8, WINDOW_UPDATE 4 bytes */
 #define IS(value) (*(volatile typeof(value) *)&(value))
 
 struct frame_head {
@@ -33,26 +35,51 @@ static __always_inline struct frame_head read_head(u64 low, u8 last)
 	return head;
 }
 
-/* Whether a call's bytes are whole frames that begin with DATA or HEADERS of a request or its response: then it is HTTP/2. */
-static __always_inline int joins(struct work *w, u64 low, u64 high)
+/* Whether a frame may be one: its length and stream have to fit its type, of which a frame of the connection has none. */
+static __always_inline int is_plausible(struct frame_head head)
 {
-	struct frame_head head = read_head(low, high);
-	u8 odd = head.type == FRAME_HEADERS ? END_STREAM | END_HEADERS | PADDED | PRIORITY : END_STREAM | PADDED;
-	if (head.left > MOST_JOINED || !head.left || head.type > FRAME_HEADERS || (head.flags & ~odd) || !(head.stream & 1))
+	u32 exact = EXACT_LENGTHS >> (head.type & 15) * 4 & 15, of_stream = head.type <= FRAME_RESET, odd = head.stream & 1;
+	if (head.left > MOST_JOINED || head.type > FRAME_WINDOW || head.type == FRAME_PROMISE || (exact && head.left != exact))
 		return 0;
-	u64 at = 0, words[2] = {low, high};
+	if (head.type == FRAME_DATA)
+		return odd && !(head.flags & ~(END_STREAM | PADDED));
+	if (head.type == FRAME_HEADERS)
+		return odd && head.left && !(head.flags & ~(END_STREAM | END_HEADERS | PADDED | PRIORITY));
+	return of_stream ? odd : head.type == FRAME_WINDOW || !head.stream;
+}
+
+/* Which end asks, by the first byte of a header block: a request begins with its pseudo-fields, static entries 1 to 7, a response
+ * with its status, 8 to 14 (RFC 7541 appendix A). JOINS alone where that does not show. */
+static __always_inline u32 role_by_block(struct frame_head head, u8 first, u32 outgoing)
+{
+	u8 entry = first & 128 ? first & 127 : first & 64 ? first & 63 : first & 15;
+	if (head.type != FRAME_HEADERS || (head.flags & (PADDED | PRIORITY)) || !entry || entry > 14)
+		return JOINS;
+	return (entry < 8) == (outgoing != 0) ? JOINS_AS_CLIENT : JOINS_AS_SERVER;
+}
+
+/* Whether a call's bytes are whole frames, one of them at least DATA or HEADERS of a client's stream: then it is HTTP/2. Says,
+ * too, which end asks, where that shows. */
+static __always_inline u32 joins(struct work *w)
+{
+	u64 at = 0;
+	u32 found = 0;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < CHAIN; i++) {
-		head = read_head(words[0], words[1]);
-		if (head.left > MOST_JOINED || head.type > FRAME_CONTINUATION)
-			return 0;
+		u64 words[2] = {}, bytes = w->left - at;
+		CLAMP(bytes, 16);
+		if (at + FRAME_HEAD > w->left || bpf_probe_read_user(words, bytes, (void *)(w->at + at)))
+			return JOINS_NOT;
+		struct frame_head head = read_head(words[0], words[1]);
+		if (!is_plausible(head))
+			return JOINS_NOT;
+		if (head.type <= FRAME_HEADERS && found <= JOINS)
+			found = role_by_block(head, words[1] >> 8, w->outgoing);
 		at += FRAME_HEAD + head.left;
 		if (at == w->total || (at == w->left && w->vectors))
-			return 1;
-		if (at + FRAME_HEAD > w->left || bpf_probe_read_user(words, FRAME_HEAD, (void *)(w->at + at)))
-			return 0;
+			break;
 	}
-	return 1;
+	return found ? found : JOINS_NOT;
 }
 
 /* `preface`: bytes of the preface that are to come; 0 where the connection was joined in the middle. */
@@ -91,19 +118,10 @@ static __always_inline void lose_frames(struct work *w)
 	lose(c, &c->http2.ways[way], w);
 }
 
-static __always_inline int finds_frames(struct connection *c, struct frames *f, struct work *w)
+static __always_inline void find_frames(struct frames *f)
 {
-	u64 words[2] = {};
-	if (!w->left && !next_segment(w))
-		return 0;
-	u64 bytes = w->left;
-	CLAMP(bytes, 16);
-	if (bpf_probe_read_user(words, bytes, (void *)w->at) || !joins(w, words[0], words[1]))
-		return 0;
-	c->http2.joined = 1;
 	f->lost = f->have = f->ending = 0;
 	f->want = FRAME_HEAD;
-	return 1;
 }
 
 static __always_inline void pass(struct direction *d, struct work *w, u64 bytes)

@@ -260,6 +260,11 @@ class Heads:
                 self._whole(direction, block, exchange, way == _REQUEST)
         return closed
 
+    def keep(self, connections: set[int]) -> None:
+        """Forget the tables of all other connections."""
+        for each in self._directions.keys() - connections:
+            del self._directions[each]
+
     def of(self, exchanges: Records) -> list[Head]:
         """Return the heads of the exchanges with these ids, which go; an empty one where none came."""
         return [self._heads.pop(each, Head()) for each in exchanges.tolist()]

@@ -62,6 +62,7 @@ class Streams:
         keys, streams = self._under_way.items()
         connections = self._connections.items()[1]
         alive = connections["pending"]["id"][:, 0][connections["ways"]["state"][:, 0] == FRAMES]
+        self.heads.keep(set(alive.tolist()))
         lone = ~np.isin(keys["connection"], alive)
         ended: Records = streams[lone]
         ended["end_ns"], ended["ended"], ended["retransmits"] = now_ns, ABORT, 0

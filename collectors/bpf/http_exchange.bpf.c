@@ -51,11 +51,22 @@ int raw_head(struct bpf_raw_tracepoint_args *ctx)
 int raw_frames(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct work *w = step_work();
-	if (!w || walk_frames(w) < 0)
+	int next = w ? walk_frames(w) : -1;
+	if (next < 0)
 		return 0;
-	steps.call(ctx, 2);
+	steps.call(ctx, next);
 	count_lost(LOST_STEPS, 1);
 	lose_frames(w);
+	return 0;
+}
+
+int raw_join(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct work *w = step_work();
+	if (!w || (!w->left && !next_segment(w)))
+		return 0;
+	w->joins = joins(w);
+	steps.call(ctx, 0);
 	return 0;
 }
 
@@ -106,7 +117,7 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	w->at = call.si;
 	w->left = moved;
 	w->vectors = 0;
-	w->done = 0;
+	w->done = w->joins = 0;
 	if ((1ULL << number) & (BY_VECTOR | BY_MESSAGE)) {
 		w->left = 0;
 		w->vector = call.si;

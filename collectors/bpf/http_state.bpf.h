@@ -5,7 +5,7 @@
 #define GAPS 24
 #define SENDS_DATA (1ULL << 1 | 1ULL << 20 | 1ULL << 44 | 1ULL << 46) /* write, writev, sendto, sendmsg */
 
-enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, LOST_BLOCKS, SAW_TLS, TLS_WITHOUT_SOCKET, LEFT_OUT, LOST_STREAMS, SAW_PUSH };
+enum { LOST_TARGETS, LOST_PIECES, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_DEPTH, LOST_FAULTS, LOST_STEPS, LOST_BLOCKS, SAW_TLS, TLS_WITHOUT_SOCKET, LEFT_OUT, LOST_STREAMS, SAW_PUSH, END_NOT_KNOWN };
 enum { SERVER = 0, CLIENT = 1 };
 enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, TRAILER, UNTIL_CLOSE, OPAQUE, FRAMES };
 enum { COMPLETE = 1, NEXT_REQUEST, CLOSED, ABORTED, OPEN, RESET };
@@ -90,7 +90,7 @@ struct stream_key {
 
 struct work {
 	u64 key, socket, file, now, at, left, total, vector;
-	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, way;
+	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, way, joins, unused;
 	u64 scratch[3];
 	u8 block[BLOCK];
 	union {
@@ -114,7 +114,7 @@ BPF_RINGBUF_OUTPUT(pieces, PIECE_PAGES);
 BPF_RINGBUF_OUTPUT(exchanges, EXCHANGE_PAGES);
 BPF_RINGBUF_OUTPUT(blocks, BLOCK_PAGES);
 BPF_HASH(streams, struct stream_key, struct exchange, STREAMS); /* of HTTP/2, from the request's HEADERS to the response's end */
-BPF_PROG_ARRAY(steps, 3);
+BPF_PROG_ARRAY(steps, 4);
 
 static __always_inline u64 next_id(void)
 {

@@ -22,7 +22,7 @@ BPF_TABLE("lru_hash", u64, struct session, pending_write, 8192);
 BPF_TABLE("lru_hash", u64, struct tls_call, tls_calls, 8192);
 BPF_TABLE("lru_hash", u64, struct work, tls_works, 2048);
 BPF_ARRAY(blank, struct work, 1);
-BPF_PROG_ARRAY(tls_steps, 3); /* raw_step, raw_head and raw_frames once more, with these maps */
+BPF_PROG_ARRAY(tls_steps, 4); /* raw_step, raw_head, raw_frames and raw_join once more, with these maps */
 BPF_ARRAY(tls_masks, u64, 1);
 
 static __always_inline int watches_tls(void)
@@ -125,7 +125,7 @@ int uprobe_tls_return(struct pt_regs *ctx)
 	w->total = w->left = done;
 	w->at = call.data;
 	w->vectors = 0;
-	w->done = 0;
+	w->done = w->joins = 0;
 	w->tls = 1;
 	tls_steps.call(ctx, 0);
 	return 0;

@@ -37,8 +37,6 @@ static __always_inline int recognise(struct work *w, u64 *words, u32 bytes)
 		return w->outgoing ? SERVER : CLIENT;
 	if (is_preface(words[0], bytes))
 		return w->outgoing ? CLIENT : SERVER;
-	if (joins(w, words[0], words[1]))
-		return JOINED;
 	if (!w->tls && !w->tls_read && ((words[0] & 0xffffff) == 0x010316 || (words[0] & 0xffffff) == 0x030316))
 		count_lost(SAW_TLS, 1);
 	return -1;
@@ -56,7 +54,8 @@ static __always_inline int left_out(struct ends *e, u64 socket)
 
 static __always_inline struct connection *open_connection(struct work *w, u64 *words, u32 bytes)
 {
-	int role = recognise(w, words, bytes), joined = role == JOINED;
+	u32 joined = w->joins && w->joins != JOINS_NOT;
+	int role = joined ? (w->joins == JOINS_AS_CLIENT ? CLIENT : SERVER) : recognise(w, words, bytes);
 	u16 family = role < 0 ? 0 : socket_family(w->file, w->socket);
 	if (!family || !is_open(w->socket, family))
 		return 0;
@@ -74,10 +73,12 @@ static __always_inline struct connection *open_connection(struct work *w, u64 *w
 	}
 	if (family != FAMILY_UNIX)
 		read_progress(&c->ends, &p, w->socket);
-	if (joined && !c->ends.opener) /* which end asks is not known */
-		return 0;
-	if (joined)
+	if (joined && c->ends.opener)
 		role = c->ends.opener == 1 ? CLIENT : SERVER;
+	else if (joined && w->joins == JOINS) { /* AF_UNIX: does not say who connected, nor do these frames */
+		count_lost(END_NOT_KNOWN, 1);
+		return 0;
+	}
 	c->tls = w->tls;
 	c->inode = inode_of(w->file);
 	c->role = role;
@@ -122,8 +123,8 @@ static __always_inline void at_boundary(struct connection *c, struct direction *
 	}
 }
 
-/* One step in any state but HEAD and FRAMES. Returns 1 where a head is to be scanned, 2 where frames follow, 0 to go on, -1 at
- * the end. */
+/* One step in any state but HEAD and FRAMES. Returns 1 where a head is to be scanned, 2 where frames follow, 3 where frames
+ * may be found in the middle of a connection, 0 to go on, -1 at the end. */
 static __always_inline int step(struct work *w)
 {
 	u64 words[2] = {};
@@ -147,6 +148,8 @@ static __always_inline int step(struct work *w)
 			return -1;
 		bytes = bytes < 8 ? bytes : 8;
 		if (!c) {
+			if (!w->joins && is_plausible(read_head(words[0], words[1])))
+				return 3;
 			if (!open_connection(w, words, bytes))
 				return -1;
 			return 0;
@@ -235,7 +238,7 @@ static __always_inline int walk(struct work *w)
 	return 0;
 }
 
-/* Goes through frames of HTTP/2; returns 2 where there may be more, -1 at the end. */
+/* Goes through frames of HTTP/2; returns 2 where there may be more, 3 where they are to be found, -1 at the end. */
 static __always_inline int walk_frames(struct work *w)
 {
 	struct connection *c = connections.lookup(&w->key);
@@ -246,8 +249,12 @@ static __always_inline int walk_frames(struct work *w)
 	MASK(way, 1);
 	struct direction *d = &c->ways[way];
 	struct frames *f = &c->http2.ways[way];
+	if (f->lost && w->joins == JOINS_NOT)
+		return -1;
+	if (f->lost && !w->joins)
+		return 3;
 	if (f->lost)
-		return finds_frames(c, f, w) ? 2 : -1;
+		find_frames(f);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < FRAME_TURNS; i++) {
 		if (!w->left && !take_vector(w))

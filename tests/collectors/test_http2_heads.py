@@ -143,6 +143,9 @@ def test_connections_have_tables_of_their_own_which_go_with_them() -> None:
     assert heads.add(closing) == [Closed(7, 99, 3)]
     heads.add(one.request(5))
     assert of(heads, 5) == [(None, None, None, None, PARTIAL)]
+    heads.keep({8})
+    heads.add(np.concatenate([one.request(6), other.request(7)]))
+    assert [each[-1] for each in of(heads, 6, 7)] == [PARTIAL, FULL]
 
 
 def test_heads_of_exchanges_without_an_end_are_dropped_oldest_first() -> None:
