@@ -1,4 +1,4 @@
-"""A server on bare sockets, so that a test decides how bytes fall into system calls. Run: plain_server.py PORT | PATH.
+"""A server on bare sockets, so that a test decides how bytes fall into system calls: plain_server.py PORT [ADDRESS] | PATH.
 
 The request's path chooses: /chunks/N (N chunks, one write each), /vector (head, two chunks and the end in one writev),
 /tricky (a chunk that contains what looks like an end), /split (an answer cut inside of head and chunk sizes), /none (204),
@@ -86,9 +86,9 @@ def serve(door: socket.socket) -> None:
     door.close()
 
 
-def main(where: str) -> None:
+def main(where: str, address: str = "127.0.0.1") -> None:
     if where.isdigit():
-        listener = socket.create_server(("127.0.0.1", int(where)), backlog=512)
+        listener = socket.create_server((address, int(where)), backlog=512)
     else:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(where)
@@ -102,4 +102,4 @@ def main(where: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

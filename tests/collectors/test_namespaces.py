@@ -77,8 +77,7 @@ def probe(bpf: None, caught: Caught) -> Iterator[http_exchange.Probe]:
 
 @pytest.fixture
 def serving(namespaces: tuple[str, str], probe: http_exchange.Probe) -> Iterator[int]:
-    text = (HERE / "plain_server.py").read_text(encoding="utf-8").replace('("127.0.0.1", int(where))', '("0.0.0.0", 0)')
-    command = ["ip", "netns", "exec", namespaces[1], sys.executable, "-c", text, "0"]
+    command = ["ip", "netns", "exec", namespaces[1], sys.executable, str(HERE / "plain_server.py"), "0", "0.0.0.0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout
     port = int(process.stdout.readline())
