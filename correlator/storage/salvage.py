@@ -140,6 +140,7 @@ def _copy(store: Store, day: Day, fresh: Path, tables: Sequence[str]) -> None:
             )
             cursor.execute(make.format(name, day.alias))
         cursor.execute("CHECKPOINT saved_day")
-        cursor.execute("DETACH saved_day")
     finally:
+        with contextlib.suppress(duckdb.Error):
+            cursor.execute("DETACH saved_day")
         cursor.close()

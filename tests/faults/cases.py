@@ -176,7 +176,7 @@ def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcom
     rig.terminate()
     damage(max((state_dir / "store").glob("*.duckdb"), key=lambda path: path.stat().st_size))
     rig.start()
-    wait_until(rig.reads, 60)  # A read that meets the damage has the file looked through and set aside.
+    wait_until(rig.reads, 240)  # A read that meets the damage has the file looked through and set aside.
     outcome = load.outcome()
     wait_until(lambda: any(source == "store" for source, _ in rig.losses()) or not outcome.lost)
     losses = rig.losses()
