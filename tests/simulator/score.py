@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tests.simulator import estimator
+from tests.simulator.accuracy import calibration
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -31,15 +34,7 @@ def toy(directory: Path, **plan: Any) -> tuple[dict[str, pa.Table], dict[str, pa
     """Run the toy engine in a process of its own; return what sources saw and what was."""
     command = [sys.executable, "-m", "tests.simulator.toy_engine", json.dumps(plan), str(directory)]
     subprocess.run(command, check=True, cwd=ROOT, timeout=300)
-    return read(directory / "seen"), read(directory / "truth")
-
-
-def read(directory: Path) -> dict[str, pa.Table]:
-    found = {}
-    for path in sorted(directory.glob("*.arrow")):
-        with pa.OSFile(str(path)) as source:
-            found[path.stem] = pa.ipc.open_stream(source).read_all()
-    return found
+    return estimator.read(directory / "seen"), estimator.read(directory / "truth")
 
 
 def score(
@@ -83,21 +78,8 @@ def score(
         float(np.median(errors)),
         float(np.percentile(errors, 95)),
         wrong_exact,
-        calibration(was, said),
+        calibration(np.array([r["confidence"] for r in said.values()]), np.array([k in was for k in said])),
     )
-
-
-def calibration(was: dict[Any, Any], said: dict[Any, Any]) -> float:
-    """Return the expected calibration error: how far stated confidence is from the share of rows that are right."""
-    sure = np.array([r["confidence"] for r in said.values()])
-    right = np.array([k in was for k in said], float)
-    places = np.minimum((sure * 10).astype(int), 9)
-    gaps = [
-        abs(sure[places == p].mean() - right[places == p].mean()) * (places == p).mean()
-        for p in range(10)
-        if (places == p).any()
-    ]
-    return float(sum(gaps))
 
 
 def _shared_by_tokens(truth: dict[str, pa.Table]) -> dict[tuple[int, str], float]:
