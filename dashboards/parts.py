@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -95,7 +96,7 @@ def strip(phases: Sequence[Phase], label: str) -> None:
         colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"])
         ink = "#111" if name.split(" ")[0] in ("network", "receive", "queue", "wait") else "#fff"
         said = f"{name} {words.duration(lasted)}"
-        text = html.escape(said) if share > 0.004 * len(said) + 0.012 else ""
+        text = html.escape(said) if share > 0.0052 * len(said) + 0.014 else ""
         title = html.escape(f"{said}, {100 * share:.1f} % of the request")
         cells.append(
             f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
@@ -139,6 +140,15 @@ def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:
         icon=":material/download:",
         on_click="ignore",
     )
+
+
+def labels(text: object) -> str:
+    """Return an alert's labels, a JSON object, as a person reads them; empty where it has none."""
+    try:
+        found = json.loads(str(text))
+    except ValueError:
+        return ""
+    return ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else ""
 
 
 def request_link(uid: str) -> str:

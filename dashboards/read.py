@@ -72,6 +72,24 @@ def profile(request: str) -> list[dict[str, Any]]:
 
 
 @st.cache_data(ttl=60, show_spinner=False)
+def rules() -> list[dict[str, Any]]:
+    """Return the alert rules in force. Raises StoreError."""
+    return client().rules()
+
+
+@st.cache_data(ttl=600, max_entries=64, show_spinner="Going through the recorded time …", show_time=True)
+def tested(rule: str, since_ns: int, until_ns: int, **thresholds: float) -> dict[str, Any]:
+    """Return when a rule would have fired in a window (see `Client.test_rule`). Raises StoreError."""
+    return client().test_rule(rule, since_ns, until_ns, **thresholds)
+
+
+@st.cache_data(ttl=FRESH_S, show_spinner=False)
+def kept() -> list[dict[str, Any]]:
+    """Return the windows that flight recorders were asked for lately. Raises StoreError."""
+    return client().kept()
+
+
+@st.cache_data(ttl=60, show_spinner=False)
 def has(name: str) -> bool:
     """Return whether the correlator has view `name`: an older one may lack it, and a page then says so."""
     return any(each["name"] == name for each in client().views())

@@ -51,6 +51,19 @@ class Client:
         fields = {"since_ns": since_ns, "until_ns": until_ns}
         return int(self.get("/api/rules/evaluate", fields, method="POST").json()["firings"])
 
+    def test_rule(self, rule: str, since_ns: int, until_ns: int, **thresholds: float) -> dict[str, Any]:
+        """Return when a rule would have fired on what is stored of a window, with these thresholds where given.
+
+        It holds `firings` (rule, labels, summary, start_ns, end_ns), `step_ns` between two evaluations, and `no_data`: why
+        the rule could say nothing for a time. Raises StoreError as `view` does.
+        """
+        fields = {"rule": rule, "since_ns": since_ns, "until_ns": until_ns, **thresholds}
+        return dict(self.get("/api/rules/test", fields).json())
+
+    def kept(self) -> list[dict[str, Any]]:
+        """Return the windows asked of flight recorders lately: cause, node, since_ns, until_ns. Raises StoreError."""
+        return list(self.get("/api/kept").json())
+
     def keep(self, **window: Any) -> list[dict[str, Any]]:
         """Ask collectors for what they recorded: of since_ns, until_ns and node, or around request and start_ns.
 

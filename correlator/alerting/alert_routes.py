@@ -1,9 +1,9 @@
-"""The rules by HTTP, an evaluation of them over a window that was replayed, and the flight recorder's windows."""
+"""The rules by HTTP, when one would have fired, an evaluation over what was replayed, and the flight recorder's windows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from starlette.requests import Request
@@ -14,9 +14,11 @@ from correlator.alerting import alert_rule, alerts, backtest
 from correlator.alerting.keep import Keeper
 from correlator.storage.store import Store
 from warpline.batch import Batch
-from warpline.errors import WarplineError
+from warpline.errors import SchemaError, WarplineError
 
 _LONGEST_NS = 86_400_000_000_000
+_MOST_STEPS = 900
+"""Evaluations of a back-test: a longer window is looked at in longer steps, so that nobody waits for long."""
 
 
 def keep_routes(keeper: Keeper) -> list[BaseRoute]:
@@ -45,16 +47,18 @@ def keep_routes(keeper: Keeper) -> list[BaseRoute]:
 
 
 def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[BaseRoute]:
-    """Return GET /api/rules and POST /api/rules/evaluate?since_ns=&until_ns= (event time, at most a day)."""
+    """Return GET /api/rules and, of a window of event time of at most a day, two more.
+
+    POST /api/rules/evaluate?since_ns=&until_ns= stores the changes of all. GET /api/rules/test?rule=&since_ns=&until_ns=
+    answers when one would have fired; each of its thresholds is a parameter of its own, where it differs.
+    """
 
     def rules(request: Request) -> Response:
         return Response(backtest.described(alert_rule.load()), media_type="application/json")
 
     def evaluate(request: Request) -> Response:
         try:
-            window = int(request.query_params["since_ns"]), int(request.query_params["until_ns"])
-            if not 0 < window[1] - window[0] <= _LONGEST_NS:
-                raise ValueError("until_ns is not within a day after since_ns")
+            window = _window(request.query_params)
         except (KeyError, ValueError) as error:
             return JSONResponse({"error": f"rules: {error!r}; give since_ns and until_ns"}, 400)
         try:
@@ -66,4 +70,32 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"firings": len(firings)})
 
-    return [Route("/api/rules", rules), Route("/api/rules/evaluate", evaluate, methods=["POST"])]
+    def test(request: Request) -> Response:
+        try:
+            window = _window(request.query_params)
+            (rule,) = backtest.chosen([request.query_params["rule"]])
+            given = {each.name: request.query_params.get(each.name) for each in rule.thresholds}
+            thresholds = {f"{rule.name}.{name}": float(value) for name, value in given.items() if value is not None}
+        except (KeyError, ValueError, SchemaError) as error:
+            return JSONResponse({"error": f"rules: {error!r}; give rule, since_ns and until_ns"}, 400)
+        step_ns = max((window[1] - window[0]) // _MOST_STEPS, backtest.STEP_NS)
+        try:
+            firings, changes = backtest.run([rule], store, window, thresholds, step_ns=step_ns)
+        except WarplineError as error:
+            return JSONResponse({"error": str(error)}, 503)
+        blind = [each.summary for each in changes if each.state == "no_data"]
+        said = {"step_ns": step_ns, "no_data": blind[:1], "firings": [asdict(each) for each in firings]}
+        return JSONResponse(said)
+
+    return [
+        Route("/api/rules", rules),
+        Route("/api/rules/test", test),
+        Route("/api/rules/evaluate", evaluate, methods=["POST"]),
+    ]
+
+
+def _window(query: Mapping[str, str]) -> tuple[int, int]:
+    window = int(query["since_ns"]), int(query["until_ns"])
+    if not 0 < window[1] - window[0] <= _LONGEST_NS:
+        raise ValueError("until_ns is not within a day after since_ns")
+    return window

@@ -21,7 +21,7 @@ from warpline.errors import SchemaError
 from warpline.sample import Manifest
 from warpline.settings import Settings
 
-_STEP_NS = 1_000_000_000
+STEP_NS = 1_000_000_000
 _AFTER_NS = 120_000_000_000
 """Time after the recording's end that is still looked at, so that what fired can be resolved."""
 
@@ -69,21 +69,27 @@ def run(
     thresholds: dict[str, float] | None = None,
     progress: Callable[[float], None] = lambda share: None,
     told: Told | None = None,
+    step_ns: int = STEP_NS,
 ) -> tuple[list[Firing], list[Alert]]:
-    """Evaluate rules on `store` every second of `window` and a while after; return each firing, and every change of a state.
+    """Evaluate rules on `store` every second (`step_ns`) of `window` and a while after; return each firing, and every change
+    of a state.
 
     What begins only after the window says nothing but that the recording has ended (a collector that is silent, say): it is
     no firing.
     """
     inputs = snapshot.inputs(tuple(rule.sql for rule in rules))
     with snapshot.opened(store, inputs, window[0], window[1] + _AFTER_NS) as query:
-        changes = _changes(Alerts(rules, query, thresholds, told), *window, progress)
+        changes = _changes(
+            Alerts(rules, query, thresholds, told),
+            range(window[0], window[1] + _AFTER_NS, step_ns),
+            window[1],
+            progress,
+        )
     return _firings([each for each in changes if each.started_ns < window[1]]), changes
 
 
-def _changes(alerts: Alerts, start_ns: int, end_ns: int, progress: Callable[[float], None]) -> list[Alert]:
+def _changes(alerts: Alerts, steps: range, end_ns: int, progress: Callable[[float], None]) -> list[Alert]:
     changes: list[Alert] = []
-    steps = range(start_ns, end_ns + _AFTER_NS, _STEP_NS)
     for number, now_ns in enumerate(steps):
         changes += alerts.evaluate(now_ns)
         progress((number + 1) / len(steps))

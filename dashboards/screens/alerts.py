@@ -1,13 +1,11 @@
-"""Alerts: what fires now, what fired, and each rule's own words."""
+"""Alerts: what fires now, what fired, which windows were kept for it, and when a rule would have fired."""
 
 from __future__ import annotations
-
-import json
 
 import pandas as pd
 import streamlit as st
 
-from dashboards import parts, read, state
+from dashboards import alert_test, parts, read, state, words
 
 BADGES = {
     "firing": ":red-badge[:material/error: firing]",
@@ -22,6 +20,7 @@ def show() -> None:
     st.title("Alerts")
     chosen = state.controls("24h")
     parts.live(_body, chosen)
+    alert_test.show(chosen)
 
 
 def _body(chosen: state.Range) -> None:
@@ -33,6 +32,11 @@ def _body(chosen: state.Range) -> None:
         st.success(quiet, icon=":material/check_circle:")
     for _, row in loud.iterrows():
         _alert(row)
+    _history(chosen)
+    _kept()
+
+
+def _history(chosen: state.Range) -> None:
     history = read.table("alert", **chosen.bounds, order="-time_ns", limit=2000)
     st.subheader("History")
     if history.empty:
@@ -50,7 +54,7 @@ def _body(chosen: state.Range) -> None:
             "Severity": history["severity"],
             "What": history["summary"],
             "Value": history["value"],
-            "For": history["labels"].map(_labels),
+            "For": history["labels"].map(parts.labels),
             "Told a receiver": history["notified"],
         }
     )
@@ -66,16 +70,36 @@ def _alert(row: pd.Series) -> None:
             f":gray-badge[{row['severity']}] "
             f"{row['summary'] or ''}"
         )
-        labels = _labels(row["labels"])
+        labels = parts.labels(row["labels"])
         st.caption(f"{labels + ' · ' if labels else ''}since {state.said(int(row['time_ns']))}")
 
 
-def _labels(text: object) -> str:
-    try:
-        found = json.loads(str(text))
-    except ValueError:
-        return ""
-    return ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else ""
+def _kept() -> None:
+    found = pd.DataFrame(read.kept(), columns=["cause", "node", "since_ns", "until_ns"])
+    st.subheader("Kept windows")
+    if found.empty:
+        st.caption(
+            "No flight recorder was asked for its detail since the correlator began: that happens around an alert, around a "
+            "slow request, or by `warpline incident keep`."
+        )
+        return
+    table = pd.DataFrame(
+        {
+            "": [
+                f"/requests?window={since}-{until}"
+                for since, until in zip(found["since_ns"], found["until_ns"], strict=True)
+            ],
+            "Cause": found["cause"].str.replace("_", " "),
+            "Node": found["node"].replace("", "all"),
+            "From": state.local(found["since_ns"]),
+            "Lasts": (found["until_ns"] - found["since_ns"]).map(words.duration),
+        }
+    )
+    columns = {
+        "": st.column_config.LinkColumn("", display_text="its requests", width="small"),
+        "From": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS"),
+    }
+    st.dataframe(table, hide_index=True, column_config=columns, alt="Windows that flight recorders were asked for")
 
 
 show()

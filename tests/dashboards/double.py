@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from correlator.alerting import alert_routes
+from correlator.alerting.keep import Keeper
 from correlator.serve import QueryServer
 from correlator.storage.store import Store
 from correlator.timeline import chunks, perfetto
@@ -25,8 +27,10 @@ def store(directory: Path, batches: Iterable[Batch] = ()) -> Store:
 @contextmanager
 def serving(of: Store) -> Iterator[str]:
     """Serve a store on a free loopback port; yield its address."""
-    routes = [*chunks.routes(of), *perfetto.routes(of)]
-    server = QueryServer(Settings(correlator_query_address="127.0.0.1:0"), of, list, Wanted(), routes)
+    settings, wanted = Settings(correlator_query_address="127.0.0.1:0"), Wanted()
+    keeper = Keeper(settings, of.query, wanted)
+    of_alerts = [*alert_routes.routes(of, of.write), *alert_routes.keep_routes(keeper)]
+    server = QueryServer(settings, of, list, wanted, [*chunks.routes(of), *perfetto.routes(of), *of_alerts])
     server.start()
     try:
         yield f"http://{server.address}"

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards import login
+from dashboards import login, read
 from tests.dashboards import scene
 from tests.dashboards.conftest import page
 
@@ -108,6 +108,28 @@ def test_two_requests_are_compared_and_one_against_its_like(correlator: str, rea
     assert list(both.dataframe[0].value.columns) == ["fact", "A", "B", "B is"]
     alone = page("compare", a=scene.REQUEST_ID)
     assert "Against" in said(alone)
+
+
+def test_a_rule_is_tried_on_what_is_stored_with_numbers_of_ones_own(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    lost_ns = int(read.table("loss")["start_ns"].min())
+    app = page("alerts", rule="rows_lost", window=f"{lost_ns - 10**10}-{lost_ns + 3 * 10**10}")
+    assert "It would have fired **2 times**" in said(app)
+    assert any("ring full" in each for each in app.dataframe[-1].value["Of"])
+    app.number_input[0].set_value(10.0).run()
+    assert "It would have fired **1 time**" in said(app)
+    app.number_input[0].set_value(10_000.0).run()
+    assert "It would not have fired" in said(app)
+
+
+def test_windows_that_flight_recorders_were_asked_for_are_listed(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    read.client().keep(since_ns=1_000_000_000, until_ns=3_000_000_000, node="node-x")
+    app = page("alerts")
+    (row,) = (each.value for each in app.dataframe if "Cause" in each.value)
+    assert row[["Cause", "Node", "Lasts"]].to_numpy().tolist() == [["asked", "node-x", "2.00 s"]]
 
 
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:

@@ -1,0 +1,108 @@
+"""A rule's back-test on the page Alerts: when it would have fired on what is stored, for how long, with which numbers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import parts, read, state, theme, words
+
+_DAY_NS = 86_400 * state.SECOND_NS
+_RANGE = "the time range above"
+
+
+def show(chosen: state.Range) -> None:
+    """Show the choice of a rule, its numbers and a time, and what became of them; all of it is in the address."""
+    st.subheader("Back-test: when would a rule have fired?")
+    rules = {each["name"]: each for each in read.rules()}
+    windows = _windows(chosen)
+    left, right = st.columns(2)
+    name = left.selectbox("Rule", ["none", *rules], key="rule", bind="query-params")
+    over = right.selectbox(
+        "On", list(windows), key="on", bind="query-params", help="Opened incidents and sample traces, or live rows"
+    )
+    if name not in rules:
+        return
+    rule = rules[name]
+    st.caption(f"{rule['summary']} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}")
+    numbers = _numbers(rule)
+    since, until = windows.get(over, windows[_RANGE])
+    _firings(read.tested(name, since, until, **numbers), (since, until), chosen)
+
+
+def _windows(chosen: state.Range) -> dict[str, tuple[int, int]]:
+    """Return what a rule can be tried on, by name: a window of at most a day each."""
+    now = time.time_ns() // (60 * state.SECOND_NS) * (60 * state.SECOND_NS)  # The same answer serves for a minute.
+    until = now if chosen.until_ns is None else chosen.until_ns
+    since = until - _DAY_NS if chosen.since_ns is None else chosen.since_ns // state.SECOND_NS * state.SECOND_NS
+    found = {_RANGE: (max(min(since, until - state.SECOND_NS), until - _DAY_NS), until)}
+    opened = read.frame("recording_list")
+    opened = opened[opened["format"].isin(["incident", "sample_trace"]) & opened["end_ns"].notna()]
+    for name, start, end in zip(opened["name"], opened["start_ns"], opened["end_ns"], strict=True):
+        found[str(name)] = (int(start), max(min(int(end), int(start) + _DAY_NS), int(start) + state.SECOND_NS))
+    return found
+
+
+def _numbers(rule: dict[str, Any]) -> dict[str, float]:
+    if not rule["thresholds"]:
+        return {}
+    return {
+        each["name"]: column.number_input(
+            each["name"].replace("_", " "),
+            value=float(each["default"]),
+            key=f"n_{rule['name']}_{each['name']}",
+            help=each["reason"],
+        )
+        for each, column in zip(rule["thresholds"], st.columns(max(len(rule["thresholds"]), 4)), strict=False)
+    }
+
+
+def _firings(said: dict[str, Any], window: tuple[int, int], chosen: state.Range) -> None:
+    steps = f"looked at every {words.duration(said['step_ns'])}"
+    if chosen.since_ns is None or window[1] - window[0] == _DAY_NS:
+        steps += ", one day at most"
+    span = f"{state.said(window[0])} to {state.said(window[1])}, {steps}"
+    for each in said["no_data"]:
+        st.warning(f"For a time it could say nothing: {each}", icon=":material/help:")
+    if not said["firings"]:
+        st.success(f"It would not have fired: {span}.", icon=":material/check_circle:")
+        return
+    found = pd.DataFrame(said["firings"])
+    ends = found["end_ns"].astype("Int64")
+    lasted = ends.fillna(window[1]) - found["start_ns"]
+    st.markdown(
+        f"It would have fired **{len(found)} time{'s' if len(found) > 1 else ''}**, "
+        f"for {words.duration(lasted.sum())} in all: {span}."
+    )
+    labels = found["labels"].map(parts.labels).replace("", "all")
+    figure = theme.figure(
+        go.Bar(
+            orientation="h",
+            y=labels,
+            base=state.local(found["start_ns"]),
+            x=lasted.astype(float) / 1e6,
+            customdata=lasted.map(words.duration),
+            marker_color=theme.SERIES[1],
+            width=0.5,
+            hovertemplate="%{y}<br>%{base} for %{customdata}<extra></extra>",
+        ),
+        height=90 + 26 * labels.nunique(),
+        xaxis={"type": "date", "range": [str(each) for each in state.local(pd.Series(window))]},
+        yaxis={"automargin": True, "type": "category"},
+    )
+    st.plotly_chart(figure, key="firings", config={"displayModeBar": False}, alt="When the rule would have fired")
+    table = pd.DataFrame(
+        {
+            "From": state.local(found["start_ns"]),
+            "For": lasted.map(words.duration),
+            "Resolved": ends.notna(),
+            "What": found["summary"],
+            "Of": labels,
+        }
+    )
+    when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS")
+    st.dataframe(table, hide_index=True, column_config={"From": when}, alt="Times at which the rule would have fired")
