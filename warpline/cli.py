@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": "run this node's sources and send what they see",
     "correlate": "receive, store, join and serve",
     "dashboard": "show it",
+    "inject": "lay out what engines' processes load, for their pods to mount",
     "check": "say which sources can run here, and why the others cannot",
     "import": "read recordings (Kineto, Nsight Systems, …) into the correlator",
     "replay": "send a sample trace or an incident bundle through the OTLP door",

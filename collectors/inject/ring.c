@@ -74,6 +74,7 @@ const char *ring_open(struct ring *ring) {
              (unsigned long long)ring_now());
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
     if (fd < 0) return failed(fd, path, "make the ring");
+    fchmod(fd, 0660); /* Where the directory gives files its group, the collector is in it, and may be nothing else to us. */
     /* Without its blocks, a full disk would end the process with SIGBUS at some later store. */
     if ((errno = posix_fallocate(fd, 0, (off_t)bytes))) return failed(fd, path, "reserve the ring's space");
     struct ring_header *header = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -38,6 +38,7 @@ class StepRing:
         self.pid = os.getpid()
         self.path = directory / f"steps-{self.pid}-{ticks}-{time.monotonic_ns():x}.ring"
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        os.fchmod(self._file, 0o660)  # The collector may be in the directory's group, and nothing else to this user.
         os.posix_fallocate(self._file, 0, HEADER_BYTES + size)
         self._map = mmap.mmap(self._file, HEADER_BYTES + size)
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
