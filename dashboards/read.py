@@ -13,6 +13,7 @@ from warpline import settings as declared
 from warpline.client import Client
 from warpline.settings import Settings
 
+SECOND_NS = 1_000_000_000
 FRESH_S = 5
 """How old what a page shows may be."""
 
@@ -69,6 +70,15 @@ def profile(request: str) -> list[dict[str, Any]]:
     """Return what took the time while a request lasted, by name and lane. Raises StoreError."""
     found: list[dict[str, Any]] = client().get("/api/timeline/profile", {"request": request}).json()["names"]
     return found
+
+
+def kernels(row: pd.Series) -> pd.DataFrame:
+    """Return what a request, a row of view `request`, was given of each kernel; empty where nothing is attributed to it."""
+    start, end = int(row["start_ns"]), int(row["end_ns"])
+    # Its last step may end after its last byte is sent, and its clocks may differ by as much.
+    return frame(
+        "request_kernel", request=str(row["request_uid"]), since_ns=start - SECOND_NS, until_ns=end + SECOND_NS
+    )
 
 
 @st.cache_data(ttl=60, show_spinner=False)

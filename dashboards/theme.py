@@ -18,6 +18,20 @@ PHASES = {
 }
 """Colour of each phase: Okabe and Ito's, as on the timeline."""
 
+CLASSES = {
+    "gemm": "#0072B2",
+    "dense": "#0072B2",
+    "attention": "#D55E00",
+    "communication": "#CC79A7",
+    "normalisation": "#009E73",
+    "elementwise": "#56B4E9",
+    "sampling": "#E69F00",
+    "memory": "#C9B700",
+    "graph": "#5B6B7B",
+    "other": "#8A8F98",
+}
+"""Colour of each class of executions, as on the timeline (`timeline/palette.js`)."""
+
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5B6B7B")
 EVIDENCE = {"exact": "green", "derived": "blue", "estimated": "orange", "unknown": "gray"}
 

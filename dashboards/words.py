@@ -46,6 +46,11 @@ def share(part: Any, whole: Any) -> str:
     return "–" if missing(part) or missing(whole) or not whole else f"{100 * float(part) / float(whole):.3g} %"
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, its end left out where it is longer."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 OUTCOME = ("status", "ended_by", "open", "grpc_status")
 """Columns of a request that `outcome` takes, in this order."""
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import login, parts, read, sign, state, theme, timeline, words
+from dashboards import flame, login, parts, read, sign, state, theme, timeline, words
 
 FORMATS = ("kineto", "nsys", "triton")
 
@@ -82,20 +82,8 @@ def _kernels(uid: str) -> None:
     if found.empty:
         parts.nothing("It holds no GPU execution", "A recording made on the CPU alone has launches and ranges at most.")
         return
-    classes = found.groupby(found["kernel_class"].fillna(found["kind"]))["total_ns"].sum().sort_values(ascending=False)
-    figure = theme.figure(
-        go.Bar(
-            orientation="h",
-            y=classes.index,
-            x=classes.astype(float) / 1e6,
-            marker_color=theme.SERIES[0],
-            hovertemplate="%{y} %{x:.2f} ms<extra></extra>",
-        ),
-        height=60 + 28 * len(classes),
-        yaxis={"autorange": "reversed", "automargin": True},
-        xaxis={"title": "ms of GPU time"},
-    )
-    st.plotly_chart(figure, config={"displayModeBar": False}, alt="GPU time by class of kernel")
+    by_class = found.assign(kernel_class=found["kernel_class"].fillna(found["kind"]))
+    flame.show(by_class, "GPU time", "flame", "Flame graph of GPU time: class of kernel, then kernel")
     table = pd.DataFrame(
         {
             "Name": found["name"],

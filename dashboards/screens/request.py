@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import login, parts, read, sign, state, timeline, words
+from dashboards import flame, login, parts, read, sign, state, timeline, words
 
 
 def show() -> None:
@@ -127,25 +127,68 @@ def _timeline(row: pd.Series) -> None:
             st.link_button("Open Perfetto", perfetto, icon=":material/open_in_new:")
 
 
+@st.fragment
 def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
-    shares, blame, facts = st.tabs(["GPU share and energy", "Who delayed whom", "All facts"])
-    with shares:
-        _shares(about["shares"])
-    with blame:
-        _blame(about["blame"])
-    with facts:
-        _facts(row)
+    """Show one of the tabs; what another would ask for is not asked."""
+    names = ["GPU share and energy", "Kernels", "Who delayed whom", "All facts"]
+    shares, kernels, blame, facts = st.tabs(names, key="tab", bind="query-params")
+    if shares.open:
+        with shares:
+            _shares(about["shares"])
+    if kernels.open:
+        with kernels:
+            _kernels(row, bool(about["shares"]))
+    if blame.open:
+        with blame:
+            _blame(about["blame"])
+    if facts.open:
+        with facts:
+            _facts(row)
+
+
+def _kernels(row: pd.Series, shared: bool) -> None:
+    if not shared:
+        return _no_share()
+    found = read.kernels(row)
+    flame.show(
+        found.rename(columns={"share_ns": "total_ns"}),
+        "its GPU time",
+        "flame",
+        "Flame graph of this request's share of GPU time: class of kernel, then kernel",
+    )
+    st.caption(
+        "This request's share of each kernel, summed over all GPUs: click a class to open it. "
+        "The timeline shows the kernels themselves, which ran for its neighbours too."
+    )
+    table = pd.DataFrame(
+        {
+            "Kernel": found["name"].fillna("no execution on record"),
+            "Class": found["kernel_class"],
+            "Its GPU time": found["share_ns"].map(words.duration),
+            "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
+            "Energy, J": found["share_j"].round(3),
+            "Executions": found["executions"],
+        }
+    )
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
+    columns = {"Of its GPU time": bar, "Kernel": st.column_config.TextColumn(width="large")}
+    st.dataframe(table, hide_index=True, column_config=columns, alt="This request's GPU time by kernel")
+    parts.download(found, "kernels")
+
+
+def _no_share() -> None:
+    parts.nothing(
+        "No GPU time is attributed to this request",
+        "Its engine's steps must be known (the vLLM plugin, or the engine wire), "
+        "and its GPUs watched (the CUPTI library).",
+        "Pipeline health says which sources run.",
+        icon=":material/memory:",
+    )
 
 
 def _shares(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        return parts.nothing(
-            "No GPU time is attributed to this request",
-            "Its engine's steps must be known (the vLLM plugin, or the engine wire), "
-            "and its GPUs watched (the CUPTI library).",
-            "Pipeline health says which sources run.",
-            icon=":material/memory:",
-        )
+        return _no_share()
     found = pd.DataFrame(rows)
     energy = found["share_j"].sum() if found["share_j"].notna().any() else None
     parts.facts(

@@ -177,10 +177,10 @@ def _one_request(start: int, lasted: int, steps: np.ndarray) -> list[Batch]:
     )
     alias = batch(
         "alias",
-        time_ns=[start] * 4,
-        kind=["request_id", "response_id", "internal_id", "external_id"],
-        scope=["", "", ENGINE, ENGINE],
-        value=[REQUEST_ID, RESPONSE_ID, INTERNAL_ID, RESPONSE_ID],
+        time_ns=[start] * 6,
+        kind=["request_id", "response_id", "internal_id", "external_id", "exchange", "exchange"],
+        scope=["", "", ENGINE, ENGINE, "", ""],
+        value=[REQUEST_ID, RESPONSE_ID, INTERNAL_ID, RESPONSE_ID, f"{CLIENT_NODE}/71/0/client", f"{NODE}/1204/0/server"],
         attempt_uid=RESPONSE_ID,
         request_uid=RESPONSE_ID,
         evidence="exact",
@@ -287,7 +287,7 @@ def _ledger(steps: np.ndarray) -> list[Batch]:
             weights="class",
             evidence="exact",
         )
-        for kind, weight in (("gemm", 0.5), ("attention", 0.3))
+        for kind, weight in (("dense", 0.5), ("attention", 0.3), ("sampling", 0.05))
         for name, at, part in (
             (INTERNAL_ID, own, 0.3 * weight),
             ("chatcmpl-other-1-00000001", np.arange(count), 0.5 * weight),

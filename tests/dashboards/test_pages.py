@@ -89,8 +89,25 @@ def test_a_request_shows_its_phases_its_timeline_and_its_share(correlator: str, 
     assert mounted[0].proto.component_name == "warpline_timeline"
     assert "POST /v1/chat/completions" in app.markdown[0].value
     shares = app.dataframe[0].value
-    assert set(shares["Class"]) == {"gemm", "attention"}
+    assert set(shares["Class"]) == {"dense", "attention", "sampling"}
     assert set(shares["Evidence"]) == {"exact"}
+
+
+def test_a_requests_kernels_sum_to_its_share_and_are_drawn_by_class_and_name(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    row = read.frame("request_found", id=scene.REQUEST_ID).iloc[0]
+    shares = read.frame("request_share", request=str(row["request_uid"]))
+    kernels = read.kernels(row)
+    assert len(shares) == 6  # Two phases in three classes.
+    assert kernels["share_ns"].sum() == pytest.approx(shares["share_ns"].sum(), rel=1e-9)
+    assert "attention" in kernels.loc[kernels["name"].str.startswith("flash_fwd", na=False), "kernel_class"].tolist()
+    app = page("request", id=scene.REQUEST_ID, tab="Kernels")
+    assert not app.exception
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
+    assert drawn["type"] == "icicle"
+    assert {"gemm", "attention", "communication", "sampling"} <= set(drawn["labels"])
 
 
 def test_a_request_that_is_not_there_says_why_that_may_be(correlator: str, reading: Callable[..., None]) -> None:
