@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from collectors import cluster_state
-from warpline.settings import Settings
+from warpline import cli
+from warpline.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = sorted((ROOT / "deploy/manifests").glob("*-*.yaml"))
@@ -99,6 +100,36 @@ def test_every_variable_is_a_setting(path: Path) -> None:
     known = {f"WARPLINE_{f.name.upper()}" for f in fields(Settings)} | {"NODE_IP", "HOME"}
     given = {variable["name"] for container in containers(path) for variable in container["env"]}
     assert given <= known
+
+
+@EACH_MANIFEST
+def test_every_command_line_and_every_value_is_one_that_the_process_takes(path: Path) -> None:
+    for container in containers(path):
+        args = cli._parser(container["args"][0]).parse_args(container["args"])
+        assert not hasattr(args, "sources") or args.sources is None
+        given = {v["name"]: v["value"] for v in container["env"] if v["name"].startswith("WARPLINE_") and "value" in v}
+        loaded = load(environ=given)
+        assert all(str(getattr(loaded, name.removeprefix("WARPLINE_").lower())) == text for name, text in given.items())
+
+
+@EACH_MANIFEST
+def test_every_path_that_a_setting_names_is_in_a_volume_that_is_mounted(path: Path) -> None:
+    for container in containers(path):
+        mounted = [Path(mount["mountPath"]) for mount in container["volumeMounts"]]
+        named = [Path(v["value"]) for v in container["env"] if v.get("value", "").startswith("/")]
+        assert named
+        assert all(any(place == each or place in each.parents for place in mounted) for each in named)
+
+
+def test_every_setting_is_given_by_a_value_of_its_own_or_may_be_given_by_its_name() -> None:
+    texts = "".join(path.read_text() for path in (ROOT / "deploy/helm/warpline/templates").iterdir())
+    given = {name.lower() for name in re.findall(r"WARPLINE_([A-Z_]+)\b", texts)} | {"collector_scope"}
+    for peer in ("hubble", "tetragon"):
+        given |= {f"{peer}_{end.lower()}" for end in re.findall(r"WARPLINE_\{\{ upper \.peer \}\}_([A-Z_]+)", texts)}
+    schema = yaml.safe_load((ROOT / "deploy/helm/warpline/values.schema.json").read_text())
+    by_name = schema["properties"]["settings"]["propertyNames"]["enum"]
+    assert not given & set(by_name)
+    assert given | set(by_name) == {f.name for f in fields(Settings)}
 
 
 @EACH_MANIFEST
@@ -234,6 +265,30 @@ def test_agents_over_tls_are_given_their_certificates_and_the_cluster_its_volume
     claims = [each["metadata"]["name"] for each in objects(made) if each["kind"] == "PersistentVolumeClaim"]
     volumes = [v for name, spec in pods(made) if name.endswith("-cluster") for v in spec["volumes"]]
     assert [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v] == claims
+
+
+@pytest.mark.slow
+def test_settings_by_name_reach_every_process_and_others_are_refused(tmp_path: Path) -> None:
+    chosen = {"correlator_retention_gb": "50", "log_level": "debug"}
+    done = rendered(repr({"settings": chosen, "dashboard": {"url": "https://w.test", "trustUserHeader": "X-User"}}))
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "made.yaml"
+    made.write_text(done.stdout)
+    wanted = {f"WARPLINE_{name.upper()}": value for name, value in chosen.items()}
+    for container in containers(made):
+        names = [v["name"] for v in container["env"]]
+        assert len(names) == len(set(names))
+        assert wanted.items() <= {v["name"]: v.get("value") for v in container["env"]}.items()
+    done = rendered("{'settings': {'correlator_retention_days': '3'}}")
+    assert done.returncode != 0
+    assert "correlator_retention_days" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_ingress_to_a_dashboard_that_asks_nobody_who_they_are_is_refused() -> None:
+    done = rendered("{'dashboard': {'ingress': {'enabled': True}}}")
+    assert done.returncode != 0
+    assert "authSecret" in done.stderr
 
 
 @pytest.mark.slow

@@ -59,6 +59,14 @@ capabilities: {drop: [ALL]}
 - {name: WARPLINE_COLLECTOR_TLS_CERTIFICATE, value: /etc/warpline/tls/tls.crt}
 - {name: WARPLINE_COLLECTOR_TLS_KEY, value: /etc/warpline/tls/tls.key}
 {{- end }}
+{{- include "warpline.settingsEnv" .root }}
+{{- end }}
+
+{{/* Settings that no value of their own stands for: every process gets them, and reads those that are its own. */}}
+{{- define "warpline.settingsEnv" -}}
+{{- range $name, $value := .Values.settings }}
+- {name: WARPLINE_{{ upper $name }}, value: {{ $value | quote }}}
+{{- end }}
 {{- end }}
 
 {{/* Address and TLS of an agent or of Relay: `peer` is its part of the settings' names, `tls` its values. */}}
@@ -109,4 +117,9 @@ capabilities: {drop: [ALL]}
 - name: tls
   secret: {secretName: {{ .root.Values.correlator.tlsSecret }}, defaultMode: 0440}
 {{- end }}
+{{- end }}
+
+{{/* Where people find the dashboard, if an ingress says so. */}}
+{{- define "warpline.ingressUrl" -}}
+{{- with .Values.dashboard }}{{ if and .enabled .ingress.enabled }}http{{ if .ingress.tlsSecret }}s{{ end }}://{{ .ingress.host }}{{ end }}{{ end -}}
 {{- end }}
