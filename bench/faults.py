@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import urllib3
 
+from bench import _edge_link
 from bench.payloads import requests
 from correlator.storage.store import Store
 from tests.faults import cases
@@ -51,6 +52,7 @@ def run() -> None:
     figure("faults.cases", count, "{case}")
     media()
     soak()
+    _edge_link.run(figure)
 
 
 def outcomes() -> Iterator[tuple[str, Outcome, float]]:
