@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -49,6 +50,19 @@ def share(part: Any, whole: Any) -> str:
 def shortened(text: str, most: int) -> str:
     """Return a text of at most `most` characters, its end left out where it is longer."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def filled(template: str, row: pd.Series) -> str:
+    """Return an address with what is known of a request filled in for `{name}`, quoted; nothing where that is unknown.
+
+    `start_ms` and `end_ms` are its first and last moment in ms since 1970.
+    """
+    known = {name: row.get(name) for name in ("request_id", "response_id", "trace_id", "pod", "namespace", "node")}
+    for end in ("start", "end"):
+        known[f"{end}_ms"] = None if missing(row[f"{end}_ns"]) else int(row[f"{end}_ns"]) // 1_000_000
+    for name, value in known.items():
+        template = template.replace(f"{{{name}}}", "" if missing(value) else quote(str(value), safe=""))
+    return template
 
 
 OUTCOME = ("status", "ended_by", "open", "grpc_status")

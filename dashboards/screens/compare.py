@@ -76,12 +76,15 @@ def _two(first: pd.Series, second: pd.Series) -> None:
     with left:
         st.subheader("Facts")
         rows = [(name, say(first[key]), say(second[key]), _times(first[key], second[key])) for name, key, say in FACTS]
+        rows += _spent(first, second)
         st.dataframe(
             pd.DataFrame(rows, columns=["fact", "A", "B", "B is"]), hide_index=True, alt="Facts of both requests"
         )
     with right:
         st.subheader("GPU time by class")
         _shares(first, second)
+    st.subheader("Each one's share of kernels")
+    _kernels(first, second)
     st.subheader("Kernels and calls while each lasted")
     _names(first, second)
 
@@ -119,6 +122,29 @@ def _shares(first: pd.Series, second: pd.Series) -> None:
     table = both.pivot_table(index="kernel_class", columns="side", values="share_ns", aggfunc="sum", fill_value=0)
     table = table.reindex(columns=["A", "B"], fill_value=0)
     _deltas(table.reset_index().rename(columns={"kernel_class": "class"}), "class")
+
+
+def _spent(first: pd.Series, second: pd.Series) -> list[tuple[str, str, str, str]]:
+    """Return GPU time, energy and cost of both as facts, where either is known."""
+    shares = [read.about(str(row["request_uid"]))["shares"] for row in (first, second)]
+    times = [sum(each["share_ns"] for each in side) or None for side in shares]
+    both = zip(*(parts.spent(side) for side in shares), strict=True)
+    rows = [(a[0], a[1], b[1], _times(*times) if a[0] == "GPU time" else "") for a, b in both]
+    return [row for row in rows if (row[1], row[2]) != ("–", "–")]
+
+
+def _kernels(first: pd.Series, second: pd.Series) -> None:
+    found = [read.kernels(row).assign(side=side) for side, row in zip("AB", (first, second), strict=True)]
+    both = pd.concat([each for each in found if len(each)] or found[:1])
+    if both.empty:
+        st.caption("No GPU time is attributed to either of them.")
+        return
+    both = both.assign(name=both["name"].fillna("no execution on record"))
+    table = both.pivot_table(
+        index=["kernel_class", "name"], columns="side", values="share_ns", aggfunc="sum", fill_value=0
+    )
+    table = table.reindex(columns=["A", "B"], fill_value=0)
+    _deltas(table.reset_index().rename(columns={"kernel_class": "class"}), "kernel")
 
 
 def _names(first: pd.Series, second: pd.Series) -> None:

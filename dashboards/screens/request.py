@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import flame, login, parts, read, sign, state, timeline, words
+from dashboards import flame, login, parts, read, request_way, sign, state, timeline, words
 
 
 def show() -> None:
@@ -20,7 +20,7 @@ def show() -> None:
         return _unknown(wanted)
     row = _attempt(found)
     about = read.about(str(row["request_uid"]))
-    _header(row)
+    _header(row, about["shares"])
     parts.strip(parts.phases(row, about["phases"]), "Where the request's time went")
     for each in about["findings"][:5]:
         st.markdown(f":material/lightbulb: {each['sentence']} {parts.evidence(each['evidence'])}")
@@ -68,7 +68,7 @@ def _attempt(found: pd.DataFrame) -> pd.Series:
     return found.iloc[(number or 1) - 1]
 
 
-def _header(row: pd.Series) -> None:
+def _header(row: pd.Series, shares: list[dict[str, Any]]) -> None:
     said, colour = words.outcome(*(row[name] for name in words.OUTCOME))
     left, right = st.columns([5, 2], vertical_alignment="center")
     left.markdown(
@@ -78,6 +78,9 @@ def _header(row: pd.Series) -> None:
     )
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         state.zone_control()
+        logs = words.filled(read.settings().dashboard_logs_url, row)
+        if logs:
+            st.link_button("Logs", logs, icon=":material/article:", type="tertiary")
         st.page_link(
             "screens/compare.py",
             label="Compare",
@@ -101,6 +104,7 @@ def _header(row: pd.Series) -> None:
         ("Received", words.size(row["request_bytes"]), "Length of the request, head and body"),
         ("Sent", words.size(row["bytes"]), "Length of the response, head and body"),
         ("Retransmits", words.count(row["retransmits"]), "Segments sent again, both sides"),
+        *((label, said, title) for label, said, title in parts.spent(shares) if said != "–"),
     )
 
 
@@ -130,8 +134,8 @@ def _timeline(row: pd.Series) -> None:
 @st.fragment
 def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
     """Show one of the tabs; what another would ask for is not asked."""
-    names = ["GPU share and energy", "Kernels", "Who delayed whom", "All facts"]
-    shares, kernels, blame, facts = st.tabs(names, key="tab", bind="query-params")
+    names = ["GPU share and energy", "Kernels", "Who delayed whom", "Its way", "All facts"]
+    shares, kernels, blame, way, facts = st.tabs(names, key="tab", bind="query-params")
     if shares.open:
         with shares:
             _shares(about["shares"])
@@ -141,6 +145,9 @@ def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
     if blame.open:
         with blame:
             _blame(about["blame"])
+    if way.open:
+        with way:
+            request_way.show(row)
     if facts.open:
         with facts:
             _facts(row)
@@ -190,19 +197,13 @@ def _shares(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return _no_share()
     found = pd.DataFrame(rows)
-    energy = found["share_j"].sum() if found["share_j"].notna().any() else None
     parts.facts(
-        (
-            "GPU time, shared out",
-            words.duration(found["share_ns"].sum()),
-            "Its part of every kernel: the shares of all requests sum to what was measured",
-        ),
+        *parts.spent(rows),
         (
             "Busy time, shared out",
             words.duration(found["busy_ns"].sum()),
             "Its part of the time in which the GPUs ran anything",
         ),
-        ("Energy", "–" if energy is None else f"{energy:.3g} J", "Its part of the energy that the GPUs drew meanwhile"),
         ("Steps", words.count(found["steps"].max()), "Engine steps that it took part in"),
     )
     table = pd.DataFrame(

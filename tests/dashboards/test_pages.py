@@ -110,6 +110,29 @@ def test_a_requests_kernels_sum_to_its_share_and_are_drawn_by_class_and_name(
     assert {"gemm", "attention", "communication", "sampling"} <= set(drawn["labels"])
 
 
+def test_the_way_of_a_request_says_what_is_missing_and_how_each_edge_is_known(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    app = page("request", id=scene.REQUEST_ID, tab="Its way")
+    assert "Followed whole" in app.success[0].value
+    (edges,) = (each.value for each in app.dataframe if "Rule" in each.value)
+    assert {"addresses_and_offset", "response_id", "correlation_id"} <= set(edges["Rule"])
+    assert set(edges["Evidence"]) <= {"exact", "derived"}
+    other = page("requests", sort="slowest").dataframe[0].value["id"].iloc[0]
+    assert "The way ends before the client's socket" in page("request", id=other, tab="Its way").warning[0].value
+
+
+def test_cost_and_logs_are_offered_where_the_settings_name_them(correlator: str, reading: Callable[..., None]) -> None:
+    logs = "https://logs.example/find?id={request_id}&from={start_ms}&pod={pod}&left={unknown}"
+    reading(correlator, dashboard_logs_url=logs, dashboard_gpu_hour_cost="2.5", dashboard_currency="EUR")
+    app = page("request", id=scene.REQUEST_ID)
+    (link,) = (each.proto for each in app.get("link_button") if each.proto.label == "Logs")
+    assert link.url.startswith(f"https://logs.example/find?id={scene.REQUEST_ID}&from=1")
+    assert link.url.endswith("&pod=vllm-0&left={unknown}")
+    assert any(" EUR<" in each.value for each in app.get("html"))
+
+
 def test_a_request_that_is_not_there_says_why_that_may_be(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     app = page("request", id="chatcmpl-nobody")

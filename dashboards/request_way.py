@@ -1,0 +1,76 @@
+"""How far a request is followed, from its client's socket to its GPU executions, and by what each step of that is known."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import parts, read, state, words
+
+ADVICE = {
+    "the client's socket": "No collector watches the client's node, or the client is outside the cluster.",
+    "the server's socket": "No collector with the source `http_exchange` watches the server's node.",
+    "a proxy's access log": "A proxy passed it on and its access log was not read: source `envoy_log`, and the proxy's log "
+    "format.",
+    "the engine's request": "The engine does not say which of its requests it was: the vLLM plugin, or the source "
+    "`engine_wire`.",
+    "its engine steps": "Which steps it was in is not known: the vLLM plugin, or the source `engine_wire`.",
+    "CUDA launches of a step": "Some of its steps have no CUDA launch on record: the CUPTI library in the engine, or the "
+    "source `cuda_launch`.",
+    "GPU executions of a step": "Some of its launches have no execution on record: the CUPTI library in the engine.",
+}
+"""First part that is missing, as view `request_path` says → why that may be, and what to do."""
+
+PLACES = (
+    ("proxies", "proxies passed it on"),
+    ("hops", "hops in access logs"),
+    ("engine_requests", "requests of the engine"),
+    ("steps", "engine steps"),
+    ("launches", "CUDA launches"),
+    ("executions", "GPU executions"),
+)
+
+
+def show(row: pd.Series) -> None:
+    """Show what was found of each part of the way, the first part that is missing, and the evidence of every edge."""
+    uid, start, end = str(row["request_uid"]), int(row["start_ns"]), int(row["end_ns"])
+    found = read.frame("request_path", since_ns=start, until_ns=start + 1)
+    found = found[found["request_uid"] == uid]
+    if not found.empty:
+        _parts(found.iloc[0])
+    second = state.SECOND_NS
+    edges = read.frame("request_edge", request=uid, since_ns=start - second, until_ns=end + second)
+    if edges.empty:
+        st.caption("No joins are known of it yet: they follow its last row by seconds.")
+        return
+    table = pd.DataFrame(
+        {
+            "From": edges["from_kind"] + " " + edges["from_id"],
+            "": edges["relation"].str.replace("_", " "),
+            "To": edges["to_kind"] + " " + edges["to_id"],
+            "Evidence": edges["evidence"],
+            "Rule": edges["rule"],
+            "Confidence": edges["confidence"].astype(float),
+            "Clocks off by": edges["error_high_ns"].map(words.duration),
+            "Others that fit": edges["alternatives"],
+        }
+    )
+    columns = {
+        "From": st.column_config.TextColumn(width="medium"),
+        "To": st.column_config.TextColumn(width="medium"),
+        "Confidence": st.column_config.NumberColumn(format="percent"),
+    }
+    st.dataframe(table, hide_index=True, column_config=columns, alt="Every edge of the join, and how it is known")
+
+
+def _parts(row: pd.Series) -> None:
+    if words.missing(row["missing"]):
+        st.success("Followed whole: from the client's socket to its GPU executions.", icon=":material/route:")
+    else:
+        missing = str(row["missing"])
+        st.warning(f"**The way ends before {missing}.** {ADVICE.get(missing, '')}", icon=":material/route:")
+    parts.facts(
+        ("Client's socket", "seen" if row["client"] else "not seen", "Its side of the exchange"),
+        ("Server's socket", "seen" if row["server"] else "not seen", "Its side of the exchange"),
+        *((title, words.count(row[key]), "Rows that belong to this request") for key, title in PLACES),
+    )
