@@ -167,6 +167,14 @@ SELECT
     engine.prefill_ns,
     engine.decode_ns,
     engine.preemptions,
+    -- The share of the wall time that has a name, as `explain.py` cuts it: all of it where one request of an engine is known,
+    -- else what came before the server had the request and after the answer. The client's part counts on one node's clock.
+    CASE WHEN engine.engine_requests = 1 THEN 1.0 ELSE
+        1.0 - greatest(seen_until_ns - greatest(coalesce(CASE WHEN caller.node = every.node THEN caller.start_ns END, start_ns), start_ns,
+            coalesce(request_end_ns, start_ns)), 0)
+        / nullif(greatest(coalesce(CASE WHEN caller.node = every.node THEN caller.end_ns END, seen_until_ns), seen_until_ns)
+            - coalesce(CASE WHEN caller.node = every.node THEN caller.start_ns END, start_ns), 0)
+    END AS coverage_ratio,
     ended_by,
     reset_code,
     CASE
@@ -189,6 +197,7 @@ LEFT JOIN (
     SELECT
         exchange.value AS exchange_uid,
         any_value(exchange.attempt_uid) AS attempt_uid,
+        count(DISTINCT (request_engine.process_uid, internal_id)) AS engine_requests,
         any_value(model) AS model,
         min(internal_id) AS internal_id,
         sum(prompt_tokens)::BIGINT AS prompt_tokens,

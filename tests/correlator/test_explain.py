@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -43,7 +44,7 @@ def test_the_parts_of_a_request_fill_its_wall_time(store: Store, view: Callable[
     for row in store.query("SELECT * FROM request WHERE side = 'server' ORDER BY start_ns LIMIT 20").to_pylist():
         found = explain(view, row["response_id"])
         assert found.wall_ns == row["client_end_ns"] - row["client_start_ns"]
-        assert found.coverage == 1.0
+        assert found.coverage == row["coverage_ratio"] == 1.0
         assert next(p.name for p in found.parts) == "network to the server"
 
 
@@ -105,10 +106,34 @@ def test_what_was_not_recorded_is_named(tmp_path: Path) -> None:
         "the engine steps that it was in",
         "its GPU executions",
     ]
-    assert found.coverage < 1.0
+    assert found.coverage == found.request["coverage_ratio"] == 0.0
     text = "\n".join(lines(found))
     assert "5 ms of wall time" in text
     assert "What was not recorded" in text
+
+
+def test_the_view_and_the_explanation_agree_on_the_coverage(tmp_path: Path) -> None:
+    store = Store(Settings(state_dir=str(tmp_path), correlator_disk_reserve_mb=0))
+    random, rows = np.random.default_rng(8), []
+    for number in range(12):
+        begin, length, received, early, late = (int(x) for x in random.integers(0, 50_000_000, 5))
+        known = {"ordinal": 0, "response_id": f"cmpl-{number}", "protocol": "http/1.1", "connection_id": number}
+        one, other = ({"address": f"10.0.0.{n}", "port": number} for n in (1, 2))
+        for side, mine, theirs in (("client", one, other), ("server", other, one)):
+            ends = {f"local_{k}": v for k, v in mine.items()} | {f"peer_{k}": v for k, v in theirs.items()}
+            wider = (early, late) if side == "client" else (0, 0)
+            times = {"start_ns": 10**18 + begin - wider[0], "end_ns": 10**18 + begin + length + wider[1]}
+            times["request_end_ns"] = 10**18 + begin + received if number % 3 else None
+            node = "here" if side == "server" or number % 2 else "there"
+            rows.append(known | ends | times | {"node": node, "side": side})
+    names = {name for row in rows for name in row}
+    batch = schema.table("http_exchange").batch({name: [row[name] for row in rows] for name in names})
+    store.write([Batch(schema.table("http_exchange"), batch, "all")])
+    Joins(store.settings, store).catch_up()
+    found = [explain(lambda name, **p: store.view(name, p).read_all(), f"cmpl-{n}") for n in range(12)]
+    store.close()
+    assert [f.request["coverage_ratio"] for f in found] == pytest.approx([f.coverage for f in found])
+    assert len({round(f.coverage, 6) for f in found}) > 4
 
 
 def test_times_are_told_with_the_digits_that_count() -> None:
