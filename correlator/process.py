@@ -19,6 +19,7 @@ from correlator.alerting.keep import Keeper
 from correlator.doors.receive import Receiver
 from correlator.joins.stages import Joins
 from correlator.serve import QueryServer
+from correlator.storage.disk import routes as disk_routes
 from correlator.storage.ingest import Ingest
 from correlator.storage.salvage import heal
 from correlator.storage.store import Store
@@ -55,6 +56,7 @@ class Correlator:
                 Route("/api/progress", self._progress),
                 Route("/api/join", self._join_now, methods=["POST"]),
                 *autoscale_routes(self.store),
+                *disk_routes(self.store, settings, lambda: self.ingest.spool.bytes),
             ]
             self.query = QueryServer(settings, self.store, self.readings, wanted, routes)
             opened.callback(self.query.close)

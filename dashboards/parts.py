@@ -14,7 +14,6 @@ import streamlit as st
 from dashboards import read, state, theme, words
 from warpline.errors import WarplineError
 
-HOUR_NS = 3_600_000_000_000
 Phase = tuple[str, int, int]
 """A phase's name, and its start and end in ns."""
 
@@ -146,21 +145,21 @@ def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:
 def spent(shares: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Return GPU time, energy and cost of a request as facts, from its shares; dashes where they are not known."""
     kernels = sum(each["share_ns"] for each in shares)
-    known = [each["share_j"] for each in shares if not words.missing(each["share_j"])]
-    busy, price = sum(each["busy_ns"] for each in shares), read.settings().dashboard_gpu_hour_cost
-    currency = read.settings().dashboard_currency
-    cost = f"{busy / HOUR_NS * price:.3g} {currency}" if busy and price > 0 else "–"
+    energy, cost = (
+        sum(known) if (known := [each[name] for each in shares if not words.missing(each.get(name))]) else None
+        for name in ("share_j", "cost")
+    )
     return [
         (
             "GPU time",
             words.duration(kernels) if shares else "–",
             "Its part of every kernel: the shares of all requests sum to what was measured",
         ),
-        ("Energy", f"{sum(known):.3g} J" if known else "–", "Its part of the energy that the GPUs drew meanwhile"),
+        ("Energy", "–" if energy is None else f"{energy:.3g} J", "Its part of the energy that the GPUs drew meanwhile"),
         (
             "Cost",
-            cost,
-            f"Its part of the GPUs' busy time, at {price:g} {currency} an hour of a GPU; idle time is nobody's",
+            "–" if cost is None else f"{cost:.3g}",
+            "Its part of the GPUs' busy time, at the price in the setting correlator_gpu_price; idle time is nobody's",
         ),
     ]
 

@@ -94,6 +94,12 @@ def tested(rule: str, since_ns: int, until_ns: int, **thresholds: float) -> dict
 
 
 @st.cache_data(ttl=FRESH_S, show_spinner=False)
+def disk() -> dict[str, Any]:
+    """Return what the store takes on its disk and what is left there (see `Client.disk`). Raises StoreError."""
+    return client().disk()
+
+
+@st.cache_data(ttl=FRESH_S, show_spinner=False)
 def kept() -> list[dict[str, Any]]:
     """Return the windows that flight recorders were asked for lately. Raises StoreError."""
     return client().kept()

@@ -60,6 +60,10 @@ class Client:
         fields = {"rule": rule, "since_ns": since_ns, "until_ns": until_ns, **thresholds}
         return dict(self.get("/api/rules/test", fields).json())
 
+    def disk(self) -> dict[str, Any]:
+        """Return the store's days with their bytes, what is left on its disk, and its bounds. Raises StoreError."""
+        return dict(self.get("/api/disk").json())
+
     def kept(self) -> list[dict[str, Any]]:
         """Return the windows asked of flight recorders lately: cause, node, since_ns, until_ns. Raises StoreError."""
         return list(self.get("/api/kept").json())

@@ -104,8 +104,8 @@ class Settings:
     )
     correlator_gpu_price: str = _setting(
         "",
-        "Price of a GPU hour, in any one currency: a number, or model=price, comma-separated: the first whose word is in the "
-        "GPU's model or MIG profile holds, a number alone holds for all; empty tells no cost.",
+        "Price of a GPU hour, in any one currency: a number for all, or model=price, comma-separated: the first that is part "
+        "of the GPU's model or MIG profile holds; empty tells no cost.",
     )
     correlator_max_request_mb: int = _setting(20, "Largest OTLP request, after decompression.")
     correlator_keep_content: bool = _setting(
@@ -149,11 +149,9 @@ class Settings:
     dashboard_secrets_file: str = _setting("", "Streamlit secrets file with the [auth] section that oidc needs.")
     dashboard_logs_url: str = _setting(
         "",
-        "Address of a request's logs, in which {request_id}, {response_id}, {trace_id}, {pod}, {namespace}, {node}, {start_ms} "
-        "and {end_ms} are filled in; empty offers none.",
+        "Address of a request's logs, in which {request_id}, {response_id}, {trace_id}, {pod}, {namespace}, {node}, "
+        "{start_ms} and {end_ms} are filled in; empty offers none.",
     )
-    dashboard_gpu_hour_cost: float = _setting(0.0, "What an hour of one GPU costs; 0 shows no request's cost.")
-    dashboard_currency: str = _setting("USD", "The currency of that.")
     dashboard_perfetto_url: str = _setting(
         "",
         "A Perfetto UI that traces may be opened in, such as one hosted in the cluster; empty offers the file alone.",

@@ -1,4 +1,4 @@
-"""Pipeline health: which sources run, what is known to be missing, how fresh the data is, how well clocks agree."""
+"""Pipeline health: which sources run, what is missing, how fresh the data is, how well clocks agree, what the disk holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 import pandas as pd
 import streamlit as st
 
-from dashboards import parts, read, state, words
+from dashboards import parts, read, state, store_disk, words
+
+LEVELS = {0: "0 off", 1: "1 least", 2: "2 ordinary", 3: "3 all"}
 
 
 def show() -> None:
@@ -45,6 +47,8 @@ def _body(chosen: state.Range) -> None:
     _sources(sources)
     st.subheader("Losses")
     _losses(losses, chosen)
+    st.subheader("Store")
+    store_disk.show()
     left, right = st.columns(2)
     with left:
         st.subheader("Rows by table")
@@ -74,16 +78,19 @@ def _sources(found: pd.DataFrame) -> None:
             "Source": found["source"],
             "Node": found["node"],
             "Why not": found["reason"].where(~found["up"].astype(bool)),
-            "Detail": found["detail"],
+            "Detail": [LEVELS.get(each, str(each)) for each in found["detail"]],
             "Rows": found["rows"],
             "Lost": found["lost"],
             "Cost": found["cost_ratio"].astype(float),
-            "Over budget": over,
+            "Budget": found["budget_ratio"].astype(float),
+            "": ["over budget" if each else None for each in over],
             "Said": state.local(found["time_ns"]),
         }
     )
     columns = {
         "Cost": st.column_config.NumberColumn("Cost, of a core", format="percent"),
+        "Budget": st.column_config.NumberColumn("Budget", format="percent", help="Over it, a source takes less detail"),
+        "Detail": st.column_config.TextColumn(help="The level in force: 0 off, 1 least, 2 ordinary, 3 all"),
         "Said": st.column_config.DatetimeColumn("Last word", format="MMM D HH:mm:ss"),
         "Why not": st.column_config.TextColumn(width="large"),
     }

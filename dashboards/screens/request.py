@@ -212,7 +212,7 @@ def _shares(rows: list[dict[str, Any]]) -> None:
             "Class": found["kernel_class"],
             "GPU time": found["share_ns"].map(words.duration),
             "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
-            "Energy, J": found["share_j"],
+            "Energy, J": found["share_j"].astype(float).round(3),
             "Steps": found["steps"],
             "GPUs": found["gpus"],
             "Evidence": found["evidence"],

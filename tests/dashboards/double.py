@@ -10,6 +10,7 @@ from pathlib import Path
 from correlator.alerting import alert_routes
 from correlator.alerting.keep import Keeper
 from correlator.serve import QueryServer
+from correlator.storage import disk
 from correlator.storage.store import Store
 from correlator.timeline import chunks, perfetto
 from correlator.wanted import Wanted
@@ -27,10 +28,16 @@ def store(directory: Path, batches: Iterable[Batch] = ()) -> Store:
 @contextmanager
 def serving(of: Store) -> Iterator[str]:
     """Serve a store on a free loopback port; yield its address."""
-    settings, wanted = Settings(correlator_query_address="127.0.0.1:0"), Wanted()
+    settings, wanted = dataclasses.replace(of.settings, correlator_query_address="127.0.0.1:0"), Wanted()
     keeper = Keeper(settings, of.query, wanted)
     of_alerts = [*alert_routes.routes(of, of.write), *alert_routes.keep_routes(keeper)]
-    server = QueryServer(settings, of, list, wanted, [*chunks.routes(of), *perfetto.routes(of), *of_alerts])
+    server = QueryServer(
+        settings,
+        of,
+        list,
+        wanted,
+        [*chunks.routes(of), *perfetto.routes(of), *of_alerts, *disk.routes(of, settings, int)],
+    )
     server.start()
     try:
         yield f"http://{server.address}"

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards import login, read
+from dashboards import login, parts, read
 from tests.dashboards import scene
 from tests.dashboards.conftest import page
 
@@ -123,14 +123,20 @@ def test_the_way_of_a_request_says_what_is_missing_and_how_each_edge_is_known(
     assert "The way ends before the client's socket" in page("request", id=other, tab="Its way").warning[0].value
 
 
-def test_cost_and_logs_are_offered_where_the_settings_name_them(correlator: str, reading: Callable[..., None]) -> None:
+def test_logs_are_offered_where_a_setting_names_them(correlator: str, reading: Callable[..., None]) -> None:
     logs = "https://logs.example/find?id={request_id}&from={start_ms}&pod={pod}&left={unknown}"
-    reading(correlator, dashboard_logs_url=logs, dashboard_gpu_hour_cost="2.5", dashboard_currency="EUR")
+    reading(correlator, dashboard_logs_url=logs)
     app = page("request", id=scene.REQUEST_ID)
     (link,) = (each.proto for each in app.get("link_button") if each.proto.label == "Logs")
     assert link.url.startswith(f"https://logs.example/find?id={scene.REQUEST_ID}&from=1")
     assert link.url.endswith("&pod=vllm-0&left={unknown}")
-    assert any(" EUR<" in each.value for each in app.get("html"))
+
+
+def test_energy_and_cost_are_told_where_they_are_known() -> None:
+    share = {"share_ns": 2_000_000, "busy_ns": 1_000_000, "share_j": 0.25, "cost": 0.004}
+    told = {label: value for label, value, _ in parts.spent([share, {**share, "share_j": None, "cost": None}])}
+    assert told == {"GPU time": "4.00 ms", "Energy": "0.25 J", "Cost": "0.004"}
+    assert {value for _, value, _ in parts.spent([])} == {"–"}
 
 
 def test_a_request_that_is_not_there_says_why_that_may_be(correlator: str, reading: Callable[..., None]) -> None:
@@ -170,6 +176,19 @@ def test_windows_that_flight_recorders_were_asked_for_are_listed(correlator: str
     app = page("alerts")
     (row,) = (each.value for each in app.dataframe if "Cause" in each.value)
     assert row[["Cause", "Node", "Lasts"]].to_numpy().tolist() == [["asked", "node-x", "2.00 s"]]
+
+
+def test_pipeline_health_tells_the_store_its_disk_and_what_each_source_costs(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    said_of_disk = read.client().disk()
+    assert sum(each["bytes"] for each in said_of_disk["days"]) > 100_000
+    assert 0 < said_of_disk["free_bytes"] < said_of_disk["total_bytes"]
+    app = page("health")
+    assert any("Disk left" in each.value and "7 days" in each.value for each in app.get("html"))
+    sources = app.dataframe[0].value.set_index("Source")
+    assert sources.loc["sched", ["Detail", "Cost", "Budget"]].tolist() == ["1 least", 0.02, 0.05]
 
 
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
