@@ -43,6 +43,7 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of one file in one worker, and all that load BPF programs in one: they count what is attached."""
     for item in items:
