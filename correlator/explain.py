@@ -51,6 +51,10 @@ class Explanation:
     parts: list[Part]
     causes: list[Cause]
     missing: list[str]
+    busy_ns: int
+    """Its part of the GPUs' busy time, in ns."""
+    cost: float | None
+    """What that time costs by the setting `correlator_gpu_price`; None without a price."""
 
     @property
     def wall_ns(self) -> int:
@@ -84,8 +88,17 @@ def explain(view: View, request: str) -> Explanation:
         *_own(found, engine, steps),
         *_beside_peers(view("request_peer", request_uid=found["request_uid"]).to_pylist()),
     ]
+    shares = view("request_share", request=key, **window).to_pylist()
+    priced = [s["cost"] for s in shares if s["cost"] is not None]
     notable = [c for c in causes if c.ns == 0 or c.ns >= _NOTABLE * wall]
-    return Explanation(found, parts, sorted(notable, key=lambda c: -c.ns), _missing(found, engine, steps))
+    return Explanation(
+        found,
+        parts,
+        sorted(notable, key=lambda c: -c.ns),
+        _missing(found, engine, steps),
+        sum(s["busy_ns"] for s in shares),
+        sum(priced) if priced else None,
+    )
 
 
 def _parts(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Part]:
@@ -249,9 +262,11 @@ def lines(found: Explanation) -> list[str]:
     text = [
         f"{row['method']} {row['path']} → {row['status']}  {name}",
         f"{milliseconds(found.wall_ns)} of wall time, {found.coverage:.1%} of it explained",
-        "",
-        "Where it went",
     ]
+    if found.busy_ns:
+        price = "" if found.cost is None else f", which cost {found.cost:.3g}"
+        text.append(f"{milliseconds(found.busy_ns)} of GPU time was its own{price}")
+    text += ["", "Where it went"]
     text += [f"  {milliseconds(p.ns):>9}  {p.ns / wall:6.1%}  {p.name}  [{p.evidence}]" for p in found.parts]
     text += ["", "What stands out"]
     text += [f"  {i}. {c.sentence}  [{c.evidence}]" for i, c in enumerate(found.causes, 1)] or ["  nothing"]

@@ -1,8 +1,10 @@
 -- What one request was given of the GPUs, by phase and class of execution.
 -- parameters: subjects
 SELECT phase, kernel_class, sum(share_ns)::BIGINT AS share_ns, sum(busy_ns)::BIGINT AS busy_ns, sum(share_j) AS share_j,
-    count(DISTINCT step_ordinal) AS steps, count(DISTINCT gpu_uuid) AS gpus, arg_max(evidence, share_ns) AS evidence
+    sum(busy_ns / 3.6e12 * coalesce(gpu_price.per_hour, (SELECT any_value(per_hour) FROM gpu_price WHERE gpu_uuid IS NULL))) AS cost,
+    count(DISTINCT step_ordinal) AS steps, count(DISTINCT share.gpu_uuid) AS gpus, arg_max(evidence, share_ns) AS evidence
 FROM share
+LEFT JOIN gpu_price ON gpu_price.gpu_uuid = share.gpu_uuid
 WHERE owner IN (SELECT unnest($subjects::VARCHAR[]))
 GROUP BY phase, kernel_class
 ORDER BY share_ns DESC

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
-from correlator.storage import views
+from correlator.storage import prices, views
 from correlator.storage.day import Day, shown_type
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.readers import Readers
@@ -85,6 +85,7 @@ class Store:
     def _open(self) -> None:
         self._main = duckdb.connect(":memory:", config=self._config())
         self._main.execute("SET parquet_metadata_cache = true")
+        prices.install(self._main, self.settings.correlator_gpu_price)
         self.writer = self._main.cursor()
         self.days = {}
         for file in sorted(self.root.glob("????-??-??.duckdb")):

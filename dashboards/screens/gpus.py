@@ -47,6 +47,7 @@ def _body(chosen: state.Range) -> None:
     parts.simulated_notice(bool(found["simulated"].fillna(False).any()))
     window = _heatmap(found, picked)
     _shares(chosen)
+    _account(chosen)
     _requests(window)
 
 
@@ -129,11 +130,31 @@ def _shares(chosen: state.Range) -> None:
             "GPU time": found["share_ns"].map(words.duration),
             "Of all": found["share_ns"].astype(float) / max(int(total), 1),
             "Energy, J": found["share_j"],
+            "Cost": found["cost"],
             "Requests": found["requests"].where(~found["bucket"]),
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     st.dataframe(table, hide_index=True, column_config={"Of all": bar}, alt="GPU time by pod")
+
+
+def _account(chosen: state.Range) -> None:
+    found = read.frame("gpu_account", **chosen.bounds)
+    if found.empty:
+        return
+    st.subheader("Where the GPUs' time went", help="The rows of a GPU sum to the time that it was watched")
+    table = pd.DataFrame(
+        {
+            "GPU": found["gpu_uuid"],
+            "Went to": found["went_to"],
+            "Time": found["time_ns"].map(words.duration),
+            "Of its time": found["time_ns"].astype(float) / found["watched_ns"].clip(lower=1),
+            "Cost": found["cost"],
+            "Evidence": found["evidence"],
+        }
+    )
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
+    st.dataframe(table, hide_index=True, column_config={"Of its time": bar}, alt="Where each GPU's time went")
 
 
 def _requests(window: tuple[int, int] | None) -> None:

@@ -30,6 +30,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
                     "request": found.request,
                     "wall_ns": found.wall_ns,
                     "coverage": found.coverage,
+                    "busy_ns": found.busy_ns,
+                    "cost": found.cost,
                     "parts": [{"name": p.name, "ns": p.ns, "evidence": p.evidence} for p in found.parts],
                     "causes": [{"sentence": c.sentence, "ns": c.ns, "evidence": c.evidence} for c in found.causes],
                     "missing": found.missing,
