@@ -1,4 +1,4 @@
-"""Cold starts: from a pod's creation to its first token, stage by stage."""
+"""Cold starts: from a pod's creation to its first token, stage by stage; and how what serves models was scaled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import parts, read, state, theme, words
+from dashboards import parts, read, scaling, state, theme, words
 
 STAGES = (
     ("waits for a node", "schedule_wait_ns"),
@@ -23,7 +23,16 @@ STAGES = (
 def show() -> None:
     """Show the page."""
     st.title("Cold starts")
-    state.zone_control()
+    chosen = state.controls("24h")
+    parts.live(_body, chosen)
+
+
+def _body(chosen: state.Range) -> None:
+    _stages()
+    scaling.show(chosen)
+
+
+def _stages() -> None:
     found = read.frame("cold_start")
     known = found[[key for _, key in STAGES]].notna().any(axis=1) if len(found) else pd.Series([], dtype=bool)
     found = found[known].sort_values("total_ns", ascending=False, na_position="last").head(60)

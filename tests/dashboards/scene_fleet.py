@@ -169,3 +169,70 @@ def health(now: int) -> list[Batch]:
         lower_bound=[True, False],
     )
     return [state, loss]
+
+
+def scaling(now: int) -> list[Batch]:
+    """Return a model that Knative woke from zero and scaled, by a KEDA trigger, and the way of its first pod."""
+    at = now - np.array([1500, 1440, 1300, 900, 400]) * SECOND
+    revision = batch(
+        "service_state",
+        time_ns=at,
+        kind="Revision",
+        namespace="llm",
+        object="llama-00001",
+        object_uid="rev-1",
+        service="llama",
+        revision="llama-00001",
+        model=MODEL,
+        ready=[True, False, True, True, True],
+        active=[False, True, True, True, True],
+        replicas=[0, 0, 1, 2, 4],
+        desired_replicas=[0, 1, 2, 4, 3],
+        least_replicas=0,
+        most_replicas=8,
+        traffic_ratio=1.0,
+    )
+    target = batch(
+        "service_state",
+        time_ns=at[1:2],
+        kind="ScaledObject",
+        namespace="llm",
+        object="llama",
+        object_uid="so-1",
+        target="Deployment/llama",
+        triggers="metrics-api",
+        ready=True,
+        active=True,
+        least_replicas=1,
+        most_replicas=8,
+    )
+    made = now - 1440 * SECOND
+    pod = {"kind": "Pod", "object_uid": "pod-cold", "object": "llama-00001-7f", "namespace": "llm"}
+    stages = batch(
+        "cluster_event",
+        time_ns=made + np.array([2, 3, 31, 31, 32]) * SECOND,
+        reason=["Scheduled", "Pulling", "Pulled", "Created", "Started"],
+        message=[None, None, 'pulled image "llama" in 21.4s (28.1s including waiting). Image size: 9123456789 bytes.']
+        + [None] * 2,
+        container=[None] + ["engine"] * 4,
+        **pod,
+    )
+    ready = batch(
+        "container_state",
+        time_ns=[made + 78 * SECOND],
+        kind="ready",
+        pod_uid="pod-cold",
+        container="engine",
+        observed_by="simulated",
+    )
+    cold = batch(
+        "pod",
+        time_ns=[made],
+        node=NODE,
+        pod_uid="pod-cold",
+        pod="llama-00001-7f",
+        namespace="llm",
+        created_ns=made,
+        model=MODEL,
+    )
+    return [revision, target, stages, ready, cold]

@@ -191,6 +191,22 @@ def test_pipeline_health_tells_the_store_its_disk_and_what_each_source_costs(
     assert sources.loc["sched", ["Detail", "Cost", "Budget"]].tolist() == ["1 least", 0.02, 0.05]
 
 
+def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_starts(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    app = page("cold_starts")
+    stages, services, steps = (each.value for each in app.dataframe)
+    assert stages["image: pull"].tolist() == ["21.4 s"]
+    assert services.set_index("Kind").loc["Revision", ["Replicas", "Bounds", "Active"]].tolist() == [
+        "4 of 3",
+        "0 to 8",
+        "active",
+    ]
+    assert steps["Step"].tolist() == ["scaled down", "scaled up", "scaled up", "woken"]
+    assert len(app.get("plotly_chart")) == 2
+
+
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     app = page(range="all")
