@@ -26,6 +26,14 @@ def ask() -> None:
     st.stop()
 
 
+def leave() -> None:
+    """Say at a page's end who is signed in, and offer to sign out, where Streamlit's own login is on."""
+    if read.settings().dashboard_auth == "oidc":
+        with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+            st.caption(f"Signed in as {user()}", width="content")
+            st.button("Sign out", on_click=st.logout, type="tertiary", icon=":material/logout:")
+
+
 def user() -> str:
     """Return the user's name, empty where nobody is asked or nobody is known."""
     if not read.settings().dashboard_auth:

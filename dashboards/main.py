@@ -47,6 +47,7 @@ def main() -> None:
         chosen.run()
     except WarplineError as error:
         parts.failed(error)
+    login.leave()
 
 
 main()

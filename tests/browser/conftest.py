@@ -33,11 +33,16 @@ FLAGS = (
 )
 
 
-@contextmanager
-def dashboard(url: str, **settings: str) -> Iterator[str]:
-    """Run `warpline dashboard` over a correlator on a free port; yield its address."""
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def dashboard(url: str, port: int = 0, **settings: str) -> Iterator[str]:
+    """Run `warpline dashboard` over a correlator on a free port, or the one given; yield its address."""
+    port = port or free_port()
     chosen = {"query_url": url, "dashboard_address": f"127.0.0.1:{port}", **settings}
     environment = {**os.environ, **{f"WARPLINE_{name.upper()}": value for name, value in chosen.items()}}
     child = subprocess.Popen(
@@ -47,18 +52,19 @@ def dashboard(url: str, **settings: str) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait(f"http://127.0.0.1:{port}/_stcore/health", child)
+        wait_for(f"http://127.0.0.1:{port}/_stcore/health", child)
         yield f"http://127.0.0.1:{port}"
     finally:
         child.terminate()
         child.wait(10)
 
 
-def _wait(url: str, child: subprocess.Popen[bytes]) -> None:
+def wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
+    """Wait until a process that was started answers at an address."""
     until = time.monotonic() + 40
     while time.monotonic() < until:
         if child.poll() is not None:
-            raise RuntimeError(f"warpline dashboard ended with {child.returncode}")
+            raise RuntimeError(f"{child.args!r} ended with {child.returncode}")
         try:
             urllib.request.urlopen(url, timeout=1).close()
             return
