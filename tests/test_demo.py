@@ -96,7 +96,13 @@ def test_one_request_is_followed_over_unbroken_edges_from_its_clients_socket_to_
         assert edge["rule"] and edge["evidence"] == "exact", edge
         assert edge["confidence"] == 1.0 and edge["alternatives"] == 0, edge
         error_ns = 1_000_000 if "hop" in (edge["from_kind"], edge["to_kind"]) else 0  # Envoy's log has milliseconds.
-        assert (edge["error_low_ns"], edge["error_high_ns"]) == (-error_ns, error_ns), edge
+        bounds = edge["error_low_ns"], edge["error_high_ns"]
+        if (
+            edge["relation"] == "executed_as"
+        ):  # The double's GPU runs by the host's clock, after each call and before its return.
+            assert (bounds[0] is None or bounds[0] <= 0) and bounds[1] >= 0, edge
+        else:
+            assert bounds == (-error_ns, error_ns), edge
     path = {row["request_uid"]: row for row in demo.client.view("request_path").to_pylist()}[request["request_uid"]]
     assert (path["missing"], path["proxies"], path["hops"], path["engine_requests"]) == (None, 1, 1, 1)
     assert path["steps"] == path["launched_steps"] == path["executed_steps"] >= request["output_tokens"]

@@ -10,10 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from collectors import http_exchange, tcp
+from correlator.joins.clock_edge import clock_edges
+from correlator.joins.entities import named_exchanges
+from correlator.joins.pairing import pair_ends
 from tests.collectors.conftest import Caught
+from warpline import schema
+from warpline.clock import NodeClock, Times
+from warpline.source import Context
 
 pytestmark = pytest.mark.needs_bpf
 HERE = Path(__file__).parent
@@ -191,3 +198,62 @@ def test_a_proxy_in_between_makes_two_connections_of_one_request(
     assert keys(sides["client"], "local", "peer") == keys(sides["server"], "peer", "local")
     for side in sides.values():
         assert sorted(int(row["trace_id"]) for row in side) == sorted(2 * list(range(2, 24)))
+
+
+class Ahead(NodeClock):
+    """A node's clock that is a quarter of a second ahead when it is made, and gains 150 µs a second."""
+
+    OFFSET_NS = 250_000_000
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(state_dir)
+        self.made_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    def ahead_ns(self, monotonic_ns: Times) -> Times:
+        """How far ahead it is at a reading of CLOCK_MONOTONIC."""
+        return self.OFFSET_NS + (monotonic_ns - self.made_ns) * 3 // 20_000
+
+    def from_monotonic(self, monotonic_ns: Times) -> Times:
+        """Return node time, wrong by what the clock is ahead."""
+        return super().from_monotonic(monotonic_ns) + self.ahead_ns(monotonic_ns)
+
+
+def test_real_tcp_bounds_a_clock_that_is_ahead_and_gains(
+    namespaces: tuple[str, str], caught: Caught, probe: http_exchange.Probe, serving: int, tmp_path: Path
+) -> None:
+    wrong = Ahead(tmp_path)
+    other = http_exchange.Probe(Context("test", "node-2", caught.context.settings, wrong, caught.emitted.append))
+    try:
+        other.targets.watch_ports([serving])
+        other.poll()
+        mine = []
+        for _ in range(8):
+            mine += ask(namespaces[0], "10.77.0.2", serving, probe)["client"]
+        theirs = [
+            row for row in gathered(other, lambda row: row["side"] == "server", 8 * 22) if row["side"] == "server"
+        ]
+    finally:
+        other.close()
+    assert len(mine) == len(theirs) == 8 * 22
+    known = schema.table("http_exchange")
+    rows = [*mine, *theirs]
+    columns = {name: [row[name] for row in rows] for name in known.by_name}
+    exchanges = named_exchanges(pa.Table.from_batches([known.batch(columns)]))
+    pairs = pair_ends(exchanges, pa.Table.from_batches([], schema.table("connection").arrow))
+    assert len(pairs.client) == 8 * 22
+    seen = {"node": ["node-1"] * len(pairs.client), "other_node": ["node-2"] * len(pairs.client)}
+    for name, column, side in (
+        ("sent_ns", "start_ns", pairs.client),
+        ("received_ns", "start_ns", pairs.server),
+        ("answered_ns", "response_start_ns", pairs.server),
+        ("heard_ns", "response_start_ns", pairs.client),
+    ):
+        seen[name] = exchanges[column].combine_chunks().take(pa.array(side))
+    first, last = min(row["start_ns"] for row in mine), max(row["end_ns"] for row in mine)
+    moments = [first + (last - first) * part // 9 for part in range(10)]
+    edges = clock_edges(pa.table(seen), moments).to_pylist()
+    assert len(edges) == 10
+    for edge in edges:
+        truth = wrong.ahead_ns(edge["time_ns"] - caught.context.clock.anchor_ns)
+        assert (edge["node"], edge["other_node"], edge["status"]) == ("node-1", "node-2", "ok")
+        assert 0 < edge["low_ns"] <= truth <= edge["high_ns"]
