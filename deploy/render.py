@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from warpline.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 CHART = HERE / "helm" / "warpline"
@@ -135,8 +139,20 @@ def cases() -> dict[str, dict[str, Any]]:
     return {**found, "k3s-edge": edge}
 
 
+def by_name() -> list[str]:
+    """Return the settings that no value of the chart stands for: those that `settings` may hold."""
+    texts = "".join(path.read_text(encoding="utf-8") for path in (CHART / "templates").iterdir())
+    given = {name.lower() for name in re.findall(r"WARPLINE_([A-Z_]+)\b", texts)} | {"collector_scope"}  # a flag there
+    ends = [end.lower() for end in re.findall(r"WARPLINE_\{\{ upper \.peer \}\}_([A-Z_]+)", texts)]
+    given |= {f"{peer}_{end}" for peer in ("hubble", "tetragon") for end in ends}
+    return [each.name for each in fields(Settings) if each.name not in given]
+
+
 def main() -> int:
-    """Write every manifest anew, and the kustomization that lists the default one."""
+    """Write every manifest anew, and into the schema which settings may be given by name."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    schema["properties"]["settings"]["propertyNames"]["enum"] = by_name()
+    (CHART / "values.schema.json").write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
     folder = HERE / "manifests"
     for name, values in cases().items():
         (folder / f"{name}.yaml").write_text(f"# Written by deploy/render.py; do not edit.\n{render(values).strip()}\n")

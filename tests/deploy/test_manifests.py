@@ -1,5 +1,6 @@
 """The rendered manifests: valid for three versions of Kubernetes, no more privileged than the security page says."""
 
+import json
 import os
 import re
 import subprocess
@@ -44,7 +45,7 @@ def containers(path: Path) -> list[Object]:
 @pytest.mark.parametrize("version", ["1.29", "1.31", "1.33"])
 def test_every_object_is_valid_to_the_letter(path: Path, version: str) -> None:
     found = [each for each in objects(path) if each["kind"] not in CUSTOM]
-    assert len(found) > 10
+    assert len(found) > 6
     for each in found:
         kubernetes_validate.validate(each, version, strict=True)
 
@@ -122,14 +123,18 @@ def test_every_path_that_a_setting_names_is_in_a_volume_that_is_mounted(path: Pa
 
 
 def test_every_setting_is_given_by_a_value_of_its_own_or_may_be_given_by_its_name() -> None:
-    texts = "".join(path.read_text() for path in (ROOT / "deploy/helm/warpline/templates").iterdir())
-    given = {name.lower() for name in re.findall(r"WARPLINE_([A-Z_]+)\b", texts)} | {"collector_scope"}
-    for peer in ("hubble", "tetragon"):
-        given |= {f"{peer}_{end.lower()}" for end in re.findall(r"WARPLINE_\{\{ upper \.peer \}\}_([A-Z_]+)", texts)}
+    code = "import json, sys; sys.path.insert(0, 'deploy'); import render; print(json.dumps(render.by_name()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    by_name = set(json.loads(done.stdout))
     schema = yaml.safe_load((ROOT / "deploy/helm/warpline/values.schema.json").read_text())
-    by_name = schema["properties"]["settings"]["propertyNames"]["enum"]
-    assert not given & set(by_name)
-    assert given | set(by_name) == {f.name for f in fields(Settings)}
+    assert set(schema["properties"]["settings"]["propertyNames"]["enum"]) == by_name, (
+        "run: HELM_DRIVER=memory python deploy/render.py"
+    )
+    given = {
+        v["name"].removeprefix("WARPLINE_").lower() for path in MANIFESTS for c in containers(path) for v in c["env"]
+    }
+    assert not given & by_name
+    assert {"correlator_retention_gb", "alerts_thresholds", "process_arguments"} <= by_name
 
 
 @EACH_MANIFEST
@@ -282,6 +287,37 @@ def test_settings_by_name_reach_every_process_and_others_are_refused(tmp_path: P
     done = rendered("{'settings': {'correlator_retention_days': '3'}}")
     assert done.returncode != 0
     assert "correlator_retention_days" in done.stderr
+
+
+@EACH_MANIFEST
+def test_the_queue_on_disk_fits_in_the_volume_that_it_lies_in(path: Path) -> None:
+    for _, spec in pods(path):
+        limits = {v["name"]: v["emptyDir"]["sizeLimit"] for v in spec["volumes"] if "emptyDir" in v}
+        sizes = [
+            sum(
+                int(v["value"])
+                for v in c["env"]
+                if v["name"].startswith("WARPLINE_COLLECTOR_") and v["name"].endswith("_MB")
+            )
+            for c in spec["containers"]
+        ]
+        assert "state" not in limits or int(limits["state"].removesuffix("Mi")) > max(sizes) > 0
+
+
+@pytest.mark.slow
+def test_collectors_alone_send_elsewhere_or_are_refused(tmp_path: Path) -> None:
+    done = rendered("{'correlator': {'enabled': False}}")
+    assert done.returncode != 0
+    assert "collector.endpoint" in done.stderr
+    far = {"endpoint": "http://otel-collector:4318", "queryUrl": "http://w:4320"}
+    done = rendered(repr({"correlator": {"enabled": False}, "collector": far}))
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "made.yaml"
+    made.write_text(done.stdout)
+    assert {name for name, _ in pods(made)} == {"warpline-collector", "warpline-cluster"}
+    for container in containers(made):
+        given = {v["name"]: v.get("value") for v in container["env"]}
+        assert (given["WARPLINE_COLLECTOR_ENDPOINT"], given["WARPLINE_COLLECTOR_QUERY_URL"]) == tuple(far.values())
 
 
 @pytest.mark.slow

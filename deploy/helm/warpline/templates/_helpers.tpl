@@ -45,8 +45,13 @@ capabilities: {drop: [ALL]}
 - name: NODE_IP
   valueFrom: {fieldRef: {fieldPath: status.hostIP}}
 - {name: WARPLINE_STATE_DIR, value: /var/lib/warpline}
-- {name: WARPLINE_COLLECTOR_ENDPOINT, value: "http{{ if .root.Values.correlator.tlsSecret }}s{{ end }}://{{ .root.Release.Name }}-correlator:4318"}
-- {name: WARPLINE_COLLECTOR_QUERY_URL, value: "http://{{ .root.Release.Name }}-correlator:4320"}
+{{- if not (or .root.Values.correlator.enabled .root.Values.collector.endpoint) }}
+{{- fail "collector.endpoint is empty, and correlator.enabled is false: collectors have nowhere to send to" }}
+{{- end }}
+- {name: WARPLINE_COLLECTOR_ENDPOINT, value: {{ .root.Values.collector.endpoint | default (printf "http%s://%s-correlator:4318" (ternary "s" "" (ne .root.Values.correlator.tlsSecret "")) .root.Release.Name) | quote }}}
+{{- if or .root.Values.correlator.enabled .root.Values.collector.queryUrl }}
+- {name: WARPLINE_COLLECTOR_QUERY_URL, value: {{ .root.Values.collector.queryUrl | default (printf "http://%s-correlator:4320" .root.Release.Name) | quote }}}
+{{- end }}
 - {name: WARPLINE_COLLECTOR_QUEUE_MB, value: {{ .root.Values.collector.queueMegabytes | quote }}}
 - {name: WARPLINE_COLLECTOR_RECORDER_MB, value: {{ .root.Values.collector.recorderMegabytes | quote }}}
 - {name: WARPLINE_COLLECTOR_METRICS_ADDRESS, value: "0.0.0.0:{{ .port }}"}
