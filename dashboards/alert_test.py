@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -28,7 +29,8 @@ def show(chosen: state.Range) -> None:
     if name not in rules:
         return
     rule = rules[name]
-    st.caption(f"{rule['summary']} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}")
+    summary = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule["summary"])
+    st.caption(f"{summary} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}")
     numbers = _numbers(rule)
     since, until = windows.get(over, windows[_RANGE])
     _firings(read.tested(name, since, until, **numbers), (since, until), chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -10,7 +12,8 @@ from dashboards import theme, words
 
 _MOST_NAMES = 60
 """Names of a class that are drawn; the rest are drawn as one, for a thousand slivers say nothing."""
-_LONGEST = 90
+_CHARACTERS = 170
+"""Characters that fit beside each other over the whole width of a page of 1,280 pixels."""
 
 
 def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
@@ -18,12 +21,17 @@ def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
     rows = _few(found.assign(kernel_class=found["kernel_class"].fillna("other")))
     classes = rows.groupby("kernel_class", sort=False)[["total_ns", "executions"]].sum()
     classes = classes.sort_values("total_ns", ascending=False)
+    whole_ns = float(rows["total_ns"].sum()) or 1.0
     # A parent is exactly the sum of its parts, as the chart demands of `branchvalues`.
     nanoseconds = [classes["total_ns"].sum(), *classes["total_ns"], *rows["total_ns"]]
     kinds = ["", *classes.index, *rows["kernel_class"]]
     icicle = go.Icicle(
         ids=["all", *classes.index, *(rows["kernel_class"] + "/" + rows["name"])],
-        labels=[whole, *classes.index, *(words.shortened(each, _LONGEST) for each in rows["name"])],
+        labels=[
+            whole,
+            *_labels(classes.index, classes["total_ns"] / whole_ns),
+            *_labels(rows["name"], rows["total_ns"] / whole_ns),
+        ],
         parents=["", *["all"] * len(classes), *rows["kernel_class"]],
         values=nanoseconds,
         branchvalues="total",
@@ -36,16 +44,22 @@ def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
                 strict=True,
             )
         ],
-        texttemplate="%{label}  %{customdata[0]}",
+        textinfo="label",
         hovertemplate="%{customdata[3]}<br>%{customdata[0]}, %{customdata[1]}, %{customdata[2]} executions<extra></extra>",
         marker={"colors": [theme.CLASSES.get(each, theme.CLASSES["other"]) for each in kinds]},
         tiling={"orientation": "v", "pad": 1},
         pathbar={"visible": True, "thickness": 22},
         sort=True,
     )
-    figure = theme.figure(icicle, height=250, uniformtext={"minsize": 10, "mode": "hide"})
+    figure = theme.figure(icicle, height=250, uniformtext={"minsize": 11, "mode": "hide"})
     figure.update_layout(margin={"l": 0, "r": 0, "t": 26, "b": 4})
     st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt)
+
+
+def _labels(names: Iterable[str], shares: Iterable[float]) -> list[str]:
+    """Return what of each name fits into its part of the width: a chart hides a label that does not fit as a whole."""
+    room = [int(_CHARACTERS * share) for share in shares]
+    return [words.shortened(name, most) if most > 3 else "" for name, most in zip(names, room, strict=True)]
 
 
 def _few(found: pd.DataFrame) -> pd.DataFrame:

@@ -125,6 +125,8 @@ def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
             continue
         if begin > at:
             found.append(("receive" if not found else "wait", at, begin))
+        if found and found[-1][0] == name:  # Two told of the same phase: engine events, and the engine's own spans.
+            begin = found.pop()[1]
         found.append((name, begin, until))
         at = until
     return [*found, ("tail", at, end)] if end > at else found

@@ -22,10 +22,10 @@ ADVICE = {
 """First part that is missing, as view `request_path` says → why that may be, and what to do."""
 
 PLACES = (
-    ("proxies", "proxies passed it on"),
-    ("hops", "hops in access logs"),
-    ("engine_requests", "requests of the engine"),
-    ("steps", "engine steps"),
+    ("proxies", "Proxies that passed it on"),
+    ("hops", "Hops in access logs"),
+    ("engine_requests", "Requests of the engine"),
+    ("steps", "Engine steps"),
     ("launches", "CUDA launches"),
     ("executions", "GPU executions"),
 )

@@ -45,7 +45,7 @@ def controls(default: str = "1h") -> Range:
     An address may also name a window of its own, `window=<from_ns>-<to_ns>`, which holds until it is dismissed.
     """
     named = window(st.query_params.get("window", ""))
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if named.until_ns is not None:
             shown = f"{said(named.since_ns or 0)} – {said(named.until_ns)}"
             st.button(shown, on_click=_dismiss, icon=":material/close:", help="Back to the time ranges")

@@ -56,7 +56,7 @@ def chart(height: int = 300) -> dict[str, Any]:
     return {
         "height": height,
         "margin": {"l": 56, "r": 12, "t": 28, "b": 36},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 0},
         "colorway": list(SERIES),
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8A8F98", "activecolor": SERIES[0]},
         "paper_bgcolor": "rgba(0,0,0,0)",

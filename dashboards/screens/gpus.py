@@ -101,7 +101,10 @@ def _heatmap(found: pd.DataFrame, title: str) -> tuple[int, int] | None:
     st.plotly_chart(figure, key="heat", config={"displayModeBar": False}, alt=f"{title} of each GPU over time")
     event = st.plotly_chart(
         theme.figure(
-            line, height=150, dragmode="select", yaxis={"title": "mean", "tickformat": ".0%" if ratio else ".3s"}
+            line,
+            height=150,
+            dragmode="select",
+            yaxis={"title": "mean", "rangemode": "tozero", "tickformat": ".0%" if ratio else ".3s"},
         ),
         key="mean",
         on_select="rerun",

@@ -77,13 +77,13 @@ def _sources(found: pd.DataFrame) -> None:
             "State": ["up" if up else "down" for up in found["up"]],
             "Source": found["source"],
             "Node": found["node"],
-            "Why not": found["reason"].where(~found["up"].astype(bool)),
+            "Why not": found["reason"].where(~found["up"].astype(bool)).fillna(""),
             "Detail": [LEVELS.get(each, str(each)) for each in found["detail"]],
             "Rows": found["rows"],
             "Lost": found["lost"],
             "Cost": found["cost_ratio"].astype(float),
             "Budget": found["budget_ratio"].astype(float),
-            "": ["over budget" if each else None for each in over],
+            "": ["over budget" if each else "" for each in over],
             "Said": state.local(found["time_ns"]),
         }
     )
