@@ -64,7 +64,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.lost = folder, 0
-        context = Context("http_exchange", "bench", Settings(), NodeClock(folder), self._emitted)
+        context = Context("http_exchange", "bench", Settings(state_dir=str(folder)), NodeClock(folder), self._emitted)
         self.probe = Probe(context)
         self.tables: list[Any] = []
         self.cpu_ns = 0

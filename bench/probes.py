@@ -151,7 +151,7 @@ def wire(folder: Path) -> None:
 
 
 def _context(folder: Path, detail: int) -> Context:
-    settings = Settings(engine_wire_executables="", cuda_launch_executables="")
+    settings = Settings(engine_wire_executables="", cuda_launch_executables="", state_dir=str(folder))
     context = Context("probes", "bench", settings, NodeClock(folder), lambda batch: None)
     context.detail = lambda: detail
     return context

@@ -146,7 +146,7 @@ def _sources(folder: Path, port: int) -> Iterator[list[int]]:
     """All sources, running; their detail is the first element of what this gives."""
     level = [2]
     os.sched_setaffinity(0, {int(each) for each in ebpf.OTHERS.split(",")})
-    settings = Settings(http_ports=str(port))
+    settings = Settings(http_ports=str(port), state_dir=str(folder))
     runners = []
     for name in SOURCES:
         context = Context(name, "bench", settings, NodeClock(folder), lambda batch: None)

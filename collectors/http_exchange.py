@@ -165,7 +165,7 @@ class Probe:
         self.context = context
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         macros = {**SIZES, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
-        self.loaded = loader.load(loader.read(*TEXTS), macros, TWINS)
+        self.loaded = loader.load(loader.read(*TEXTS), macros, TWINS, context.settings.state_dir)
         self.loaded.map("tls_masks", "<u4", "<u8").set(0, (1 << 64) - 1)
         self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
         self.loaded.set_tail_calls("steps", [f"raw_{name}" for name in STEPS])

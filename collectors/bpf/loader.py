@@ -1,36 +1,34 @@
-"""BPF programs from C text to attached: BCC compiles in a short child, the descriptors come here, links are made here.
+"""BPF programs from C text to attached: compiled by `compiled.py`; maps, programs and links are made here.
 
 Functions of the C text are programs by their name: `raw_…` is loaded for raw tracepoints, `uprobe_…` for uprobe_multi links.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import platform
-import re
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
+import numpy as np
 import numpy.typing as npt
 
 from collectors.bpf import btf, elf, probe_point, syscall, uprobe_price
+from collectors.bpf.compiled import HERE, Compiled, MapShape, compiled, forget, sentence, why_no_compiler
 from collectors.bpf.maps import Map
 from collectors.bpf.ring import Ring
 from warpline.errors import SourceError
 
-HERE = Path(__file__).resolve().parent
 _MACHINES = ("x86_64",)
-_COMPILE_SECONDS = 120
-_MOST_DESCRIPTORS = 250  # SCM_MAX_FD is 253
-_TRIAL = "int raw_trial(struct bpf_raw_tracepoint_args *ctx) { return 0; }"
+_TRIAL = bytes.fromhex("b700000000000000 9500000000000000")
+"""r0 = 0; exit."""
+_INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
+_LOAD_IMMEDIATE, _MAP_DESCRIPTOR = 0x18, 1
+"""BPF_LD_IMM64 whose source register says BPF_PSEUDO_MAP_FD. Layout: include/uapi/linux/bpf.h."""
 
 
 class Loaded:
@@ -45,6 +43,10 @@ class Loaded:
     def descriptor(self, kind: str, name: str) -> int:
         """Return the file descriptor of the "map" or "program" called `name`."""
         return self._descriptors[f"{kind}:{name}"]
+
+    def has_map(self, name: str) -> bool:
+        """Return whether the text has a map called `name`."""
+        return f"map:{name}" in self._descriptors
 
     def map(self, name: str, key: npt.DTypeLike, value: npt.DTypeLike) -> Map:
         """Return the map called `name` as one of these dtypes."""
@@ -145,66 +147,65 @@ def read(*names: str) -> str:
 Twins = Mapping[str, tuple[str, Mapping[str, str]]]
 
 
-def load(text: str, defines: Mapping[str, int] | None = None, twins: Twins | None = None) -> Loaded:
+def load(
+    text: str, defines: Mapping[str, int] | None = None, twins: Twins | None = None, state_dir: str | Path | None = None
+) -> Loaded:
     """Compile and load `text`, with the layouts that it names and `defines` as macros; nothing is attached yet.
 
     `twins` names uprobe programs that are another function once more, with other maps in the place of its own:
-    `{name: (function, {map: other map})}`.
+    `{name: (function, {map: other map})}`. Under `state_dir`, what was compiled is kept for the next start.
 
-    Takes one to two seconds. Raises SourceError with the compiler's or the verifier's last words.
+    Raises SourceError with the compiler's or the verifier's last words.
     """
-    layouts = btf.macros(text)
-    macros = {**layouts, **_node(), **(defines or {})}
-    flags = ["-w", *(f"-D{name}={value}" for name, value in macros.items())]
-    job = {"text": text, "flags": flags, "headers": str(HERE / "stub_headers"), "twins": dict(twins or {})}
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    # What it says goes to a file: a verifier's log is longer than a pipe holds.
-    with ours, tempfile.TemporaryFile() as said:
-        # A new interpreter, not a fork: the collector has threads, and a fork would copy their locks.
-        child = subprocess.Popen(
-            [sys.executable, "-P", str(HERE / "child.py"), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-        )
-        theirs.close()
-        try:
-            return _receive(ours, child, json.dumps(job).encode(), said)
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-
-
-def _node() -> dict[str, int]:
-    """What every program knows of the node: whose sockets are never watched, and where pods' cgroups live."""
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    return {"OWN_PROCESS": os.getpid()} | ({} if unified else {"CGROUP_V1": 1})
-
-
-def _receive(ours: socket.socket, child: subprocess.Popen[bytes], job: bytes, said: IO[bytes]) -> Loaded:
-    ours.settimeout(_COMPILE_SECONDS)
+    macros = {**btf.macros(text), **({} if unified else {"CGROUP_V1": 1}), **(defines or {})}
+    flags = ["-w", *(f"-D{name}={value}" for name, value in macros.items())]
+    keep = Path(state_dir) / "bpf" if state_dir else None
+    made = compiled(text, flags, keep)
+    descriptors: dict[str, int] = {}
     try:
-        ours.sendall(job)
-        ours.shutdown(socket.SHUT_WR)
-        message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MOST_DESCRIPTORS)
+        for each in made.maps:
+            descriptors[f"map:{each.name}"] = _make_map(each)
+        for name, code in made.programs.items():
+            descriptors[f"program:{name}"] = _load_program(name, code, made, descriptors, {})
+        for name, (function, maps) in (twins or {}).items():
+            descriptors[f"program:{name}"] = _load_program(name, made.programs[function], made, descriptors, maps)
+    except BaseException:
+        Loaded(descriptors).close()
+        forget(text, flags, keep)
+        raise
+    return _knowing_us(Loaded(descriptors))
+
+
+def _make_map(shape: MapShape) -> int:
+    try:
+        return syscall.make_map(shape.name, shape.kind, shape.key, shape.value, shape.entries, shape.flags)
     except OSError as error:
-        raise SourceError(f"BPF compiler: no answer ({error}); see the node's memory limit") from None
-    child.wait(_COMPILE_SECONDS)
-    said.seek(0)
-    answer = json.loads(message) if message else {"error": f"it ended with exit code {child.returncode}"}
-    if "error" in answer:
-        raise SourceError(f"BPF program: {_sentence(answer['error'], said.read().decode(errors='replace'))}")
-    for each in descriptors:
-        os.set_inheritable(each, False)
-    return Loaded(dict(zip(answer["names"], descriptors, strict=True)))
+        raise SourceError(f"BPF program: map {shape.name} cannot be made: {error.strerror}") from None
 
 
-def _sentence(error: str, said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line] or lines[-3:]
-    return re.sub(r"\s+", " ", " | ".join([error, *telling[:3]]))
+def _load_program(
+    name: str, code: bytes, made: Compiled, descriptors: Mapping[str, int], exchanged: Mapping[str, str]
+) -> int:
+    """Load the instructions `code` with descriptors of maps for their places, or of those that they are `exchanged` for."""
+    maps = [descriptors[f"map:{exchanged.get(each.name, each.name)}"] for each in made.maps]
+    words = np.frombuffer(code, _INSTRUCTION).copy()
+    loads = (words["code"] == _LOAD_IMMEDIATE) & (words["registers"] >> 4 == _MAP_DESCRIPTOR)
+    words["immediate"][loads] = np.array(maps, "<i4")[words["immediate"][loads]]
+    raw = name.startswith("raw_")
+    kind, attach = (syscall.RAW_TRACEPOINT, 0) if raw else (syscall.KPROBE, syscall.UPROBE_MULTI)
+    try:
+        return syscall.load_program(words.tobytes(), kind, attach, name)
+    except OSError as error:
+        said = syscall.verifier_log(words.tobytes(), kind, attach)
+        raise SourceError(f"BPF program: {sentence(f'{name} cannot be loaded: {error.strerror}', said)}") from None
+
+
+def _knowing_us(loaded: Loaded) -> Loaded:
+    """Tell the programs which process they never watch: no macro, for what is compiled outlives this process."""
+    if loaded.has_map("own_process_id"):
+        loaded.map("own_process_id", "<u4", "<u4").set(0, os.getpid())
+    return loaded
 
 
 _TRYING = threading.Lock()
@@ -213,7 +214,7 @@ _TRYING = threading.Lock()
 def why_not() -> str | None:
     """Return why BPF cannot run here and what to do, as one sentence, found by a trial load; None where it runs.
 
-    The answer is kept: the first call costs about half a second, and sources that start with it wait for it.
+    The answer is kept. Nothing is compiled for it: whether BCC can, its first program will tell.
     """
     with _TRYING:
         return _why_not()
@@ -225,23 +226,23 @@ def _why_not() -> str | None:
         return f"BPF probes know {', '.join(_MACHINES)} only, and this is {platform.machine()}"
     if not btf.VMLINUX.exists():
         return f"{btf.VMLINUX} is missing: run a kernel with CONFIG_DEBUG_INFO_BTF, and let the container see /sys"
-    loaded = None
     try:
-        loaded = load(_TRIAL)
-        loaded.attach_raw({"raw_trial": "sys_exit"})
-    except SourceError as error:
-        return _reason(str(error))
+        _try()
+    except OSError as error:
+        return _reason(error)
+    return why_no_compiler()
+
+
+def _try() -> None:
+    """Load and attach the least program that there is; raise OSError where the kernel refuses."""
+    program = syscall.load_program(_TRIAL, syscall.RAW_TRACEPOINT, 0, "trial")
+    try:
+        os.close(syscall.open_raw_tracepoint(program, "sys_exit"))
     finally:
-        if loaded is not None:
-            loaded.close()
-    return None
+        os.close(program)
 
 
-def _reason(error: str) -> str:
-    if "bcc cannot be imported" in error:
-        return (
-            "bcc is missing: install Debian's python3-bpfcc where this Python can import it (PyPI's bcc is unrelated)"
-        )
-    if any(words in error for words in ("not permitted", "ermission", "super-user", "Lockdown")) or os.geteuid() != 0:
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES) or os.geteuid() != 0:
         return "no privilege for BPF: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE"
-    return f"the trial load of a BPF program failed: {error}"
+    return f"the trial load of a BPF program failed: {error.strerror}"

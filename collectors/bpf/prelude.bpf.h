@@ -35,6 +35,15 @@ static __always_inline void count_lost(u32 kind, u64 how_many)
 	found->lost_ns = bpf_ktime_get_ns();
 }
 
+/* -- the collector's own process: told at start, for a compiled program outlives it --------------------------------- */
+BPF_ARRAY(own_process_id, u32, 1);
+
+static __always_inline u32 own_process(void)
+{
+	u32 zero = 0, *found = own_process_id.lookup(&zero);
+	return found ? *found : 0;
+}
+
 /* -- identity of the running process -------------------------------------------------------------------------------- */
 static __always_inline u64 process_start_ns(u64 task)
 {

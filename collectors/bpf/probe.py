@@ -34,7 +34,7 @@ class Programs:
         Raises SourceError. `begin` attaches what the source itself sees.
         """
         self.context = context
-        self.loaded = loader.load(loader.read(*texts), defines)
+        self.loaded = loader.load(loader.read(*texts), defines, state_dir=context.settings.state_dir)
         self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), losses, now_ns())
         self.cost = KernelCost(self.loaded)
         context.kernel_cost_ns = self.cost.total_ns

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
 import struct
 
-MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
 PROGRAM_LOAD = 5
 OBJECT_INFO = 15
 RAW_TRACEPOINT_OPEN = 17
@@ -23,6 +24,7 @@ UPROBE_MULTI = 48
 
 _NUMBER = {"x86_64": 321, "aarch64": 280}
 _SIZE = 152
+_LOG_BYTES = 1 << 24
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -52,11 +54,35 @@ def object_info(descriptor: int, length: int) -> bytes:
     return room.raw
 
 
-def load_program(code: bytes, kind: int, attach: int) -> int:
+def make_map(name: str, kind: int, key: int, value: int, entries: int, flags: int) -> int:
+    """Make a map of type `kind`, sizes of key and value in bytes; return its descriptor. Raises OSError."""
+    head = struct.pack("<IIIIIII", kind, key, value, entries, flags, 0, 0)
+    return bpf(MAP_CREATE, head + _name(name))
+
+
+def load_program(code: bytes, kind: int, attach: int, name: str = "") -> int:
     """Load a program of whole instructions, of `kind` and for `attach`; return its descriptor. Raises OSError."""
+    return _load(code, kind, attach, name, None)
+
+
+def verifier_log(code: bytes, kind: int, attach: int) -> str:
+    """Return what the kernel's verifier says of a program that it refuses."""
+    room = ctypes.create_string_buffer(_LOG_BYTES)
+    with contextlib.suppress(OSError):
+        os.close(_load(code, kind, attach, "", room))
+    return room.value.decode(errors="replace")
+
+
+def _load(code: bytes, kind: int, attach: int, name: str, room: ctypes.Array[ctypes.c_char] | None) -> int:
     text, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
     head = struct.pack("<IIQQ", kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(licence))
-    return bpf(PROGRAM_LOAD, head + struct.pack("<IIQII16sII", 0, 0, 0, 0, 0, b"price", 0, attach))
+    told = struct.pack("<IIQ", 1, len(room), ctypes.addressof(room)) if room is not None else bytes(16)
+    return bpf(PROGRAM_LOAD, head + told + struct.pack("<II", 0, 0) + _name(name) + struct.pack("<II", 0, attach))
+
+
+def _name(name: str) -> bytes:
+    """What the kernel calls an object: 15 bytes at most."""
+    return name.encode()[:15].ljust(16, b"\0")
 
 
 def open_raw_tracepoint(program: int, name: str) -> int:

@@ -19,7 +19,7 @@ int raw_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	READ(parent, ctx->args[0], OFFSET_task_struct__tgid);
 	u32 *watched = targets.lookup(&parent);
-	if (!watched || *watched != WATCH_ALL || child == OWN_PROCESS)
+	if (!watched || *watched != WATCH_ALL || child == own_process())
 		return 0;
 	u32 all = WATCH_ALL;
 	if (targets.update(&child, &all) < 0)
@@ -52,7 +52,7 @@ int raw_exit(struct bpf_raw_tracepoint_args *ctx)
 static __always_inline void watch_port(u16 port, u32 how)
 {
 	u32 process = bpf_get_current_pid_tgid() >> 32;
-	if (process == OWN_PROCESS || !ports.lookup(&port))
+	if (process == own_process() || !ports.lookup(&port))
 		return;
 	u32 *watched = targets.lookup(&process);
 	if (watched && *watched <= how)

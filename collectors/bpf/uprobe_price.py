@@ -73,7 +73,7 @@ def measured() -> Price | None:
 
 
 def _measure() -> Price:
-    program = syscall.load_program(_PROGRAM, syscall.KPROBE, syscall.UPROBE_MULTI)
+    program = syscall.load_program(_PROGRAM, syscall.KPROBE, syscall.UPROBE_MULTI, "price")
     file = os.memfd_create("uprobe-price")
     try:
         code = bytearray(b"\xcc" * _BYTES)

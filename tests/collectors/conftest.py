@@ -18,7 +18,8 @@ class Caught:
 
     def __init__(self, state: Path, **settings: object) -> None:
         self.emitted: list[Batch] = []
-        chosen = Settings(**settings)  # type: ignore[arg-type]
+        # Of one folder for all modules: what one of them compiled is compiled for the others.
+        chosen = Settings(**{"state_dir": str(state.parent), **settings})  # type: ignore[arg-type]
         self.context = Context("test", "node-1", chosen, NodeClock(state), self.emitted.append)
 
     def losses(self) -> dict[str, int]:

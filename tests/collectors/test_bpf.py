@@ -200,7 +200,7 @@ BPF_RINGBUF_OUTPUT(events, 1);
 BPF_HASH(squares, u32, u64, 4096);
 int raw_count(struct bpf_raw_tracepoint_args *ctx)
 {
-	if ((u32)(bpf_get_current_pid_tgid() >> 32) != OWN_PROCESS)
+	if ((u32)(bpf_get_current_pid_tgid() >> 32) != own_process())
 		return 0;
 	struct event e = {};
 	count_made(0);
