@@ -96,7 +96,9 @@ class Scene:
     def exchanges(self) -> Counter[tuple[str, str, str]]:
         """How many ended exchanges are stored, by node, side and path."""
         rows = self.ask.table("http_exchange").select(["node", "side", "path", "end_ns"]).to_pylist()
-        return Counter((row["node"], row["side"], row["path"][1:]) for row in rows if row["end_ns"] is not None)
+        return Counter(
+            (row["node"], row["side"], (row["path"] or "/early")[1:]) for row in rows if row["end_ns"] is not None
+        )
 
     def has(self, path: str) -> bool:
         """Whether both sides of all requests for a path are stored."""
@@ -200,7 +202,7 @@ def test_each_node_tells_its_own_side_of_each_request_once(scene: Scene) -> None
 
 
 def test_the_sides_are_joined_by_the_place_in_their_connection(scene: Scene) -> None:
-    direct = [row for row in scene.requests() if row["path"][1:] in ("clear", "lossy", "cut")]
+    direct = [row for row in scene.requests() if row["path"] in ("/clear", "/lossy", "/cut")]
     assert _count(direct, "path", "side", "client_node", "node") == {
         (f"/{path}", "server", "client", "server"): 2 * CONNECTIONS[path] for path in ("clear", "lossy", "cut")
     }
