@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collectors.recordings import kernel_class, secrets, steps
-from collectors.recordings.raw import CALL, EXECUTION, RANGE, Spill
+from collectors.recordings.raw import CALL, EXECUTION, RANGE, Part, Spill
 from warpline import schema
 from warpline.batch import Batch
 
@@ -28,7 +28,10 @@ TABLES = (LAUNCH, GPU_KERNEL, DETAIL, ANNOTATION, ENGINE_STEP)
 
 _ENQUEUES = r"(?i)launch|memcpy|memset|prefetch|^runFunction|^enqueue"
 _DOES_NOT = r"(?i)LaunchHostFunc|Graph(Add|Exec|Kernel|Mem|Instantiate)|CallConfiguration|Attribute"
-_MONTH_NS = 30 * 86_400_000_000_000
+_MONTH_NS, _LAST = 30 * 86_400_000_000_000, (1 << 63) - 1
+_ENOUGH = 100_000
+MATCHED_TOGETHER = 4_000_000
+"""Calls and executions that are matched at once: more go in parts by correlation id, for memory stays bounded then."""
 _STEP_KINDS = ("user_annotation", "nvtx", "gpu_user_annotation")
 
 
@@ -61,17 +64,28 @@ class Assembly:
 
         A row a month away from the middle one has no believable time: it would stretch the recording over the years.
         """
-        found = [spill.numbers("start", "end") for spill in (self.calls, self.executions, self.ranges)]
-        timed = [np.ones(len(found[0][0]), bool), found[1][1] > found[1][0], np.ones(len(found[2][0]), bool)]
-        start = np.concatenate([times[0][mask] for times, mask in zip(found, timed, strict=True)])
-        end = np.concatenate([times[1][mask] for times, mask in zip(found, timed, strict=True)])
-        if not len(start):
+        times = [each for each in self._times() if len(each[0])]
+        if not times:
             return None
-        middle = float(np.median(start))
-        near = (np.abs(start - middle) < _MONTH_NS) & (np.abs(end - middle) < _MONTH_NS)
-        self.lost["time is far from all others"] = int((~near).sum())
-        self.inside = int(start[near].min()), int(end[near].max())
+        middle = float(np.median(np.concatenate([start for start, _ in times])))
+        low, high, far = [], [], 0
+        for start, end in self._times(1):
+            near = (np.abs(start - middle) < _MONTH_NS) & (np.abs(end - middle) < _MONTH_NS)
+            far += int((~near).sum())
+            low.append(int(start[near].min(initial=_LAST)))
+            high.append(int(end[near].max(initial=-_LAST)))
+        self.lost["time is far from all others"] = far
+        self.inside = min(low), max(high)
         return self.inside[0] + self.base_ns, self.inside[1] + self.base_ns
+
+    def _times(self, every: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (starts, ends) of the rows that have times, a batch at a time: every row, or enough of them for a median."""
+        for spill in (self.calls, self.executions, self.ranges):
+            step = every or max(1, spill.rows // _ENOUGH)
+            for raw in spill.read(["start", "end"]):
+                start, end = (raw[each].fill_null(-1).to_numpy(zero_copy_only=False) for each in ("start", "end"))
+                timed = end > start if spill is self.executions else np.ones(len(start), bool)
+                yield start[timed][::step], end[timed][::step]
 
     def _near(self, raw: pa.RecordBatch) -> np.ndarray:
         mask: np.ndarray = (raw["start"].to_numpy() >= self.inside[0]) & (raw["end"].to_numpy() <= self.inside[1])
@@ -80,23 +94,36 @@ class Assembly:
     def batches(self) -> Iterator[Batch]:
         """Yield all rows. `span` must have been called, `base_ns` and `rank` be set."""
         self._find_steps()
-        pid, thread, correlation, start, end = self.calls.numbers("pid", "thread", "correlation", "start", "end")
-        ordinal = steps.ordinals(self.steps, pid, thread, start)
-        (gpu_correlation,) = self.executions.numbers("correlation")
-        only = self._only_process(pid)
-        first = _first_of_correlation(pid, correlation, start, end)
-        worked = np.isin(correlation, np.unique(gpu_correlation[gpu_correlation > 0]))
-        owner = _Owners(pid[first], correlation[first], ordinal[first])
-        yield from self._launches(first, worked, ordinal)
-        yield from self._executions(owner, only)
+        only = self._only_process()
+        parts = max(1, -(-(self.calls.rows + self.executions.rows) // MATCHED_TOGETHER))
+        for index in range(parts):
+            yield from self._matched((index, parts), only)
         yield from self._annotations()
         yield from self._engine_steps()
 
-    def _only_process(self, pid: np.ndarray) -> int | None:
+    def _matched(self, part: Part, only: int | None) -> Iterator[Batch]:
+        """Yield the calls and executions of one part of the correlation ids, each with the other's."""
+        names = ("pid", "thread", "correlation", "start", "end")
+        pid, thread, correlation, start, end = self.calls.numbers(*names, part=part)
+        ordinal = steps.ordinals(self.steps, pid, thread, start)
+        (gpu_correlation,) = self.executions.numbers("correlation", part=part)
+        first = _first_of_correlation(pid, correlation, start, end)
+        worked = np.isin(correlation, np.unique(gpu_correlation[gpu_correlation > 0]))
+        owner = _Owners(pid[first], correlation[first], ordinal[first])
+        yield from self._launches(part, first, worked, ordinal)
+        yield from self._executions(part, owner, only)
+
+    def _only_process(self) -> int | None:
         """Return the one process that the recording knows, or None where it knows several or none."""
-        known = np.unique(pid if len(pid) else self.ranges.numbers("pid")[0])
-        known = known[known >= 0]
-        return int(known[0]) if len(known) == 1 else None
+        for spill in (self.calls, self.ranges):
+            if spill.rows:
+                pids = [
+                    np.unique(raw["pid"].fill_null(-1).to_numpy(zero_copy_only=False)) for raw in spill.read(["pid"])
+                ]
+                known = np.unique(np.concatenate(pids))
+                known = known[known >= 0]
+                return int(known[0]) if len(known) == 1 else None
+        return None
 
     def _common(self, rows: int) -> dict[str, Any]:
         return {"node": self.node, "recording_uid": self.recording_uid, "rank": self.rank}
@@ -114,9 +141,9 @@ class Assembly:
         self.secrets_removed += found
         return pa.DictionaryArray.from_arrays(names.indices, pa.array(clean, pa.string())) if found else names
 
-    def _launches(self, first: np.ndarray, worked: np.ndarray, ordinal: np.ndarray) -> Iterator[Batch]:
+    def _launches(self, part: Part, first: np.ndarray, worked: np.ndarray, ordinal: np.ndarray) -> Iterator[Batch]:
         at = 0
-        for raw in self.calls.read():
+        for raw in self.calls.read(part=part):
             here = slice(at, at + raw.num_rows)
             at += raw.num_rows
             enqueues = pc.and_(_match(raw["api"], _ENQUEUES), pc.invert(_match(raw["api"], _DOES_NOT)))
@@ -147,8 +174,8 @@ class Assembly:
             }
             yield Batch(LAUNCH, LAUNCH.batch(columns | self._common(raw.num_rows)))
 
-    def _executions(self, owner: _Owners, only: int | None) -> Iterator[Batch]:
-        for raw in self.executions.read():
+    def _executions(self, part: Part, owner: _Owners, only: int | None) -> Iterator[Batch]:
+        for raw in self.executions.read(part=part):
             pid, ordinal = owner.of(raw, only)
             near = pa.array(self._near(raw))
             validity = raw["validity"].cast(pa.string())

@@ -72,6 +72,11 @@ RANGE = pa.schema(
 """One named range on a host thread or, where `device` is given, on a GPU's stream."""
 
 
+Part = tuple[int, int]
+WHOLE: Part = (0, 1)
+"""Part i of n of the rows: those whose correlation id leaves i when divided by n: a launch stays with its executions."""
+
+
 def column(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
     """Return a column: NULLs for None, a constant for a scalar, else the values in Arrow's form."""
     if value is None:
@@ -110,19 +115,26 @@ class Spill:
             self._writer.write_batch(found)
             self.rows += found.num_rows
 
-    def read(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def read(self, columns: list[str] | None = None, part: Part = WHOLE) -> Iterator[pa.RecordBatch]:
         """Yield the batches in the order appended; nothing can be appended after the first read."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         self._file.seek(0)
-        for found in pa.ipc.open_stream(self._file):
+        index, count = part
+        wanted = [self.schema.get_field_index(each) for each in columns or self.schema.names]
+        if count > 1:
+            wanted.append(self.schema.get_field_index("correlation"))
+        for found in pa.ipc.open_stream(self._file, options=pa.ipc.IpcReadOptions(included_fields=sorted(set(wanted)))):
+            if count > 1:
+                correlation = found["correlation"].fill_null(-1).to_numpy(zero_copy_only=False)
+                found = found.filter(pa.array(correlation % count == index))
             yield found.select(columns) if columns else found
 
-    def numbers(self, *columns: str) -> list[np.ndarray]:
+    def numbers(self, *columns: str, part: Part = WHOLE) -> list[np.ndarray]:
         """Return whole columns as int64 arrays, NULL as -1."""
         parts: list[list[np.ndarray]] = [[] for _ in columns]
-        for found in self.read(list(columns)):
+        for found in self.read(list(columns), part):
             for into, each in zip(parts, columns, strict=True):
                 into.append(found.column(each).fill_null(-1).to_numpy(zero_copy_only=False))
         return [np.concatenate(each) if each else np.empty(0, np.int64) for each in parts]

@@ -12,6 +12,7 @@ import duckdb
 import pytest
 
 from collectors import kineto, nsys
+from collectors.recordings import assemble
 from tests.collectors.reading import context, read
 from warpline.errors import SourceError
 
@@ -80,6 +81,19 @@ def test_joining_on_process_and_correlation_id_never_yields_more_rows_than_execu
     assert launch.num_rows + annotations(found, "cuda_api") == count_of(path, tmp_path, "CUPTI_ACTIVITY_KIND_RUNTIME")
     if name != "mock.sqlite.gz":
         assert annotations(found, "nvtx") == count_of(path, tmp_path, "NVTX_EVENTS")
+
+
+def test_a_recording_that_is_matched_in_parts_gives_the_same_rows(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = real(shared_data, "mfu_2gpu_after.sqlite.gz")
+    whole = read(nsys, path, tmp_path)
+    monkeypatch.setattr(assemble, "MATCHED_TOGETHER", 997)
+    parts = read(nsys, path, tmp_path)
+    for table in ("launch", "gpu_kernel", "gpu_kernel_detail", "annotation"):
+        assert whole.rows(table).num_rows > 0
+        rows = [sorted(map(repr, found.rows(table).to_pylist())) for found in (whole, parts)]
+        assert rows[0] == rows[1]
 
 
 def annotations(found: Any, kind: str) -> int:

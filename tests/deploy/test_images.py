@@ -46,7 +46,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     yield found
     subprocess.run([*found.buildah, "umount", "--all"], capture_output=True, check=False)
     subprocess.run([*found.buildah, "rm", "--all"], capture_output=True, check=False)
-    shutil.rmtree(folder, ignore_errors=True)
+    # buildah leaves its store mounted on itself.
+    subprocess.run(["umount", "--recursive", folder / "storage/overlay"], capture_output=True, check=False)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
