@@ -37,7 +37,9 @@ launches AS (
     GROUP BY ALL
 ),
 executed AS (
-    SELECT process_uid, session, correlation_id, graph_node_id, step_ordinal, gpu_uuid, kind, name, start_ns, end_ns,
+    SELECT process_uid, session, correlation_id, graph_node_id, step_ordinal, gpu_uuid, kind, start_ns, end_ns,
+        -- A graph that was recorded as one, a copy, a fill: they have no name of their own.
+        coalesce(name, CASE kind WHEN 'graph' THEN 'CUDA graph' ELSE kind END) AS name,
         coalesce(kernel_class, kind) AS kernel_class,
         CASE kernel_class WHEN 'attention' THEN 'attention' WHEN 'sampling' THEN 'sampling' ELSE 'dense' END AS shared_by
     FROM gpu_kernel
