@@ -81,7 +81,7 @@ def serve(door: socket.socket) -> None:
                     door.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n")
                 else:
                     going = answer(door, path.decode())
-    except OSError:
+    except (OSError, ValueError):  # Whoever left, or what is no request.
         pass
     door.close()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from collectors.http_exchange import Probe
 from tests.collectors.conftest import Caught
+from tests.collectors.h2_peer import PREFACE, Peer, asking, data
+from tests.collectors.puppet import Puppet
 
 pytestmark = pytest.mark.needs_bpf
 HERE = Path(__file__).parent
@@ -121,3 +124,30 @@ def test_nothing_is_attached_at_detail_0_and_all_is_seen_again_after(
         ask(door, 5)
     found = rows(probe, lambda count: count >= 5)
     assert [(row["path"], row["status"], row["parse"]) for row in found] == [("/v1/models", 200, "full")] * 5
+
+
+def test_connections_of_http2_are_left_out_whole_and_those_followed_stay_so(
+    probe: Probe, caught: Caught, level: Level
+) -> None:
+    before = caught.losses().get(LEFT_OUT, 0)
+    level.value = 1
+    probe.poll()
+    with ExitStack() as running:
+        puppets = [running.enter_context(Puppet()) for _ in range(13)]
+        peers = [Peer() for _ in puppets]
+        for puppet in puppets:
+            probe.targets.watch(puppet.process.pid)
+            puppet.connect()
+        for stream in (1, 3):
+            for puppet, peer in zip(puppets, peers, strict=True):
+                preface = PREFACE if stream == 1 else b""
+                puppet.takes(preface + peer.head(stream, asking(stream), "END_STREAM"))
+                puppet.writes(data(stream, b"", "END_STREAM"))
+        # 13 connections that are left out, and two rows of each that is not.
+        found = rows(probe, lambda count: count + 2 * (caught.losses().get(LEFT_OUT, 0) - before) >= 26)
+    level.value = 2
+    followed = {row["connection_id"] for row in found}
+    assert len(followed) < 13
+    assert len(found) == 2 * len(followed)
+    assert {row["parse"] for row in found} <= {"full"}
+    assert caught.losses()[LEFT_OUT] - before == 13 - len(followed)
