@@ -7,6 +7,7 @@ need none of this: they have ids.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,7 @@ _PAIRS: Keys = np.uint64(1) << (_BITS & np.uint64(63)) | np.uint64(1) << (_BITS 
 """For each 12 bits of a hash, the two bits of a word that they stand for."""
 _CHUNK = 16384
 """Spans that are looked at together: what numpy makes on the way stays in the core's cache."""
-_SLOTS_PER_SPAN = 8
+_SLOTS_PER_SPAN, _MOST_SLOTS = 8, 1 << 21
 _MIX = tuple(np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 
 
@@ -136,17 +137,18 @@ def _hashed(keys: Keys) -> Keys:
 def _repeated(keys: Keys, hashed: Keys) -> npt.NDArray[np.bool_]:
     """Return which keys stand earlier in the same array too.
 
-    Each row writes its number into its slot and looks whether it is still there: only rows of slots that several share
-    are sorted.
+    Each row writes its number into its slot and looks whose is there then: only rows that find one of another hash are
+    sorted.
     """
-    slots = 1 << (_SLOTS_PER_SPAN * len(keys)).bit_length()
-    slot = (hashed & np.uint64(slots - 1)).astype(np.int64)
+    owner = _slots(len(keys))
+    slot = (hashed & np.uint64(len(owner) - 1)).view(np.int64)
     number = np.arange(len(slot), dtype=np.int32)
-    owner = np.empty(slots, np.int32)
     owner[slot] = number
-    shared = np.zeros(slots, np.bool_)
-    shared[slot[owner[slot] != number]] = True
-    rows = _of_equal_hash(hashed, np.flatnonzero(shared[slot]))
+    last = owner[slot]
+    ousted = np.flatnonzero(last != number)
+    alike = hashed[ousted] == hashed[last[ousted]]
+    pairs = ousted[alike], last[ousted[alike]], _of_equal_hash(hashed, ousted[~alike])
+    rows = np.unique(np.concatenate(pairs))
     repeated = np.zeros(len(slot), np.bool_)
     if len(rows):
         _, first = np.unique(_as_one(keys[rows]), return_index=True)
@@ -155,11 +157,23 @@ def _repeated(keys: Keys, hashed: Keys) -> npt.NDArray[np.bool_]:
     return repeated
 
 
+_kept = threading.local()
+
+
+def _slots(rows: int) -> npt.NDArray[np.int32]:
+    """Return slots for so many rows, whatever they hold: this thread's own, as fresh memory costs more than all the rest."""
+    wanted = min(1 << (_SLOTS_PER_SPAN * rows).bit_length(), _MOST_SLOTS)
+    kept: npt.NDArray[np.int32] | None = getattr(_kept, "slots", None)
+    if kept is None or len(kept) < wanted:
+        kept = _kept.slots = np.empty(wanted, np.int32)
+    return kept[:wanted]
+
+
 def _of_equal_hash(hashed: Keys, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return those of the rows whose hash another of them has too, in ascending order."""
+    """Return those of the rows whose hash another of them has too."""
     order = rows[np.argsort(hashed[rows], kind="stable")]
     same = hashed[order[1:]] == hashed[order[:-1]]
-    return np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
+    return np.concatenate([order[1:][same], order[:-1][same]])
 
 
 def _among(keys: Keys, others: Keys) -> npt.NDArray[np.bool_]:

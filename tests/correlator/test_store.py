@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.storage import parts
+from correlator.storage import parts, spans
 from correlator.storage import upkeep as upkeep_module
 from correlator.storage.day import REFUSED
 from correlator.storage.salvage import heal
@@ -285,6 +285,23 @@ def test_new_spans_that_only_look_like_known_ones_are_kept(tmp_path: Path, monke
     store.write([spans_of("hash-2", range(50, 100)), Batch(SPAN, same_span_id, "hash-3")])
     store.write([spans_of("hash-4", range(25, 75))])
     assert count(store, "span") == 101
+
+
+@pytest.mark.parametrize("distinct", [1, 64, 1 << 63])
+def test_the_repeated_among_spans_of_few_hashes_and_of_one_slot_are_those_seen_before(
+    monkeypatch: pytest.MonkeyPatch, distinct: int
+) -> None:
+    real = spans._hashed  # A multiple of 2 ** 40 falls into slot 0, whatever its hash.
+    monkeypatch.setattr(spans, "_hashed", lambda keys: real(keys) % np.uint64(distinct) * np.uint64(1 << 40))
+    keys = np.random.default_rng(7).integers(0, 1 << 62, (3000, 3), dtype=np.uint64)
+    keys[1000:1500] = keys[:500]
+    keys[2900:] = keys[0]
+    fresh = spans.SeenSpans().fresh(keys, np.zeros(len(keys), np.int64), lambda asked, *_: asked[:0])
+    found, wanted = set(), []
+    for key in map(tuple, keys.tolist()):
+        wanted.append(key not in found)
+        found.add(key)
+    assert fresh.tolist() == wanted and sum(wanted) == 2400
 
 
 # Upkeep
