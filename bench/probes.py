@@ -1,4 +1,4 @@
-"""The eBPF sources beside HTTP: what each event costs in the Linux kernel, and what a reader takes of it.
+"""The eBPF sources one by one: what each event costs in the Linux kernel, and what a reader takes of it.
 
 Kernel costs are the kernel's own run-time statistics of the programs (which themselves add two clock reads a run). They hold
 what every other process of the machine does meanwhile, so run it on a quiet one.
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from collectors import cuda_launch, engine_wire, sched
+from collectors import cuda_launch, engine_wire, http_exchange, sched, tcp
 from collectors import syscall as syscalls
 from collectors.bpf import loader, syscall
 from collectors.wire import vllm_messages as vllm
@@ -38,6 +38,17 @@ _LAUNCHES = (
     + _WAIT
     + "for _ in range(20_000): double.launch('k', 1)\n"
 )
+_CONNECTIONS = (
+    "import socket\ndoor = socket.create_server(('127.0.0.1', 0))\n" + _WAIT + "for _ in range(5_000):\n"
+    "    with socket.create_connection(door.getsockname()) as near, door.accept()[0]: near.send(b'x')\n"
+)
+_EXCHANGES = (
+    "import socket\ndoor = socket.create_server(('127.0.0.1', 0))\n"
+    "near = socket.create_connection(door.getsockname())\nfar = door.accept()[0]\n" + _WAIT + "for _ in range(5_000):\n"
+    "    near.send(b'GET /v1/models HTTP/1.1\\r\\nHost: here\\r\\n\\r\\n')\n    far.recv(4096)\n"
+    "    far.send(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok')\n    near.recv(4096)\n"
+)
+"""Both ends are the process's own, so that each exchange is two, and four system calls."""
 _MESSAGES = (
     "import msgspec, zmq\ncontext = zmq.Context()\nsocket = context.socket(zmq.PUSH)\nsocket.connect(sys.argv[1])\n"
     "output = ['r', [7], *[None] * 17]; output[13] = 0\n"
@@ -56,6 +67,8 @@ def run() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        measure(folder, "http", http_exchange.Probe, _EXCHANGES, 2, limit=5000, counted="exchanges: ring full")
+        measure(folder, "tcp", tcp.Probe, _CONNECTIONS, 2, limit=3000)
         measure(folder, "syscall", syscalls.Probe, _UMASKS, 2, limit=1500)
         measure(folder, "syscall_single", syscalls.Probe, _UMASKS, 3, limit=2000)
         measure(folder, "sched", sched.Probe, _SLEEPS, 2, limit=3000)
@@ -82,9 +95,16 @@ def decoding() -> None:
 
 
 def measure(
-    folder: Path, name: str, make: Callable[[Context], Any], code: str, detail: int, limit: int, attach: bool = False
+    folder: Path,
+    name: str,
+    make: Callable[[Context], Any],
+    code: str,
+    detail: int,
+    limit: int,
+    attach: bool = False,
+    counted: str = "",
 ) -> None:
-    """Run `code` watched by a probe; print the kernel's ns for each event that the probe's counters tell of."""
+    """Run `code` watched by a probe; print the kernel's ns for each event that its counters (or the one `counted`) tell."""
     context = _context(folder, detail)
     probe = make(context)
     statistics = syscall.enable_statistics()
@@ -93,7 +113,7 @@ def measure(
         probe.targets.watch(process.pid)
         if attach:
             probe.attach()
-        before, events, rows, spent = probe.loaded.run_ns(), _made(probe), 0, 0
+        before, events, rows, spent = probe.loaded.run_ns(), _made(probe, counted), 0, 0
         process.stdin.write(b"go\n")
         process.stdin.flush()
         while process.poll() is None:
@@ -103,7 +123,7 @@ def measure(
             spent += time.thread_time_ns() - began
             rows += sum(batch.rows.num_rows for batch in (found if isinstance(found, list) else [found]))
         process.communicate()
-        events = _made(probe) - events
+        events = _made(probe, counted) - events
         cost = (probe.loaded.run_ns() - before) / max(events, 1)
         print(f"FIGURE probes.{name}.kernel_ns_per_event {cost:.0f} ns events={events} limit={limit}")
         if rows > 1000:
@@ -165,7 +185,7 @@ def _start(command: list[str]) -> Any:
     return process
 
 
-def _made(probe: Any) -> int:
+def _made(probe: Any, counted: str) -> int:
     """Events of which the probe's programs counted: sums where they are made, else single ones."""
-    reasons = probe.tally.reasons
+    reasons = [counted] if counted else probe.tally.reasons
     return max(probe.tally.made(reason) for reason in reasons)
