@@ -16,7 +16,7 @@ demo: setup ## run the whole of Warpline on this machine (DEMO_SECONDS=20 ends b
 	@$(SUDO) $(BIN)/warpline demo --seconds $(DEMO_SECONDS)
 
 test: setup ## run every test
-	@$(SUDO) $(BIN)/python -m pytest -q -n 2 --dist loadgroup $(ARGS)
+	@$(SUDO) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: ## format, lint, types, import rules and the quick tests
 	$(BIN)/ruff format --check .

@@ -41,11 +41,3 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real recordings at {SHARED_DATA}")
     return SHARED_DATA
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of one file in one worker, and all that load BPF programs in one: they count what is attached."""
-    for item in items:
-        group = "kernel" if item.get_closest_marker("needs_bpf") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
