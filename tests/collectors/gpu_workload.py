@@ -58,7 +58,7 @@ def steps(driver: Driver) -> None:
 
 
 def governed(driver: Driver) -> None:
-    """Steps of 5 kernels and a replay of a graph of 2, told to the library, until the input ends; then their number is printed."""
+    """Steps of 5 kernels and a graph replay of 2, told to the library, until the input ends; then prints their number."""
     set_step = ctypes.CDLL(os.environ["CUDA_INJECTION64_PATH"]).warpline_set_step
     graph = driver.capture([("decode_attention", 30_000), ("decode_gemm", 40_000)])
     ends = threading.Thread(target=sys.stdin.read)
