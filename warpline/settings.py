@@ -104,8 +104,8 @@ class Settings:
     )
     correlator_gpu_price: str = _setting(
         "",
-        "Price of a GPU hour, in any one currency: a number for all, or model=price, comma-separated: the first that is part "
-        "of the GPU's model or MIG profile holds; empty tells no cost.",
+        "Price of a GPU hour, in any one currency: a number for all, or model=price, comma-separated: the first that is "
+        "part of the GPU's model or MIG profile holds; empty tells no cost.",
     )
     correlator_max_request_mb: int = _setting(20, "Largest OTLP request, after decompression.")
     correlator_keep_content: bool = _setting(
