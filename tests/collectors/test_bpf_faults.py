@@ -51,7 +51,8 @@ from collectors.bpf import elf, loader, syscall
 from warpline.clock import NodeClock
 from warpline.settings import Settings
 from warpline.source import Context
-probe = sched.Probe(Context("sched", "n", Settings(http_ports="1"), NodeClock(Path(sys.argv[1])), print))
+settings = Settings(http_ports="1", state_dir=sys.argv[1])
+probe = sched.Probe(Context("sched", "n", settings, NodeClock(Path(sys.argv[1])), print))
 probed = loader.load("int uprobe_nothing(struct pt_regs *ctx) { return 0; }")
 library = next(Path("/lib").glob("*-linux-gnu/libc.so.6"))
 probed.attach_uprobes("uprobe_nothing", str(library), list(elf.symbols(library, ["getppid"]).values()))
