@@ -79,12 +79,12 @@ def sigkills_at_midnight(state_dir: Path, kills: int, seed: int = 1) -> Outcome:
     """
     chance = random.Random(seed)
     rig = Rig(state_dir).start()
-    load = Load(rig, large_every=5).start()
+    load = Load(rig, large_every=5, pause_s=0.1).start()  # What waits to be stored must not keep the new day waiting.
     wait_until(lambda: len(load.acknowledged) > 3 * SMALL)
     for _ in range(kills):
         load.midnight += 2
         days = len(list((state_dir / "store").glob("*.duckdb")))
-        wait_until(lambda days=days: len(list((state_dir / "store").glob("*.duckdb"))) > days, 60)
+        wait_until(lambda days=days: len(list((state_dir / "store").glob("*.duckdb"))) > days, 240)
         time.sleep(chance.uniform(0, 0.06))
         rig.kill()
         rig.start()

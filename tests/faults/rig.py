@@ -39,6 +39,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+_open: list[Rig] = []
+
+
+@atexit.register
+def end_all() -> None:
+    """End what a case that failed left running: called behind each test, and when the process ends."""
+    while _open:
+        _open.pop().end()
+
+
 class Rig:
     """One correlator in a process of its own, started as often as a test breaks it, always at the same addresses."""
 
@@ -55,10 +65,13 @@ class Rig:
         addresses = {f"correlator_{door}_address": f"127.0.0.1:{port}" for door, port in ports.items()}
         self._settings = asked | addresses | settings
         self.process: subprocess.Popen[bytes] | None = None
-        atexit.register(self._end)
+        self.loads: list[Load] = []
+        _open.append(self)
 
-    def _end(self) -> None:
-        """Leave no correlator behind where a case fails."""
+    def end(self) -> None:
+        """Leave no correlator and no sender behind where a case fails."""
+        for load in self.loads:
+            load.ask_to_stop()
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
@@ -176,8 +189,8 @@ class Outcome:
 class Load:
     """Senders that send numbered batches, each again until it is acknowledged, as the collector's exporter does."""
 
-    def __init__(self, rig: Rig, senders: int = 4, large_every: int = 9) -> None:
-        self.rig, self.large_every = rig, large_every
+    def __init__(self, rig: Rig, senders: int = 4, large_every: int = 9, pause_s: float = 0) -> None:
+        self.rig, self.large_every, self.pause_s = rig, large_every, pause_s
         self.midnight = 20_001
         """The day (since 1970-01-01) before and after whose beginning the rows lie."""
         self.acknowledged: set[int] = set()
@@ -186,14 +199,18 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(senders)]
+        rig.loads.append(self)
 
     def start(self) -> Load:
         for each in self._threads:
             each.start()
         return self
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._stop.set()
+
+    def stop(self) -> None:
+        self.ask_to_stop()
         for each in self._threads:
             each.join(60)
 
@@ -204,7 +221,7 @@ class Load:
                 first, self.sent = self.sent, self.sent + rows
             start_ns = self.midnight * DAY - rows // 2 * 1000
             self._send(numbered(f"load-{sender}/1/{count}", first, rows, start_ns), first, rows)
-            if self._stop.is_set():
+            if self._stop.wait(self.pause_s):
                 return
 
     def _send(self, batch: Batch, first: int, rows: int) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults import cases
 from tests.faults.cases import cut, flip
-from tests.faults.rig import SMALL, Outcome
+from tests.faults.rig import SMALL, Outcome, end_all
 
 pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    yield
+    end_all()
 
 
 def check(outcome: Outcome) -> None:
