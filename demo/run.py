@@ -75,6 +75,8 @@ class Addresses:
             "WARPLINE_DASHBOARD_ADDRESS": self.dashboard,
             "WARPLINE_COLLECTOR_ENDPOINT": f"http://{self.http_door}",
             "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+            # The second load comes as fast as two cores go, as no day's load does: nothing of it is to be left out.
+            "WARPLINE_COLLECTOR_BUDGET_RATIO": "1",
             "WARPLINE_HTTP_PORTS": ",".join(each.rpartition(":")[2] for each in (self.server, self.front)),
             "WARPLINE_ENVOY_LOG_FILES": str(envoy.log_file(state_dir / "envoy")),
             "WARPLINE_RING_DIR": str(state_dir / "rings"),

@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import logging
 import os
+import queue
 import signal
-import threading
 
 from warpline import lean  # noqa: F401  # before pyarrow
 from warpline.collector import Collector
@@ -27,13 +27,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     flags = {"collector_sources": args.sources, "collector_scope": args.scope}
     settings = dataclasses.replace(settings, **{k: v for k, v in flags.items() if v is not None})
     _make_way(settings.collector_nice)
-    asked_to_stop = threading.Event()
+    # Not an Event: its lock is not one that a handler may take while the thread that it interrupts is about to wait.
+    asked_to_stop = queue.SimpleQueue[None]()
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: asked_to_stop.set())
+        signal.signal(each, lambda *_: asked_to_stop.put(None))
     collector = Collector(settings)
     collector.start()
     log.info("collecting on node %s, sending to %s", collector.node, settings.collector_endpoint)
-    asked_to_stop.wait()
+    asked_to_stop.get()
     collector.stop()
     return 0
 

@@ -6,9 +6,9 @@ import argparse
 import gc
 import importlib
 import logging
+import queue
 import signal
 import sys
-import threading
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
@@ -27,9 +27,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, then drain; 0 when all that was acknowledged is stored, else 1 (it is in the spool)."""
     if args.rebuild:
         return _rebuild(settings)
-    asked_to_stop = threading.Event()
+    # Not an Event: its lock is not one that a handler may take while the thread that it interrupts is about to wait.
+    asked_to_stop = queue.SimpleQueue[None]()
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: asked_to_stop.set())
+        signal.signal(each, lambda *_: asked_to_stop.put(None))
     # By name: the core does not import the correlator, whose dependencies a node's image does not have.
     correlator = importlib.import_module("correlator.process").Correlator(settings)
     correlator.start()
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     print(f"OTLP gRPC   {correlator.receiver.grpc_address}", file=sys.stderr)
     print(f"OTLP HTTP   {correlator.receiver.http_address}", file=sys.stderr)
     print(f"query API   {correlator.query.address}", file=sys.stderr, flush=True)
-    asked_to_stop.wait()
+    asked_to_stop.get()
     log.info("stopping: no new batches, storing what was accepted")
     return 0 if correlator.stop() else 1
 
