@@ -1,17 +1,7 @@
 -- One thing that happened around a request and may have slowed it: another process on its GPU, throttling, retransmits, dropped
 -- flows, a cold start, rows that are known to be missing. `amount` is in ns unless `kind` counts.
 -- parameters: request, since_ns, until_ns
-WITH subject AS (
-    SELECT DISTINCT value FROM alias
-    WHERE kind = 'internal_id' AND request_uid IN (
-        SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-        -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-        OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-            split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2))
-    )
-    UNION
-    SELECT $request::VARCHAR
-),
+WITH subject AS (FROM internal_ids($request::VARCHAR)),
 place AS (
     SELECT DISTINCT gpu_uuid, process_uid FROM share
     WHERE owner IN (SELECT value FROM subject) AND time_ns >= $since_ns AND time_ns < $until_ns

@@ -1,16 +1,6 @@
 -- Time that one other request cost a request, or that it cost another: in the queue, by prefill, by preemption.
 -- parameters: request, since_ns, until_ns
-WITH subject AS (
-    SELECT DISTINCT value FROM alias
-    WHERE kind = 'internal_id' AND request_uid IN (
-        SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-        -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-        OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-            split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2))
-    )
-    UNION
-    SELECT $request::VARCHAR
-),
+WITH subject AS (FROM internal_ids($request::VARCHAR)),
 sided AS (
     SELECT 'delayed by' AS role, culprit AS other, kind, delay_ns, evidence
     FROM blame

@@ -3,10 +3,7 @@
 -- parameters: request, since_ns, until_ns
 WITH found AS (
     SELECT DISTINCT attempt_uid FROM alias
-    WHERE request_uid IN (SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-        -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-        OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-            split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2)))
+    WHERE request_uid IN (SELECT request_uid FROM alias WHERE is_known_as($request::VARCHAR, value, attempt_uid, request_uid))
 ),
 thing AS (
     SELECT value AS id FROM alias WHERE attempt_uid IN (SELECT attempt_uid FROM found)

@@ -5,17 +5,7 @@
 WITH own AS (
     SELECT process_uid, step_ordinal, gpu_uuid, kernel_class AS shared_by, sum(share_ns)::BIGINT AS share_ns, sum(share_j) AS share_j
     FROM share
-    WHERE time_ns >= $since_ns AND time_ns < $until_ns AND owner IN (
-        SELECT value FROM alias
-        WHERE kind = 'internal_id' AND request_uid IN (
-            SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-            -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-            OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-                split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2))
-        )
-        UNION
-        SELECT $request::VARCHAR
-    )
+    WHERE time_ns >= $since_ns AND time_ns < $until_ns AND owner IN (FROM internal_ids($request::VARCHAR))
     GROUP BY ALL
 ),
 -- A worker's engine is itself, its parent, or its parent's other child.

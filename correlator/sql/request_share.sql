@@ -14,16 +14,6 @@ SELECT
     max_by(evidence, list_position(['exact', 'derived', 'estimated', 'unknown'], evidence)) AS evidence
 FROM share
 LEFT JOIN gpu_price ON gpu_price.gpu_uuid = share.gpu_uuid
-WHERE time_ns >= $since_ns AND time_ns < $until_ns AND owner IN (
-    SELECT value FROM alias
-    WHERE kind = 'internal_id' AND request_uid IN (
-        SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-        -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-        OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-            split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2))
-    )
-    UNION
-    SELECT $request::VARCHAR
-)
+WHERE time_ns >= $since_ns AND time_ns < $until_ns AND owner IN (FROM internal_ids($request::VARCHAR))
 GROUP BY ALL
 ORDER BY share_ns DESC

@@ -1,17 +1,7 @@
 -- One engine step that a request was in: its tokens, its share of the step's GPU time, and whose time the rest was. `request`
 -- is any id that the request is known by; since_ns and until_ns, where given, spare reading the rest of the day.
 -- parameters: request, since_ns, until_ns
-WITH subject AS (
-    SELECT DISTINCT value FROM alias
-    WHERE kind = 'internal_id' AND request_uid IN (
-        SELECT request_uid FROM alias WHERE $request::VARCHAR IN (value, attempt_uid, request_uid)
-        -- A request_uid of `request` names its exchange: node/side/process/connection/ordinal/start.
-        OR value = concat_ws('/', split_part($request::VARCHAR, '/', 1), split_part($request::VARCHAR, '/', -3),
-            split_part($request::VARCHAR, '/', -2), split_part($request::VARCHAR, '/', 2))
-    )
-    UNION
-    SELECT $request::VARCHAR
-),
+WITH subject AS (FROM internal_ids($request::VARCHAR)),
 member AS (
     SELECT
         process_uid,

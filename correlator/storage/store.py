@@ -93,6 +93,7 @@ class Store:
             self.attach(number)
         for table in schema.TABLES:
             self.publish(table)
+        self.writer.execute(views.macros())
         for view in self._views.values():
             self._create(view)
 

@@ -56,6 +56,11 @@ def load() -> dict[str, View]:
     return {name: found[name] for name in order}
 
 
+def macros() -> str:
+    """Return the statements that make what views share (`sql/_macros.sql`)."""
+    return (files("correlator") / "sql" / "_macros.sql").read_text("utf-8")
+
+
 def _is_view(file: str) -> bool:
     return file.endswith(".sql") and not file.startswith("_")
 

@@ -115,11 +115,7 @@ def _rows(table: Table, payload: bytes) -> pa.RecordBatch:
         raise SchemaError(f"table {table.name}: body is not Arrow: {str(error)[:200]}") from None
     if not found:
         return _empty(table)
-    rows = (
-        found[0]
-        if len(found) == 1
-        else pa.Table.from_batches(found).unify_dictionaries().combine_chunks().to_batches()[0]
-    )
+    rows = found[0] if len(found) == 1 else _joined(found)
     missing = [c.name for c in table.columns if c.required and rows.column(c.name).null_count]
     if missing:
         raise SchemaError(f"table {table.name}: column {missing[0]} has NULLs; it is required")
