@@ -236,6 +236,15 @@ static __always_inline void frame_begins(struct frames *f, struct work *w, struc
 	r->offset = f->offset;
 }
 
+static __always_inline struct block *new_block(void)
+{
+	struct block *e = blocks.ringbuf_reserve(sizeof(struct block));
+	count_made(LOST_BLOCKS);
+	if (!e)
+		count_lost(LOST_BLOCKS, 1);
+	return e;
+}
+
 /* Hands a part of a header block on: no byte of any other frame ever reaches the ring. */
 static __always_inline void emit_block(struct connection *c, struct frames *f, struct work *w, struct exchange *x)
 {
@@ -245,12 +254,9 @@ static __always_inline void emit_block(struct connection *c, struct frames *f, s
 	if (!bytes && f->left)
 		return;
 	u32 number = f->pieces++;
-	struct block *e = blocks.ringbuf_reserve(sizeof(struct block));
-	count_made(LOST_BLOCKS);
-	if (!e) {
-		count_lost(LOST_BLOCKS, 1);
+	struct block *e = new_block();
+	if (!e)
 		return;
-	}
 	e->connection = c->http2.id;
 	e->id = x ? x->request.id : 0;
 	e->now_ns = w->now;
@@ -273,12 +279,9 @@ static __always_inline void emit_block(struct connection *c, struct frames *f, s
 
 static __always_inline void tell_closing(struct connection *c, u64 now)
 {
-	struct block *e = blocks.ringbuf_reserve(sizeof(struct block));
-	count_made(LOST_BLOCKS);
-	if (!e) {
-		count_lost(LOST_BLOCKS, 1);
+	struct block *e = new_block();
+	if (!e)
 		return;
-	}
 	e->connection = c->http2.id;
 	e->id = e->stream = 0;
 	e->now_ns = now;

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from collectors.http_exchange import Probe
+from tests.collectors.http_watch import Watch
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.settings import Settings
@@ -35,3 +37,11 @@ class Caught:
 def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caught]:
     """A context for the sources of one test module."""
     yield Caught(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def http_watch(bpf: None, caught: Caught) -> Iterator[Watch]:
+    """A probe of HTTP exchanges for the tests of one module."""
+    probe = Probe(caught.context)
+    yield Watch(probe)
+    probe.close()

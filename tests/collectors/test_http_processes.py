@@ -11,20 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from collectors.http_exchange import Probe
-from tests.collectors.conftest import Caught
 from tests.collectors.http_watch import Row, Watch, connect, numbers, read_until, request
 from warpline.children import free_port
 
 pytestmark = pytest.mark.needs_bpf
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def watch(bpf: None, caught: Caught) -> Iterator[Watch]:
-    probe = Probe(caught.context)
-    yield Watch(probe)
-    probe.close()
 
 
 CLIENT = """
@@ -43,18 +34,18 @@ with httpx.Client(base_url=base) as plain:
 """
 
 
-def test_23_requests_of_real_clients_are_23_rows_on_each_side(watch: Watch) -> None:
+def test_23_requests_of_real_clients_are_23_rows_on_each_side(http_watch: Watch) -> None:
     port = free_port()
-    watch.probe.targets.watch_ports([port])
+    http_watch.probe.targets.watch_ports([port])
     server = subprocess.Popen([sys.executable, "-m", "demo.server", "--port", str(port)], cwd=HERE.parent.parent)
     try:
         _wait_for(port)
         subprocess.run([sys.executable, "-c", CLIENT, f"http://127.0.0.1:{port}"], check=True)
-        rows = watch.probe.poll().rows.to_pylist()
+        rows = http_watch.probe.poll().rows.to_pylist()
         deadline = time.monotonic() + 20
         while len(rows) < 46 and time.monotonic() < deadline:
             time.sleep(0.05)
-            rows += watch.probe.poll().rows.to_pylist()
+            rows += http_watch.probe.poll().rows.to_pylist()
     finally:
         server.terminate()
         server.wait()
@@ -82,18 +73,18 @@ def _wait_for(port: int) -> None:
     raise AssertionError("the server did not start")
 
 
-def test_workers_forked_later_are_watched(watch: Watch) -> None:
+def test_workers_forked_later_are_watched(http_watch: Watch) -> None:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "demo.server:app", "--port", str(port), "--workers", "2"]
     server = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE.parent.parent)
-    watch.probe.targets.watch(server.pid)
+    http_watch.probe.targets.watch(server.pid)
     try:
         _wait_for(port)
         for number in range(1, 18):
             with connect(port) as door:
                 door.sendall(request("/v1/models", number))
                 read_until(door, b"}")
-        rows = watch.rows(17)
+        rows = http_watch.rows(17)
     finally:
         server.terminate()
         server.wait()
@@ -101,23 +92,25 @@ def test_workers_forked_later_are_watched(watch: Watch) -> None:
     assert {row["pid"] for row in rows}.isdisjoint({server.pid})
 
 
-def test_the_port_rule_finds_servers_that_listen_already(watch: Watch, rows_of: Callable[[int], list[Row]]) -> None:
+def test_the_port_rule_finds_servers_that_listen_already(
+    http_watch: Watch, rows_of: Callable[[int], list[Row]]
+) -> None:
     assert len(rows_of(5)) == 5
 
 
 @pytest.fixture
-def rows_of(watch: Watch) -> Iterator[Callable[[int], list[Row]]]:
+def rows_of(http_watch: Watch) -> Iterator[Callable[[int], list[Row]]]:
     process = subprocess.Popen([sys.executable, str(HERE / "plain_server.py"), "0"], stdout=subprocess.PIPE)
     assert process.stdout
     port = int(process.stdout.readline())
-    watch.probe.targets.watch_ports([port])
+    http_watch.probe.targets.watch_ports([port])
 
     def ask(count: int) -> list[Row]:
         with connect(port) as door:
             for number in range(count):
                 door.sendall(request("/v1/models", number + 1))
                 read_until(door, b"}")
-        return watch.rows(count)
+        return http_watch.rows(count)
 
     yield ask
     process.kill()

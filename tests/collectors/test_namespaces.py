@@ -33,20 +33,7 @@ for number in range(1, 12):
             door.sendall(head % (number * 2 + again, 1))
             door.recv(65536)
 """
-PROXY = """
-import socket, sys, threading
-door = socket.create_server(("0.0.0.0", 0))
-print(door.getsockname()[1], flush=True)
-def pump(a, b):
-    while data := a.recv(65536):
-        b.sendall(data)
-    b.shutdown(socket.SHUT_WR)
-while True:
-    a, _ = door.accept()
-    b = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-    for ends in ((a, b), (b, a)):
-        threading.Thread(target=pump, args=ends, daemon=True).start()
-"""
+PROXY = Path(__file__).parent.parent / "l4_proxy.py"
 
 
 def run(*words: str) -> None:
@@ -182,7 +169,7 @@ def test_sequence_numbers_pair_the_ends_where_addresses_are_translated(
 def test_a_proxy_in_between_makes_two_connections_of_one_request(
     namespaces: tuple[str, str], probe: http_exchange.Probe, serving: int
 ) -> None:
-    command = ["ip", "netns", "exec", namespaces[1], sys.executable, "-c", PROXY, "127.0.0.1", str(serving)]
+    command = ["ip", "netns", "exec", namespaces[1], sys.executable, str(PROXY), "0.0.0.0", "127.0.0.1", str(serving)]
     proxy = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert proxy.stdout

@@ -146,20 +146,25 @@ def test_a_damaged_day_file_costs_its_rows_and_is_named_while_segments_survive(t
     assert list((tmp_path / "store").glob("2024-10-04.duckdb.damaged-*"))
 
 
+def rot(store: Store, state: Path, table: str, column: str) -> None:
+    """Close the store, and flip a byte in the last block of a column of a day's table."""
+    store.checkpoint()
+    block = store.query(
+        f"SELECT max(block_id) AS b FROM pragma_storage_info('day_20241004.{table}') WHERE column_name = '{column}'"
+    )
+    at = 3 * 4096 + block["b"][0].as_py() * (1 << 18) + 64
+    store.close()
+    file = state / "store" / "2024-10-04.duckdb"
+    rotten = bytearray(file.read_bytes())
+    rotten[at] ^= 0xFF
+    file.write_bytes(rotten)
+
+
 def test_a_block_that_rots_costs_its_table_alone_and_is_named_with_its_rows(tmp_path: Path) -> None:
     store = Store(small(tmp_path))
     store.write([syscalls("a/1/1", range(20_000)), kernels("a/1/2", 10), kernels("a/1/3", ROWS)])
     store.write([syscalls("a/1/4", [77], NOON + DAY)])
-    store.checkpoint()
-    block = store.query(
-        "SELECT max(block_id) AS b FROM pragma_storage_info('day_20241004.syscall') WHERE column_name = 'result'"
-    )
-    at = 3 * 4096 + block["b"][0].as_py() * (1 << 18) + 64
-    store.close()
-    file = tmp_path / "store" / "2024-10-04.duckdb"
-    rotten = bytearray(file.read_bytes())
-    rotten[at] ^= 0xFF
-    file.write_bytes(rotten)
+    rot(store, tmp_path, "syscall", "result")
     store = Store(small(tmp_path))
     with pytest.raises(StoreError, match=r"(?i)corrupt"):
         numbers(store)
@@ -175,16 +180,7 @@ def test_a_block_that_rots_costs_its_table_alone_and_is_named_with_its_rows(tmp_
 def test_a_ledger_that_rots_costs_the_rows_that_are_in_no_segment(tmp_path: Path) -> None:
     store = Store(small(tmp_path))
     store.write([syscalls("a/1/1", [1, 2, 3]), kernels("a/1/2", ROWS)])
-    store.checkpoint()
-    block = store.query(
-        "SELECT max(block_id) AS b FROM pragma_storage_info('day_20241004.ledger') WHERE column_name = 'row_count'"
-    )
-    at = 3 * 4096 + block["b"][0].as_py() * (1 << 18) + 64
-    store.close()
-    file = tmp_path / "store" / "2024-10-04.duckdb"
-    rotten = bytearray(file.read_bytes())
-    rotten[at] ^= 0xFF
-    file.write_bytes(rotten)
+    rot(store, tmp_path, "ledger", "row_count")
     store = Store(small(tmp_path))
     (said,) = heal(store)
     assert "2024-10-04.duckdb" in said and "3 rows" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tests.dashboards.scene_parts import MILLI, MODEL, NODE, SECOND, batch, uuid
@@ -27,22 +29,13 @@ def samples(start: int, lasted: int, gpus: int) -> list[Batch]:
         for metric, part, mean, spread in METRICS:
             swing = np.sin(np.arange(len(at)) / 9 + gpu) * spread
             value = np.maximum(mean + swing + random.normal(0, spread / 3, len(at)), 0)
-            batches.append(
-                batch(
-                    "gpu_sample",
-                    time_ns=at,
-                    node=NODE,
-                    gpu_uuid=uuid(gpu),
-                    index=gpu,
-                    metric=metric,
-                    part=part,
-                    value=value,
-                    pod="vllm-0",
-                    period_ns=period,
-                    simulated=True,
-                )
-            )
+            batches.append(_reading(at, period, gpu, metric=metric, part=part, value=value))
     return [*batches, *_trouble(at, period)]
+
+
+def _reading(at: np.ndarray, period: int, gpu: int, **columns: Any) -> Batch:
+    place = {"node": NODE, "gpu_uuid": uuid(gpu), "index": gpu, "pod": "vllm-0"}
+    return batch("gpu_sample", time_ns=at, period_ns=period, simulated=True, **place, **columns)
 
 
 def _trouble(at: np.ndarray, period: int) -> list[Batch]:
@@ -52,20 +45,7 @@ def _trouble(at: np.ndarray, period: int) -> list[Batch]:
     xid = np.where(place > middle + 1, 94.0, 0.0)
     told = (("warpline.gpu.throttled", "power", 0, held, True), ("warpline.gpu.xid.last", None, 1, xid, False))
     return [
-        batch(
-            "gpu_sample",
-            time_ns=at,
-            node=NODE,
-            gpu_uuid=uuid(gpu),
-            index=gpu,
-            metric=metric,
-            part=part,
-            value=value,
-            monotonic=monotonic,
-            pod="vllm-0",
-            period_ns=period,
-            simulated=True,
-        )
+        _reading(at, period, gpu, metric=metric, part=part, value=value, monotonic=monotonic)
         for metric, part, gpu, value, monotonic in told
     ]
 

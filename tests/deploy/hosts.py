@@ -20,21 +20,7 @@ import pytest
 from warpline.clock import boot_id, read_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DELAYING_PROXY = """
-import socket, sys, threading, time
-door = socket.create_server((sys.argv[1], 0))
-print(door.getsockname()[1], flush=True)
-def pump(a, b):
-    while data := a.recv(65536):
-        time.sleep(float(sys.argv[4]))
-        b.sendall(data)
-    b.shutdown(socket.SHUT_WR)
-while True:
-    a, _ = door.accept()
-    b = socket.create_connection((sys.argv[2], int(sys.argv[3])))
-    for ends in ((a, b), (b, a)):
-        threading.Thread(target=pump, args=ends, daemon=True).start()
-"""
+PROXY = ROOT / "tests/l4_proxy.py"
 
 
 def why_no_hosts() -> str | None:

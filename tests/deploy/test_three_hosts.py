@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.collectors.telemetry_doubles import until
-from tests.deploy.hosts import DELAYING_PROXY, Cable, Host, why_no_hosts
+from tests.deploy.hosts import PROXY, Cable, Host, why_no_hosts
 from warpline.client import Client
 from warpline.errors import StoreError
 from warpline.settings import Settings
@@ -167,7 +167,7 @@ def _play(scene: Scene) -> None:
         uplink.mend()
     until(lambda: scene.has("cut"), 120)
 
-    proxy = server.program("-c", DELAYING_PROXY, "0.0.0.0", "127.0.0.1", port, str(DELAY_S))
+    proxy = server.program(str(PROXY), "0.0.0.0", "127.0.0.1", port, str(DELAY_S))
     ask(to, _line(proxy), "delayed", connections["delayed"])
     until(lambda: scene.has("delayed"), 60)
     scene.ask.join_now()
