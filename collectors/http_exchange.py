@@ -173,7 +173,7 @@ class Probe:
         self.pieces = self.loaded.ring("pieces", PIECE)
         self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
         self._connections = self.loaded.map("connections", "<u8", CONNECTION)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now())
+        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now(), self.loaded.misses)
         self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
         self.streams = Streams(self.loaded, self.assembler, head_bytes)
         self._least = self.loaded.map("at_least", "<u4", "<u4")

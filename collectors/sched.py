@@ -14,8 +14,10 @@ the sums are made, whatever is asked for.
 Needs Linux 5.18 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Costs 0.1 µs for every switch of
 the node and 1 µs for one of a watched thread (bench/probes.py prints today's).
 
-Not seen: a time that has not ended; one that began before its process was watched. `woken_by_pid` is the process that ran
-where the wake-up was made: for a lock or a local socket the one that did it, for packets from outside a bystander. For times
+Not seen: a time at whose end, or begin, the kernel ran no program, which `loss` counts (a kernel may spare some threads its
+programs: the return of a thread that takes over from one of them goes unseen); a time that has not ended; one that began
+before its process was watched. `woken_by_pid` is the process that ran where the wake-up was made: for a lock or a local
+socket the one that did it, for packets from outside a bystander. For times
 that an interrupt ends (disk, page fault, sleep) it is NULL.
 """
 
@@ -59,6 +61,7 @@ LOSSES = (
     "times off the cpu: ring full",
     "times off the cpu: map full",
     "times off the cpu: sums full",
+    "times off the cpu: a switch was not seen",
 )
 """What counter i of the program counts (the enum in sched.bpf.c)."""
 SIZES = {"THREADS": 16384, "TOTALS": 4096, "INTERVAL_PAGES": 1024}

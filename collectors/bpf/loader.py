@@ -108,10 +108,13 @@ class Loaded:
             os.close(self._links.pop(each))
             self._traps.pop(each, None)
 
+    def misses(self) -> int:
+        """Return how often the kernel left a program out because it was under way on that CPU already."""
+        return sum(map(syscall.misses, self._programs()))
+
     def run_ns(self) -> int:
         """Return the ns that all programs ran for while `syscall.enable_statistics` was in force."""
-        programs = [fd for name, fd in self._descriptors.items() if name.startswith("program:")]
-        return sum(syscall.run_statistics(each)[0] for each in programs)
+        return sum(syscall.run_statistics(each)[0] for each in self._programs())
 
     def trap_ns(self) -> float:
         """Return the ns that the uprobes' traps cost besides, while statistics were in force: hits by their mean price."""
@@ -122,6 +125,9 @@ class Loaded:
             syscall.run_statistics(self.descriptor("program", function))[1] * sum(each) / len(each)
             for function, each in prices.items()
         )
+
+    def _programs(self) -> list[int]:
+        return [descriptor for name, descriptor in self._descriptors.items() if name.startswith("program:")]
 
     def close(self) -> None:
         """Detach and free everything."""

@@ -35,7 +35,7 @@ class Programs:
         """
         self.context = context
         self.loaded = loader.load(loader.read(*texts), defines, state_dir=context.settings.state_dir)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), losses, now_ns())
+        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), losses, now_ns(), self.loaded.misses)
         self.cost = KernelCost(self.loaded)
         context.kernel_cost_ns = self.cost.total_ns
         self.targets = Targets(self.loaded, rules)

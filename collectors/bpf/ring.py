@@ -9,7 +9,7 @@ one ring has the same size, so a block of records is one array. Measured at 110 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,9 @@ class Ring:
 COUNTER = np.dtype([("made", "<u8"), ("lost", "<u8"), ("lost_ns", "<u8")])
 """struct counter of prelude.bpf.h: events made, events lost, when the last was lost (CLOCK_MONOTONIC)."""
 
+LEFT_OUT = "programs that did not run: already running on that cpu"
+"""The loss of a run that the kernel left out (recursion)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -106,11 +109,15 @@ class Loss:
 class Tally:
     """What the programs count: for each reason, events made and events lost. made = seen + lost holds exactly."""
 
-    def __init__(self, counters: Map, reasons: Sequence[str], now_ns: int) -> None:
-        """Read map `counters`, whose element i counts what `reasons[i]` says; losses before `now_ns` are none of ours."""
+    def __init__(
+        self, counters: Map, reasons: Sequence[str], now_ns: int, misses: Callable[[], int] | None = None
+    ) -> None:
+        """Read map `counters`, whose element i counts what `reasons[i]` says, and `misses`, how often a program did not run;
+        losses before `now_ns` are none of ours."""
         self._counters, self.reasons = counters, tuple(reasons)
+        self._misses = misses or (lambda: 0)
         self._last_ns = now_ns
-        self._lost = self._read()["lost"]
+        self._lost, self._missed = self._read()["lost"], self._misses()
 
     def made(self, reason: str) -> int:
         """Return how many events of the kind whose losses `reason` names were made so far, lost ones included."""
@@ -124,7 +131,10 @@ class Tally:
             Loss(self.reasons[i], int(new[i]), self._last_ns, max(int(counts["lost_ns"][i]), self._last_ns))
             for i in np.flatnonzero(new).tolist()
         ]
-        self._last_ns, self._lost = now_ns, counts["lost"]
+        missed = self._misses()
+        if missed != self._missed:
+            found.append(Loss(LEFT_OUT, missed - self._missed, self._last_ns, now_ns))
+        self._last_ns, self._lost, self._missed = now_ns, counts["lost"], missed
         return found
 
     def _read(self) -> Records:

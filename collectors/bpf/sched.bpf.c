@@ -1,6 +1,6 @@
 /* Times in which threads of watched processes did not run, and why. At each switch: the thread that leaves is noted with the
  * reason; the one that comes back is summed up, and told of where it was away longer than the threshold. */
-enum { LOST_TARGETS, LOST_INTERVALS, LOST_THREADS, LOST_TOTALS };
+enum { LOST_TARGETS, LOST_INTERVALS, LOST_THREADS, LOST_TOTALS, LOST_SWITCHES };
 enum { RUNQUEUE, FUTEX, POLL, NETWORK, DISK, PAGE_FAULT, SLEEP, OTHER };
 #define TASK_DEAD 0x80
 enum { MODE_KIND = 0170000, MODE_SOCKET = 0140000, MODE_FILE = 0100000 };
@@ -99,6 +99,8 @@ static __always_inline void leaves(u64 task, u32 runnable, u64 now)
 		a = threads.lookup(&thread);
 		if (!a)
 			return;
+	} else if (a->since_ns) { /* it came back, and no program ran then */
+		count_lost(LOST_SWITCHES, 1);
 	}
 	a->runnable_ns = runnable ? now : 0;
 	a->reason = runnable ? RUNQUEUE : reason_of(task);
@@ -129,8 +131,13 @@ static __always_inline void comes(u32 thread, u64 now)
 	u32 zero = 0;
 	struct away *a = threads.lookup(&thread);
 	u64 *least = threshold.lookup(&zero);
-	if (!a || !least || !a->since_ns)
+	if (!a || !least)
 		return;
+	if (!a->since_ns) { /* it left, and no program ran then; or its process is exiting, and no longer watched */
+		if (is_target(a->process))
+			count_lost(LOST_SWITCHES, 1);
+		return;
+	}
 	u64 runnable = a->runnable_ns ? a->runnable_ns : now;
 	add_total(a, now - a->since_ns, now - runnable);
 	if (now - a->since_ns >= *least) {

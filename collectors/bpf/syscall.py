@@ -120,6 +120,11 @@ def enable_statistics() -> int:
     return bpf(ENABLE_STATS, struct.pack("<I", 0))
 
 
+def misses(program: int) -> int:
+    """Return how often the kernel left `program` out because it was under way on that CPU already (Linux 5.12)."""
+    return int(struct.unpack_from("<Q", object_info(program, 224), 208)[0])
+
+
 def run_statistics(program: int) -> tuple[int, int]:
     """Return the ns that `program` ran for, and how often, while statistics were enabled."""
     nanoseconds, runs = struct.unpack_from("<QQ", object_info(program, 224), 192)

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from tests.collectors.telemetry_doubles import until
+from tests.waiting import until
 from warpline import source
 from warpline.batch import Batch
 from warpline.clock import NodeClock

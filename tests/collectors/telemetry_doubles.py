@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,16 +68,6 @@ def running(source: Source, where: Context, seen: Seen) -> Iterator[None]:
         assert not thread.is_alive(), "the source did not stop"
     if problems:
         raise problems[0]
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition; fail where it does not come true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"did not happen within {seconds:.0f} s")
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pytest
 from collectors import hubble, tetragon
 from collectors.wire.hubble_pb2 import GetFlowsResponse
 from collectors.wire.tetragon_pb2 import GetEventsResponse
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 NAME = "agent.test"

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from collectors.bpf import btf, elf, loader
 from collectors.bpf.ends import ENDS, connection_ids
 from collectors.bpf.loader import Loaded
-from collectors.bpf.ring import COUNTER, Ring, Tally
+from collectors.bpf.ring import COUNTER, LEFT_OUT, Ring, Tally
 from collectors.bpf.targets import Rules, Targets
+from tests.waiting import until
 from warpline.errors import SourceError
 
 RECORD = np.dtype([("number", "<u8"), ("kind", "<u4")])
@@ -236,6 +237,35 @@ def test_made_is_seen_plus_lost_exactly(counting: Loaded) -> None:
     assert tally.losses(time.monotonic_ns()) == []
 
 
+RECURRING = """
+static __always_inline int prints(void)
+{
+	if ((u32)(bpf_get_current_pid_tgid() >> 32) == own_process())
+		bpf_trace_printk("again", 6);
+	return 0;
+}
+int raw_print(struct bpf_raw_tracepoint_args *ctx) { return prints(); }
+int raw_exit_of_a_call(struct bpf_raw_tracepoint_args *ctx) { return prints(); }
+"""
+
+
+@pytest.mark.needs_bpf
+def test_a_run_that_the_kernel_leaves_out_is_counted(bpf: None) -> None:
+    loaded = loader.load(loader.read() + RECURRING)
+    try:
+        tally = Tally(loaded.map("counters", "<u4", COUNTER), ["events: ring full"], 0, loaded.misses)
+        loaded.attach_raw({"raw_print": "bpf_trace_printk", "raw_exit_of_a_call": "sys_exit"})
+        for _ in range(101):
+            os.getppid()
+        loaded.detach()
+        (loss,) = tally.losses(now := time.monotonic_ns())
+        assert (loss.reason, loss.start_ns, loss.end_ns) == (LEFT_OUT, 0, now)
+        assert loss.count >= 101  # One each, and those of this process's other calls.
+        assert tally.losses(time.monotonic_ns()) == []
+    finally:
+        loaded.close()
+
+
 @pytest.mark.needs_bpf
 def test_maps_take_and_give_entries_in_batches(counting: Loaded) -> None:
     squares = counting.map("squares", "<u4", "<u8")
@@ -280,6 +310,8 @@ def test_processes_are_watched_by_command_line_and_with_their_children(bpf: None
     processes = []
     try:
         processes.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", mark]))
+        # Its command line is there a moment after its execution.
+        until(lambda: mark.encode() in Path(f"/proc/{processes[0].pid}/cmdline").read_bytes())
         targets = Targets(loaded, Rules.from_texts("", mark, ""))
         assert targets.watched() == [processes[0].pid]
         process = subprocess.Popen([sys.executable, "-c", parent, mark], stdout=subprocess.PIPE)
@@ -293,9 +325,7 @@ def test_processes_are_watched_by_command_line_and_with_their_children(bpf: None
         later.wait()  # sleep refuses the mark: a process that ends at once is no target for long
         processes[0].kill()
         processes[0].wait()
-        time.sleep(0.2)
-        targets.refresh()
-        assert targets.watched() == [process.pid]
+        until(lambda: [targets.refresh(), targets.watched()] == [None, [process.pid]])
         assert os.getpid() not in targets.watched()
     finally:
         loaded.close()

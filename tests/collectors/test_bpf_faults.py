@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from collectors import http_exchange, syscall
 from collectors.bpf import syscall as bpf_calls
 from collectors.bpf.targets import listening
 from tests.collectors.conftest import Caught
+from tests.waiting import until
 
 pytestmark = pytest.mark.needs_bpf
 HERE = Path(__file__).parent
@@ -67,13 +68,6 @@ time.sleep(60)
 """
 _FD_BY_ID = {"program": 13, "map": 14, "link": 30}
 """bpf(2)'s commands that open what has an id (include/uapi/linux/bpf.h)."""
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

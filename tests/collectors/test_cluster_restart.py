@@ -11,7 +11,8 @@ import pytest
 from collectors import cluster_state
 from tests.collectors.api_server_double import ApiServerDouble, Kind, api_server, pod
 from tests.collectors.stored import stored
-from tests.collectors.telemetry_doubles import Seen, context, running, until
+from tests.collectors.telemetry_doubles import Seen, context, running
+from tests.waiting import until
 
 EVENTS = "/api/v1/events"
 GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}

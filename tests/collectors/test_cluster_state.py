@@ -13,7 +13,8 @@ from collectors import cluster_state
 from collectors.cluster import serving
 from collectors.cluster.watch import Change
 from tests.collectors.api_server_double import ApiServerDouble, Kind, api_server, pod
-from tests.collectors.telemetry_doubles import Seen, context, running, until
+from tests.collectors.telemetry_doubles import Seen, context, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 NOW = 1_800_000_000_000_000_000

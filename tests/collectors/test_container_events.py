@@ -18,7 +18,8 @@ import pytest
 
 from collectors import container_events
 from collectors.wire.runtime_pb2 import ContainerEventResponse
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 LINE = re.compile(

@@ -14,7 +14,8 @@ from collectors.wire import nvml, podresources, prometheus
 from collectors.wire.gpu_fields import DCGM
 from collectors.wire.podresources_pb2 import ListPodResourcesResponse
 from demo.engine import gpu_page
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, text_server_double, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, text_server_double
+from tests.waiting import until
 from warpline.settings import Settings
 
 H100 = "GPU-c4529c8d-69c4-b61d-e0bc-7b2460096005"

@@ -10,7 +10,8 @@ import pytest
 from collectors import engine_metrics
 from collectors.wire import prometheus
 from demo.engine import gpu_page
-from tests.collectors.telemetry_doubles import Seen, context, running, text_server_double, until
+from tests.collectors.telemetry_doubles import Seen, context, running, text_server_double
+from tests.waiting import until
 from warpline.settings import Settings
 
 PAGES = [

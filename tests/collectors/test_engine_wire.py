@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from demo import load
 from demo.engine import MODEL, launch
 from tests.collectors.conftest import Caught
 from tests.collectors.gpu_doubles import Watcher, needs_compiler, watching
+from tests.waiting import until
 from warpline import schema
 
 pytestmark = [pytest.mark.needs_bpf, needs_compiler]
@@ -63,13 +64,6 @@ def ended(wire: Watcher, pid: int) -> int:
     """Requests of an engine of which the wire has told that they ended."""
     rows = table(wire, "engine_request", pid)
     return len(set(rows.filter(pc.is_valid(rows["end_ns"]))["internal_id"].to_pylist()))
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @dataclass

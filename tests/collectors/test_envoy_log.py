@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from collectors import envoy_log
 from correlator.joins import ids
-from tests.collectors.telemetry_doubles import Seen, context, running, until
+from tests.collectors.telemetry_doubles import Seen, context, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 LOGS = "envoy/access-logs"

@@ -18,7 +18,8 @@ from collectors.wire import prometheus
 from collectors.wire.runtime_pb2 import ContainerEventResponse
 from tests.collectors.api_server_double import ApiServerDouble, Kind, api_server, pod
 from tests.collectors.killed import killed
-from tests.collectors.telemetry_doubles import grpc_double, text_server_double, until
+from tests.collectors.telemetry_doubles import grpc_double, text_server_double
+from tests.waiting import until
 from tests.warpline.test_export import Receiver
 
 TIMES = 100

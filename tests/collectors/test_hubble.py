@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from collectors import hubble
 from collectors.wire.hubble_pb2 import GetFlowsRequest, GetFlowsResponse
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 HTTP = "hubble/hubble-otel/basic-sample-348-http-flows.json"

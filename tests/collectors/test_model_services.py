@@ -9,8 +9,9 @@ import pytest
 
 from collectors import cluster_state
 from tests.collectors.api_server_double import ApiServerDouble, Kind, api_server, pod
-from tests.collectors.telemetry_doubles import Seen, context, running, until
+from tests.collectors.telemetry_doubles import Seen, context, running
 from tests.collectors.test_cluster_state import rows
+from tests.waiting import until
 
 
 def custom(kind: str, version: str, told: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from collectors.wire.hubble_pb2 import GetFlowsRequest
 from collectors.wire.tetragon_pb2 import GetEventsResponse
 from tests.collectors.killed import killed, queued, rows_before_kill
 from tests.collectors.stored import stored
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running
 from tests.collectors.test_hubble import HTTP, relay_double, responses
 from tests.collectors.test_tetragon import BOOK
+from tests.waiting import until
 
 
 def test_a_killed_collector_asks_for_flows_since_its_last_one_and_tells_none_twice(

@@ -128,6 +128,13 @@ def quiet(bpf: None, tmp_path_factory: pytest.TempPathFactory) -> Caught:
     return Caught(tmp_path_factory.mktemp("state"), sched_threshold_us=100_000, engine_wire_executables="")
 
 
+def lost(caught: Caught) -> tuple[int, dict[str, int]]:
+    """Return how many switches no program saw, and all other losses. A kernel may run no program in the threads of some
+    process (the agent of a virtual machine, say): the return of a thread that takes over from one of them goes unseen."""
+    losses = caught.losses()
+    return losses.pop(sched.LOSSES[4], 0), losses
+
+
 def rows(probe: sched.Probe, of: Waiter, since_ns: int) -> list[dict[str, Any]]:
     """Times of the waiter's main thread that began after `since_ns`: not its wait for the test's word."""
     time.sleep(0.1)
@@ -135,8 +142,6 @@ def rows(probe: sched.Probe, of: Waiter, since_ns: int) -> list[dict[str, Any]]:
     return [row for row in found if row["thread_id"] == of.thread and row["start_ns"] > since_ns]
 
 
-# A defect that is known and not found yet: while both cores are busy, about one wait in a hundred makes no row.
-@pytest.mark.xfail(strict=False, reason="about one wait in a hundred is missed while all cores are busy")
 @pytest.mark.parametrize(
     ("what", "reason"),
     [("sleep", "sleep"), ("poll", "poll"), ("network", "network"), ("pipe", "other"), ("futex", "futex")],
@@ -147,14 +152,15 @@ def test_7_waits_are_found_with_their_reason(quiet: Caught, waiter: Waiter, what
         waiter.does(what, 7)
         found = rows(probe, waiter, since_ns)
     waits = [row for row in found if row["reason"] == reason]
-    assert len(waits) == 7, [(row["reason"], row["end_ns"] - row["start_ns"]) for row in found]
+    unseen, losses = lost(quiet)
+    assert 7 - unseen <= len(waits) <= 7 and waits, [(row["reason"], row["end_ns"] - row["start_ns"]) for row in found]
     assert all(row["end_ns"] - row["start_ns"] > 15e6 and row["process_uid"] for row in waits)
     assert all(0 <= row["runqueue_ns"] <= row["end_ns"] - row["start_ns"] for row in waits)
     if reason in ("network", "futex"):
         assert {row["woken_by_pid"] for row in waits} == {waiter.process.pid}
     if reason == "sleep":
         assert {row["woken_by_pid"] for row in waits} == {None}
-    assert quiet.losses() == {}
+    assert losses == {}
 
 
 @pytest.fixture
@@ -210,8 +216,9 @@ def test_sums_hold_every_time_exactly_once(all_detail: Caught, waiter: Waiter) -
                         summed[row["reason"]] += row["intervals"]
                         summed[f"{row['reason']} ns"] += row["total_ns"]
     assert single == summed
-    assert single["sleep"] >= slept > 0  # The thread that lets go of the lock sleeps before it.
-    assert all_detail.losses() == {}
+    unseen, losses = lost(all_detail)
+    assert single["sleep"] >= slept - unseen > 0  # The thread that lets go of the lock sleeps before it.
+    assert losses == {}
 
 
 def test_below_the_threshold_only_sums_are_told(quiet: Caught, waiter: Waiter) -> None:
@@ -222,7 +229,7 @@ def test_below_the_threshold_only_sums_are_told(quiet: Caught, waiter: Waiter) -
         # Two looks: a sleep that ends while the sums change hands is in the other ones.
         batches = [batch for _ in range(2) for batch in probe.sums()]
     told = [row for batch in batches for row in batch.rows.to_pylist() if row["reason"] == "sleep"]
-    assert sum(row["intervals"] for row in told) == slept > 0
+    assert slept - lost(quiet)[0] <= sum(row["intervals"] for row in told) <= slept and told
     assert all(row["process_uid"].endswith(f":{waiter.process.pid}") for row in told)
     assert all(row["longest_ns"] <= row["total_ns"] < row["end_ns"] - row["start_ns"] for row in told)
 
@@ -245,7 +252,7 @@ def test_inside_a_window_every_time_is_told_and_outside_of_it_only_long_ones(qui
         probe.poll()
         waiter.does("tick", 97)
         outside = rows(probe, waiter, low)
-    assert sum(row["reason"] == "sleep" for row in inside) == slept > 0
+    assert slept - lost(quiet)[0] <= sum(row["reason"] == "sleep" for row in inside) <= slept and inside
     assert all(row["end_ns"] - row["start_ns"] >= 100e6 for row in outside)
 
 
@@ -260,11 +267,11 @@ def test_a_wait_that_began_before_detail_0_is_not_told_when_it_ends_after(quiet:
         finally:
             quiet.context.detail = lambda: 2
         again_ns = quiet.context.clock.now_ns()
-        waiter.does("sleep", 1)
+        waiter.does("sleep", 3)
         found = rows(probe, waiter, 0)
     assert {row["reason"] for row in found} == {"sleep"}
     assert all(row["start_ns"] > again_ns for row in found)
-    assert quiet.losses() == {"not looked at: detail 0": 1}
+    assert lost(quiet)[1] == {"not looked at: detail 0": 1}
 
 
 def test_what_a_full_ring_loses_is_counted(all_detail: Caught, waiter: Waiter) -> None:
@@ -274,8 +281,8 @@ def test_what_a_full_ring_loses_is_counted(all_detail: Caught, waiter: Waiter) -
         while True:  # The waiter's wait for its next order may be made between the look and the count.
             probe.poll()
             made, seen = probe.tally.made(sched.LOSSES[1]), probe.intervals.seen
-            lost = all_detail.losses()
-            if lost == {"times off the cpu: ring full": made - seen} or time.monotonic() > deadline:
+            unseen, losses = lost(all_detail)
+            if losses == {"times off the cpu: ring full": made - seen} or time.monotonic() > deadline:
                 break
-    assert made >= slept > seen > 0
-    assert lost == {"times off the cpu: ring full": made - seen}
+    assert made >= slept - unseen > seen > 0
+    assert losses == {"times off the cpu: ring full": made - seen}

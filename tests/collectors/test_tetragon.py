@@ -20,7 +20,8 @@ from collectors import tetragon
 from collectors.identity import proc
 from collectors.wire import secrets, tail
 from collectors.wire.tetragon_pb2 import GetEventsResponse
-from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running, until
+from tests.collectors.telemetry_doubles import Seen, context, grpc_double, running
+from tests.waiting import until
 from warpline.settings import Settings
 
 BOOK = "tetragon/events/book-events.jsonl"

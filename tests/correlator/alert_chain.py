@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tests.waiting import until
 from warpline.children import free_port
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "warpline-rules.yaml"
@@ -51,13 +52,6 @@ class Webhook:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def missing() -> str | None:
@@ -120,7 +114,7 @@ def _running(program: str, *flags: str, address: str) -> Iterator[None]:
         [program, *flags, f"--web.listen-address={address}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: _answers(f"http://{address}/-/ready"), 60)
+        until(lambda: _answers(f"http://{address}/-/ready"), 60)
         yield
     finally:
         child.terminate()

@@ -15,7 +15,8 @@ from correlator.alerting.keep import Keeper
 from correlator.storage.store import Store
 from correlator.wanted import Wanted
 from tests.correlator import alert_chain
-from tests.correlator.alert_chain import Webhook, shipped, wait_until
+from tests.correlator.alert_chain import Webhook, shipped
+from tests.waiting import until
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -109,7 +110,7 @@ def test_a_real_alertmanager_passes_on_firing_and_resolved(store: Store, webhook
     node.xid(now - 10 * SECOND, 0)
     node.xid(now, 79)
     watched.look(now)
-    wait_until(lambda: len(webhook.told) >= 1)
+    until(lambda: len(webhook.told) >= 1)
     alert = webhook.told[0]["alerts"][0]
     assert (webhook.told[0]["status"], alert["labels"]["alertname"], alert["labels"]["gpu_uuid"]) == (
         "firing",
@@ -120,7 +121,7 @@ def test_a_real_alertmanager_passes_on_firing_and_resolved(store: Store, webhook
     for second in (301, 302, 308):
         node.xid(now + second * SECOND, 79)
         watched.look(now + second * SECOND)
-    wait_until(lambda: any(t["status"] == "resolved" for t in webhook.told))
+    until(lambda: any(t["status"] == "resolved" for t in webhook.told))
 
 
 def test_a_restart_does_not_fire_twice(store: Store, webhook: Webhook) -> None:
@@ -194,11 +195,11 @@ def test_a_load_step_goes_from_a_real_prometheus_to_firing_and_back_to_resolved_
     with alert_chain.prometheus(tmp_path, alertmanager, page.address, rules) as server:
         page.waiting = 1
         history = "/api/v1/query?query=count_over_time(vllm:num_requests_waiting[1m])"
-        wait_until(lambda: alert_chain.asked(server + history) >= 5, 60)
+        until(lambda: alert_chain.asked(server + history) >= 5, 60)
         page.waiting = 40
-        wait_until(lambda: len(webhook.told) >= 1, 60)
+        until(lambda: len(webhook.told) >= 1, 60)
         page.waiting = 0
-        wait_until(lambda: webhook.told[-1]["status"] == "resolved", 60)
+        until(lambda: webhook.told[-1]["status"] == "resolved", 60)
     page.server.shutdown()
     page.server.server_close()
     fired = webhook.told[0]["alerts"][0]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.collectors.telemetry_doubles import until
 from tests.collectors.test_container_events import containerd
 from tests.deploy import containers
 from tests.deploy.containers import ROOT, Images, running
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_bpf, pytest.mark.timeout(1800)]
 MANIFEST = ROOT / "deploy/manifests/kubernetes-minimal.yaml"

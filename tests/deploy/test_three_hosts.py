@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.collectors.telemetry_doubles import until
 from tests.deploy.hosts import PROXY, Cable, Host, why_no_hosts
+from tests.waiting import until
 from warpline.client import Client
 from warpline.errors import StoreError
 from warpline.settings import Settings

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from correlator.storage.store import Store
 from tests.correlator.storing import DAY, small
-from tests.faults.rig import LARGE, SMALL, Load, Outcome, Rig, numbered, wait_until
+from tests.faults.rig import LARGE, SMALL, Load, Outcome, Rig, numbered
+from tests.waiting import until
 
 HOUR = 3_600_000_000_000
 NEVER = {"correlator_store_delay_s": 3600}
@@ -48,7 +49,7 @@ def sigkills_in_compaction(state_dir: Path, kills: int, seed: int = 1) -> tuple[
         _make_segments(state_dir, load, number)
         before = _merged(state_dir)
         rig.start()
-        wait_until(lambda before=before: _merged(state_dir) - before, 60)
+        until(lambda before=before: _merged(state_dir) - before, 60)
         time.sleep(chance.uniform(0, 0.1))
         hit += bool(_merged(state_dir) - before)
         rig.kill()
@@ -80,11 +81,11 @@ def sigkills_at_midnight(state_dir: Path, kills: int, seed: int = 1) -> Outcome:
     chance = random.Random(seed)
     rig = Rig(state_dir).start()
     load = Load(rig, large_every=5, pause_s=0.1).start()  # What waits to be stored must not keep the new day waiting.
-    wait_until(lambda: len(load.acknowledged) > 3 * SMALL)
+    until(lambda: len(load.acknowledged) > 3 * SMALL)
     for _ in range(kills):
         load.midnight += 2
         days = len(list((state_dir / "store").glob("*.duckdb")))
-        wait_until(lambda days=days: len(list((state_dir / "store").glob("*.duckdb"))) > days, 240)
+        until(lambda days=days: len(list((state_dir / "store").glob("*.duckdb"))) > days, 240)
         time.sleep(chance.uniform(0, 0.06))
         rig.kill()
         rig.start()
@@ -98,7 +99,7 @@ def sigterm_under_load(state_dir: Path) -> tuple[Outcome, int]:
     """SIGTERM under load: what was acknowledged is stored, and the exit code says so."""
     rig = Rig(state_dir).start()
     load = Load(rig).start()
-    wait_until(lambda: len(load.acknowledged) > 3 * SMALL)
+    until(lambda: len(load.acknowledged) > 3 * SMALL)
     code = rig.terminate()
     rig.start()
     load.stop()
@@ -132,9 +133,9 @@ def damaged_log(state_dir: Path, damage: Callable[[Path], None]) -> Outcome:
     rig = Rig(state_dir).start()
     load = Load(rig).start()
     logs = state_dir / "store"
-    wait_until(lambda: len(load.acknowledged) > 20 * SMALL and any(logs.glob("*.wal")))
+    until(lambda: len(load.acknowledged) > 20 * SMALL and any(logs.glob("*.wal")))
     load.stop()
-    wait_until(lambda: any(path.stat().st_size > 20_000 for path in logs.glob("*.wal")) or rig.rows() >= load.sent, 5)
+    until(lambda: any(path.stat().st_size > 20_000 for path in logs.glob("*.wal")) or rig.rows() >= load.sent, 5)
     rig.kill()
     for path in logs.glob("*.wal"):
         damage(path)
@@ -157,7 +158,7 @@ def damaged_spool(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outc
     damage(max((state_dir / "spool").glob("*.spool"), key=lambda path: path.stat().st_size))
     rig.start()
     outcome = load.outcome()
-    wait_until(lambda: any(source == "spool" for source, _ in rig.losses()) or not outcome.lost)
+    until(lambda: any(source == "spool" for source, _ in rig.losses()) or not outcome.lost)
     losses = rig.losses()
     rig.terminate()
     return outcome, losses
@@ -176,9 +177,9 @@ def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcom
     rig.terminate()
     damage(max((state_dir / "store").glob("*.duckdb"), key=lambda path: path.stat().st_size))
     rig.start()
-    wait_until(rig.reads, 240)  # A read that meets the damage has the file looked through and set aside.
+    until(rig.reads, 240)  # A read that meets the damage has the file looked through and set aside.
     outcome = load.outcome()
-    wait_until(lambda: any(source == "store" for source, _ in rig.losses()) or not outcome.lost)
+    until(lambda: any(source == "store" for source, _ in rig.losses()) or not outcome.lost)
     losses = rig.losses()
     rig.terminate()
     return outcome, losses
@@ -189,7 +190,7 @@ def disk_full(mount: Path) -> tuple[Outcome, int]:
     ballast = mount / "ballast"
     rig = Rig(mount / "state").start()
     load = Load(rig, large_every=3).start()
-    wait_until(lambda: len(load.acknowledged) > 5 * SMALL)
+    until(lambda: len(load.acknowledged) > 5 * SMALL)
     with ballast.open("wb") as file:
         try:
             while True:
@@ -197,11 +198,11 @@ def disk_full(mount: Path) -> tuple[Outcome, int]:
                 file.flush()
         except OSError:
             pass
-    wait_until(lambda: load.busy > 10)
+    until(lambda: load.busy > 10)
     assert rig.answers() and rig.rows() > 0, "reads go on while nothing can be written"
     ballast.unlink()
     before = len(load.acknowledged)
-    wait_until(lambda: len(load.acknowledged) > before + 5 * SMALL)
+    until(lambda: len(load.acknowledged) > before + 5 * SMALL)
     load.stop()
     outcome = load.outcome()
     rig.terminate()

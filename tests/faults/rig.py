@@ -21,6 +21,7 @@ import numpy as np
 import urllib3
 
 from tests.correlator.storing import DAY, KERNEL, SYSCALL
+from tests.waiting import until
 from warpline import otlp
 from warpline.batch import Batch
 from warpline.client import Client
@@ -82,7 +83,7 @@ class Rig:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "warpline.cli", "correlate"], cwd=ROOT, env=os.environ | named, stderr=log
             )
-        wait_until(self.answers, 240)
+        until(self.answers, 240)
         return self
 
     def answers(self) -> bool:
@@ -125,7 +126,7 @@ class Rig:
 
     def settle(self, seconds: float = 240) -> None:
         """Wait until all that was acknowledged is stored."""
-        wait_until(self._has_stored, seconds)
+        until(self._has_stored, seconds)
 
     def _has_stored(self) -> bool:
         try:
@@ -241,10 +242,3 @@ class Load:
         self.rig.settle()
         stored, twice = self.rig.stored()
         return Outcome(self.sent, len(self.acknowledged), len(stored), len(self.acknowledged - stored), twice)
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

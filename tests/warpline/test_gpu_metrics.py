@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from collectors import dcgm
 from collectors.wire import prometheus
-from tests.collectors.telemetry_doubles import until
+from tests.waiting import until
 from warpline.batch import Batch
 from warpline.gpu_metrics import GpuMetrics
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.waiting import until
 from tests.warpline.test_export import Receiver, settings
 from warpline import schema
 from warpline.batch import Batch
@@ -26,13 +26,6 @@ def fine(first: int, rows: int = 1, batch_id: str = "") -> Batch:
 
 def times(batches: list[Batch]) -> list[int]:
     return sorted(each for batch in batches for each in batch.rows["start_ns"].to_pylist())
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -99,14 +92,14 @@ def test_fine_rows_leave_only_in_windows_that_are_asked_for_and_ordinary_ones_al
     exporter = Exporter(settings(tmp_path, door.url), "n", ring, lambda: list(asked))
     for second in range(10):
         exporter.emit(fine(second * SECOND))
-        wait_until(lambda: ring.bytes > 0 and not exporter._pending)
+        until(lambda: ring.bytes > 0 and not exporter._pending)
     exporter.emit(Batch(SYSCALL, fine(50 * SECOND).rows))
-    wait_until(lambda: door.times() == [50 * SECOND])
+    until(lambda: door.times() == [50 * SECOND])
     asked.append((3 * SECOND, 6 * SECOND))
-    wait_until(lambda: len(door.times()) >= 4)
+    until(lambda: len(door.times()) >= 4)
     exporter.emit(fine(5 * SECOND + 1))  # It comes late, in a window that is known: it need not go by the ring.
     asked.append((4 * SECOND, 7 * SECOND))
-    wait_until(lambda: len(door.times()) >= 6)
+    until(lambda: len(door.times()) >= 6)
     asked.clear()
     asked.append((3 * SECOND, 6 * SECOND))
     exporter.emit(fine(99 * SECOND))
@@ -121,7 +114,7 @@ def test_fine_rows_leave_only_in_windows_that_are_asked_for_and_ordinary_ones_al
 def test_a_window_that_the_ring_does_not_reach_is_a_counted_loss(tmp_path: Path, door: Receiver) -> None:
     ring = Recorder(tmp_path / "ring", 1 << 20, 100 * SECOND)
     exporter = Exporter(settings(tmp_path, door.url), "n", ring, lambda: [(40 * SECOND, 160 * SECOND)])
-    wait_until(lambda: bool(door.losses()))
+    until(lambda: bool(door.losses()))
     assert exporter.close(10)
     assert door.losses() == {OUT_OF_REACH: 1}
     row = next(b for b in door.batches if b.table.name == "loss").rows.to_pylist()[0]
