@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-MEGABYTES = int(os.environ.get("WARPLINE_BENCH_RECORDING_MB", "250"))
+MEGABYTES = int(os.environ.get("BENCH_RECORDING_MB", "250"))
 NSYS_KERNELS = 500_000
 LIMIT_MB = 1024
 

@@ -258,11 +258,11 @@ def test_a_process_that_attached_late_is_told_without_its_prompt() -> None:
     assert {each.prompt for each in changes.requests.values()} == {-1}
 
 
-_VLLM = os.environ.get("WARPLINE_VLLM_PYTHON")
+_VLLM = os.environ.get("VLLM_PYTHON")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _VLLM, reason="WARPLINE_VLLM_PYTHON names no Python that has vLLM")
+@pytest.mark.skipif(not _VLLM, reason="VLLM_PYTHON names no Python that has vLLM")
 @pytest.mark.parametrize("scheduling", ["plain", "async"])
 def test_of_vllms_own_scheduler_every_member_of_every_step_is_told(tmp_path: Path, root: Path, scheduling: str) -> None:
     plugin = {"PYTHONPATH": str(root / "collectors" / "vllm_plugin"), "VLLM_LOGGING_LEVEL": "ERROR"}

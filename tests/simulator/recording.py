@@ -35,8 +35,8 @@ _PROCESS = {"node": "n1", "process_uid": ENGINE, "simulated": True}
 
 
 def python_with_vllm() -> str | None:
-    """Return the Python that has vLLM: that of WARPLINE_VLLM_PYTHON, or of the environment `.venv-vllm`."""
-    named = os.environ.get("WARPLINE_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
+    """Return the Python that has vLLM: that of VLLM_PYTHON, or of the environment `.venv-vllm`."""
+    named = os.environ.get("VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
     return shutil.which(named)
 
 

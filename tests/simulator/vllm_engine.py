@@ -1,6 +1,6 @@
 """vLLM's own scheduler in virtual time, with its own encoder: the wire's bytes, and apart from them what really was.
 
-    $WARPLINE_VLLM_PYTHON tests/simulator/vllm_engine.py '{"NAME": {"seed": 1, ...}, ...}' TRACES FOLDER
+    $VLLM_PYTHON tests/simulator/vllm_engine.py '{"NAME": {"seed": 1, ...}, ...}' TRACES FOLDER
 
 is run by a Python that has vLLM (requirements-vllm.lock), never by Warpline's. Arrivals, prompt and output lengths come from
 a folder TRACES with Azure's and Mooncake's public traces. FOLDER/NAME.msgpack.xz holds `to_engine` and `from_engine` (times
