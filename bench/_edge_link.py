@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from tests.faults.rig import ROOT, Rig, wait_until
+from tests.faults.rig import ROOT, Rig
+from tests.waiting import until
 from warpline import schema
 from warpline.batch import Batch
 from warpline.export import Exporter
@@ -45,7 +46,7 @@ def run(figure: Any) -> None:
         began = time.monotonic()
         exporter = Exporter(_settings(state, rig.url, queue_mb), "edge")
         drained = exporter.close(3600)
-        wait_until(lambda: rig.given(TABLE.name) >= CUT_S * ROWS_S or not drained, 1200)
+        until(lambda: rig.given(TABLE.name) >= CUT_S * ROWS_S or not drained, 1200)
         seconds = time.monotonic() - began
         rig.settle()
         number = rig.client.table(TABLE.name, limit=CUT_S * ROWS_S * 2)["connection_id"].to_numpy()

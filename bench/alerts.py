@@ -29,6 +29,7 @@ from correlator.wanted import Wanted
 from demo.engine import MODEL, launch
 from tests.correlator import alert_chain
 from tests.correlator.alert_chain import Webhook
+from tests.waiting import until
 from warpline import schema
 from warpline.batch import Batch
 from warpline.collector import Collector
@@ -69,7 +70,7 @@ def _latencies(folder: Path) -> None:
         time.sleep(_QUIET_S)
         httpx.post(f"{server.url}/demo/fault", json={"max_num_seqs": 2}, timeout=10).raise_for_status()
         with _load(server.url) as stepped_s:
-            alert_chain.wait_until(lambda: bool(built_in.told and metrics.told), 120)
+            until(lambda: bool(built_in.told and metrics.told), 120)
     keys = "limit=5 for=2s scrape=1s collection=1s"
     print(f"FIGURE alerts.latency_s {built_in.at_s[0] - stepped_s:.2f} s {keys} rule=built-in", flush=True)
     print(

@@ -22,7 +22,8 @@ from bench.payloads import requests
 from correlator.storage.store import Store
 from tests.faults import cases
 from tests.faults.cases import NEVER, cut, flip, scramble
-from tests.faults.rig import Outcome, Rig, wait_until
+from tests.faults.rig import Outcome, Rig
+from tests.waiting import until
 from warpline import otlp
 from warpline.settings import Settings
 
@@ -92,7 +93,7 @@ def soak() -> None:
         rig.kill()
         began = time.monotonic()
         rig.start()
-        wait_until(lambda: rig.given("span") >= sent, 1200)
+        until(lambda: rig.given("span") >= sent, 1200)
         figure("correlator.soak_drain_s", time.monotonic() - began, "s", spans=sent)
         rig.terminate()
         figure("correlator.soak_lost", sent - _distinct_spans(rig.state_dir), "{span}", limit=0)

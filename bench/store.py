@@ -28,7 +28,8 @@ from correlator.storage.ingest import Ingest
 from correlator.storage.segments import write as write_segment
 from correlator.storage.store import Store
 from correlator.storage.upkeep import Upkeep
-from tests.faults.rig import Rig, wait_until
+from tests.faults.rig import Rig
+from tests.waiting import until
 from warpline import otlp, record, schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -269,6 +270,6 @@ def backlog() -> None:
         rig.kill()
         rig.start()
         began = time.monotonic()
-        wait_until(lambda: rig.given("span") == sent, 300)
+        until(lambda: rig.given("span") == sent, 300)
         figure("correlator.backlog_drain_s", time.monotonic() - began, "s", spans=sent)
         rig.terminate()
