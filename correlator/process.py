@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +19,7 @@ from correlator.alerting.autoscale import routes as autoscale_routes
 from correlator.alerting.keep import Keeper
 from correlator.doors.receive import Receiver
 from correlator.joins.stages import Joins
+from correlator.remembered import Remembered
 from correlator.serve import QueryServer
 from correlator.storage.disk import routes as disk_routes
 from correlator.storage.ingest import Ingest
@@ -46,8 +48,9 @@ class Correlator:
             opened.callback(self.store.close)
             self.ingest = Ingest(settings, self.store)
             opened.callback(self.ingest.close)
-            wanted = Wanted()
-            keeper = Keeper(settings, self.store.query, wanted)
+            state = Path(settings.state_dir)
+            wanted = Wanted(Remembered(state / "wanted.json"))
+            keeper = Keeper(settings, self.store.query, wanted, Remembered(state / "kept.json"))
             routes = [
                 *timeline_routes(self.store),
                 *perfetto_routes(self.store),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alert, Query
+from correlator.remembered import Remembered, monotonic_s, unix_s
 from correlator.wanted import Wanted
 from warpline.errors import StoreError
 from warpline.settings import Settings
@@ -52,16 +54,38 @@ class Kept:
 class Keeper:
     """Turns causes into wishes to the collectors, not too many of them."""
 
-    def __init__(self, settings: Settings, query: Query, wanted: Wanted) -> None:
-        """Look up requests by `query`, and wish by `wanted`."""
+    def __init__(self, settings: Settings, query: Query, wanted: Wanted, remembered: Remembered | None = None) -> None:
+        """Look up requests by `query`, and wish by `wanted`; what was kept before is `remembered`."""
         self._settings, self._query, self._wanted = settings, query, wanted
         self._before_ns, self._after_ns = (
             int(each * 1e9) for each in (settings.recorder_before_s, settings.recorder_after_s)
         )
+        self._lock = threading.Lock()  # Alerts and people ask from threads of their own.
         self._until_s: dict[tuple[str, str], float] = {}
         self._slow_s = 0.0
         self.kept: deque[Kept] = deque(maxlen=_REMEMBERED)
         self.counts: Counter[str] = Counter()
+        self._remembered = remembered
+        self._recall()
+
+    def _recall(self) -> None:
+        """Go on with what the correlator before asked for: a restart is no reason to keep one cause's window again."""
+        try:
+            for each in self._remembered.read() if self._remembered else ():
+                kept = Kept(**each["kept"])
+                self.kept.append(kept)
+                pause_s = self._settings.recorder_pause_s
+                self._until_s[kept.cause, kept.node] = monotonic_s(float(each["pause_until_s"]), pause_s)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("flight recorder: windows from before cannot be read: %s", error)
+
+    def _remember(self) -> None:
+        if self._remembered is not None:
+            pauses = (unix_s(self._until_s[each.cause, each.node]) for each in self.kept)
+            said = [
+                {"kept": asdict(each), "pause_until_s": until} for each, until in zip(self.kept, pauses, strict=True)
+            ]
+            self._remembered.write(said)
 
     def alerts(self, fired: Sequence[Alert], rules: Sequence[Rule], now_ns: int) -> None:
         """Keep the windows of alerts that fire since now. Raises StoreError where the requests cannot be looked up."""
@@ -120,14 +144,17 @@ class Keeper:
     def _keep(self, cause: str, nodes: Collection[str], window: tuple[int, int]) -> list[Kept]:
         """Ask the nodes for a window, but for those that were asked for the same cause a moment ago."""
         now_s = time.monotonic()
-        due = [each for each in nodes if cause == ASKED or self._until_s.get((cause, each), 0.0) <= now_s]
-        made = [Kept(cause, node, *window) for node in due]
-        for kept in made:
-            self._until_s[cause, kept.node] = now_s + self._settings.recorder_pause_s
-            self._wish(kept)
+        with self._lock:
+            due = [each for each in nodes if cause == ASKED or self._until_s.get((cause, each), 0.0) <= now_s]
+            made = [Kept(cause, node, *window) for node in due]
+            for kept in made:
+                self._until_s[cause, kept.node] = now_s + self._settings.recorder_pause_s
+                self._wish(kept)
+            if made:
+                self.kept.extend(made)
+                self.counts[cause] += len(made)
+                self._remember()
         if made:
-            self.kept.extend(made)
-            self.counts[cause] += len(made)
             log.info("flight recorder: %s: %d s kept on %s", cause, (window[1] - window[0]) / 1e9, ", ".join(due))
         return made
 
@@ -148,7 +175,7 @@ class Keeper:
 
     def described(self) -> list[dict[str, object]]:
         """Return the windows that were asked for lately, the newest first."""
-        return [asdict(each) for each in reversed(self.kept)]
+        return [asdict(each) for each in reversed(list(self.kept))]
 
     def readings(self) -> Iterator[Reading]:
         """Yield how many windows were asked for, by cause."""

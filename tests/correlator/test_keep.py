@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from correlator.alerting import alert_rule
 from correlator.alerting.alerts import Alert
 from correlator.alerting.keep import Keeper
+from correlator.remembered import Remembered, monotonic_s
 from correlator.storage.store import Store
 from correlator.wanted import Wanted
 from warpline import schema
@@ -177,3 +179,32 @@ def test_a_look_up_that_fails_costs_a_window_and_not_the_alerts(store: Store, wa
     keeper = Keeper(SETTINGS, broken, wanted)  # type: ignore[arg-type]  # it never returns
     keeper.look([replace(FIRING, labels="{}")], RULES, NOW)
     assert keeper.described() == []
+
+
+def test_a_restart_does_not_keep_the_same_cause_again(store: Store, tmp_path: Path) -> None:
+    asks, keeps = Remembered(tmp_path / "wanted.json"), Remembered(tmp_path / "kept.json")
+    Keeper(SETTINGS, store.query, Wanted(asks), keeps).alerts([FIRING], RULES, NOW)
+    wanted = Wanted(asks)
+    keeper = Keeper(SETTINGS, store.query, wanted, keeps)
+    keeper.alerts([FIRING], RULES, NOW + SECOND)
+    assert wanted.of("n2") == {"detail": {"*": 3}, "windows": [[NOW - 35 * SECOND, NOW + 20 * SECOND]]}
+    assert [each["cause"] for each in keeper.described()] == ["gpu_xid"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[1]", '[{"until_s": "soon"}]', '{"kept": 3}', '[{"kept": {"node": 1}}]', "7"]
+)
+def test_a_memory_that_is_damaged_is_begun_anew(store: Store, tmp_path: Path, damage: str) -> None:
+    asks, keeps = Remembered(tmp_path / "wanted.json"), Remembered(tmp_path / "kept.json")
+    for file in ("wanted.json", "kept.json"):
+        (tmp_path / file).write_text(damage)
+    wanted = Wanted(asks)
+    Keeper(SETTINGS, store.query, wanted, keeps).alerts([FIRING], RULES, NOW)
+    assert Wanted(asks).of("n2") == wanted.of("n2") != {"detail": {}, "windows": []}
+
+
+def test_a_wall_clock_that_was_put_back_prolongs_nothing_beyond_the_longest_wish(tmp_path: Path) -> None:
+    ahead = [{"until_s": time.time() + 86_400, "node": "", "detail": {"*": 3}, "windows": []}]
+    Remembered(tmp_path / "wanted.json").write(ahead)
+    assert Wanted(Remembered(tmp_path / "wanted.json")).of("any")["detail"] == {"*": 3}
+    assert monotonic_s(time.time() + 86_400, 3600) - time.monotonic() <= 3600

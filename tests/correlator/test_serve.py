@@ -215,3 +215,16 @@ def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
     child.stderr.close()
     with running(free(tmp_path)) as (_, client, _):
         assert client.view("syscall").num_rows == 7, "stored before it ended"
+
+
+def test_a_restart_still_asks_collectors_for_what_was_asked(tmp_path: Path) -> None:
+    settings = free(tmp_path, alerts_every_s=0)
+    with running(settings) as (process, client, _):
+        url = f"http://{process.query.address}/api/detail"
+        assert urllib3.request("POST", url, json={"node": "n1", "detail": {"sched": 2}, "seconds": 600}).status == 202
+        assert urllib3.request("POST", url, json={"node": "n1", "detail": {"*": 3}, "seconds": 0}).status == 202
+        kept = client.keep(since_ns=1, until_ns=2, node="n1")
+    with running(settings) as (process, client, _):
+        found = urllib3.request("GET", f"http://{process.query.address}/api/detail?node=n1").json()
+        assert found == {"detail": {"sched": 2}, "windows": [[1, 2]]}
+        assert client.kept() == kept
