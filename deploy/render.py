@@ -43,7 +43,7 @@ _KINDS = {
     "networking.k8s.io/v1": ["NetworkPolicy", "Ingress"],
     "rbac.authorization.k8s.io/v1": ["ClusterRole", "ClusterRoleBinding"],
     "monitoring.coreos.com/v1": ["PodMonitor", "PrometheusRule"],
-    "keda.sh/v1alpha1": ["ScaledObject"],
+    "keda.sh/v1alpha1": ["ScaledObject", "TriggerAuthentication"],
 }
 
 

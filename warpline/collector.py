@@ -37,7 +37,7 @@ class Collector:
         self.governor = Governor(settings, self.node)
         self.exporter = Exporter(settings, self.node, self._recorder(), lambda: self.governor.wanted.windows)
         endpoint = settings.collector_gpu_metrics_endpoint
-        self.gpu_metrics = GpuMetrics(endpoint) if endpoint else None
+        self.gpu_metrics = GpuMetrics(endpoint, settings.collector_metrics_delta) if endpoint else None
         self.runners = [self._runner(name) for name in source.chosen(settings)]
         self._stops: list[telemetry.Stop] = []
 
@@ -70,7 +70,11 @@ class Collector:
             chosen.collector_tls_certificate,
             chosen.collector_tls_key,
         )
-        self._stops.append(telemetry.send_metrics(endpoint, "warpline-collector", self.node, self.readings, shown))
+        self._stops.append(
+            telemetry.send_metrics(
+                endpoint, "warpline-collector", self.node, self.readings, shown, delta=chosen.collector_metrics_delta
+            )
+        )
 
     def stop(self) -> None:
         """Stop the sources, then send what they left; what cannot be sent stays in the queue on disk."""

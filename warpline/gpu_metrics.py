@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import queue
 import threading
@@ -10,6 +11,7 @@ import urllib3
 
 from warpline import schema
 from warpline.batch import Batch
+from warpline.deltas import Deltas
 from warpline.otlp import gpu_metrics
 from warpline.sender import PROTOBUF
 
@@ -23,10 +25,11 @@ _CLOSE_S = 5.0
 class GpuMetrics:
     """Sends batches of `gpu_sample` to `<endpoint>/v1/metrics` in a thread of its own; what it cannot send is `lost`."""
 
-    def __init__(self, endpoint: str) -> None:
-        """Begin."""
+    def __init__(self, endpoint: str, delta: bool = False) -> None:
+        """Begin; counters leave as `delta` or as sums. What they added while nobody answered, deltas tell later."""
         self.url = f"{endpoint.rstrip('/')}/v1/metrics"
         self.lost = 0
+        self._deltas = Deltas() if delta else None
         self._failing = False
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=5), retries=False)
         self._waiting: queue.Queue[Batch | None] = queue.Queue(_WAITING)
@@ -52,7 +55,9 @@ class GpuMetrics:
 
     def _loop(self) -> None:
         while (batch := self._waiting.get()) is not None:
-            reason = self._send(gpu_metrics.encode(batch))
+            reason = self._send(gpu_metrics.encode(batch, self._deltas))
+            if self._deltas is not None:
+                self._deltas.settle(not reason)
             if reason:
                 self.lost += batch.rows.num_rows
             if bool(reason) != self._failing:
@@ -61,8 +66,9 @@ class GpuMetrics:
 
     def _send(self, body: bytes) -> str:
         """Return why a request was not taken, empty where it was."""
+        headers = {"content-type": PROTOBUF, "content-encoding": "gzip"}
         try:
-            answer = self._pool.request("POST", self.url, body=body, headers={"content-type": PROTOBUF})
+            answer = self._pool.request("POST", self.url, body=gzip.compress(body, 1), headers=headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return f"no answer: {type(error).__name__}"
         return "" if answer.status == 200 else f"status {answer.status}"

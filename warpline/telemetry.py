@@ -9,17 +9,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import requests
+from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    PeriodicExportingMetricReader,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Metric as SdkMetric
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from warpline.deltas import Deltas
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +115,60 @@ class Credentials:
         return session
 
 
+class _DeltaExporter(OTLPMetricExporter):
+    """Sends counters as what was added since the endpoint last took them."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._deltas = Deltas()
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **given: Any
+    ) -> MetricExportResult:
+        result = super().export(self._added(metrics_data), timeout_millis, **given)
+        self._deltas.settle(result is MetricExportResult.SUCCESS)
+        return result
+
+    def _added(self, data: MetricsData) -> MetricsData:
+        resources = []
+        for resource in data.resource_metrics:
+            scopes = [replace(each, metrics=list(self._told(each.metrics))) for each in resource.scope_metrics]
+            resources.append(replace(resource, scope_metrics=scopes))
+        return MetricsData(resources)
+
+    def _told(self, metrics: Iterable[SdkMetric]) -> Iterator[SdkMetric]:
+        for each in metrics:
+            if not isinstance(each.data, Sum):
+                yield each
+            elif points := list(self._points(each.name, each.data)):
+                yield replace(each, data=Sum(points, AggregationTemporality.DELTA, each.data.is_monotonic))
+
+    def _points(self, name: str, counted: Sum) -> Iterator[NumberDataPoint]:
+        for each in counted.data_points:
+            series = name, tuple(sorted((each.attributes or {}).items()))
+            found = self._deltas.since(series, each.time_unix_nano, each.value, each.start_time_unix_nano)
+            if found is not None:
+                yield replace(each, start_time_unix_nano=found[0], value=found[1])
+
+
 def send_metrics(
-    endpoint: str, service: str, node: str, read: Read, shown: Credentials | None = None, every_s: float = 10.0
+    endpoint: str,
+    service: str,
+    node: str,
+    read: Read,
+    shown: Credentials | None = None,
+    every_s: float = 10.0,
+    delta: bool = False,
 ) -> Stop:
     """Send the readings to an OTLP/HTTP endpoint every `every_s`; return what stops it, after one last sending.
 
-    Only metrics that have a reading when this is called are sent.
+    Only metrics that have a reading when this is called are sent; counters as `delta` or as sums.
     """
     shown = shown or Credentials()
-    exporter = OTLPMetricExporter(
+    exporter = (_DeltaExporter if delta else OTLPMetricExporter)(
         endpoint=f"{endpoint.rstrip('/')}/v1/metrics",
         timeout=5,
+        compression=Compression.Gzip,
         session=shown.session(),
         certificate_file=shown.ca or None,
         client_certificate_file=shown.certificate or None,

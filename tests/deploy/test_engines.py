@@ -21,14 +21,13 @@ import yaml
 from collectors.inject import install
 from collectors.inject.build import NAME, compiler
 from collectors.wire.gpu_fields import DCGM
+from tests.deploy import custom_resources
 from warpline import cli
 from warpline.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENGINES = sorted((ROOT / "deploy/engines").glob("*.yaml"))
 COUNTERS = ROOT / "deploy/dcgm-exporter/dcgm-metrics.csv"
-MODEL_OWN = {"modelFormat", "runtime", "storageUri", "protocolVersion"}
-"""What KServe's `model` has beside the fields of a container."""
 FOUND = """
 from importlib.metadata import entry_points
 [found] = entry_points(group="vllm.general_plugins", name="warpline")
@@ -58,21 +57,17 @@ def pods(path: Path) -> list[Object]:
 def _pod(made: Object) -> Object:
     if made["kind"] == "Deployment":
         return dict(made["spec"]["template"]["spec"])
-    predictor = dict(made["spec"]["predictor"])
-    model = predictor.pop("model")
-    assert set(model) & MODEL_OWN
-    return {**predictor, "containers": [{"name": "model", **{k: v for k, v in model.items() if k not in MODEL_OWN}}]}
+    return custom_resources.predictor_pod(made)
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.31", "1.33"])
 @pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.stem)
 def test_every_engines_pod_is_valid_to_the_letter(path: Path, version: str) -> None:
     for made in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        if made["kind"] == "Deployment":
+        if custom_resources.is_custom(made):
+            custom_resources.validate(made, version)
+        else:
             kubernetes_validate.validate(made, version, strict=True)
-    for pod in pods(path):
-        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod}
-        kubernetes_validate.validate(whole, version, strict=True)
 
 
 def test_the_part_that_is_warplines_is_the_same_in_every_engine() -> None:

@@ -14,16 +14,17 @@ import pytest
 import yaml
 
 from collectors import cluster_state
+from tests.deploy import custom_resources
 from warpline import cli
 from warpline.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = sorted((ROOT / "deploy/manifests").glob("*-*.yaml"))
 EACH_MANIFEST = pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject"}
 CAPABILITIES = {"ebpf": {"BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "CHECKPOINT_RESTORE"}}
 """What docs/security.md lists, by container; every other container has none."""
 
+NAMESPACE = "kubernetes.io/metadata.name"
 Object = dict[str, Any]
 
 
@@ -41,13 +42,21 @@ def containers(path: Path) -> list[Object]:
     return [c for _, spec in pods(path) for c in spec["containers"]]
 
 
+def written(value: object) -> str:
+    """A setting's value as a manifest writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @EACH_MANIFEST
 @pytest.mark.parametrize("version", ["1.29", "1.31", "1.33"])
 def test_every_object_is_valid_to_the_letter(path: Path, version: str) -> None:
-    found = [each for each in objects(path) if each["kind"] not in CUSTOM]
+    found = objects(path)
     assert len(found) > 6
     for each in found:
-        kubernetes_validate.validate(each, version, strict=True)
+        if custom_resources.is_custom(each):
+            custom_resources.validate(each, version)
+        else:
+            kubernetes_validate.validate(each, version, strict=True)
 
 
 @EACH_MANIFEST
@@ -110,7 +119,7 @@ def test_every_command_line_and_every_value_is_one_that_the_process_takes(path: 
         assert not hasattr(args, "sources") or args.sources is None
         given = {v["name"]: v["value"] for v in container["env"] if v["name"].startswith("WARPLINE_") and "value" in v}
         loaded = load(environ=given)
-        assert all(str(getattr(loaded, name.removeprefix("WARPLINE_").lower())) == text for name, text in given.items())
+        assert {name: written(getattr(loaded, name.removeprefix("WARPLINE_").lower())) for name in given} == given
 
 
 @EACH_MANIFEST
@@ -193,6 +202,26 @@ def test_a_selector_selects_the_pods_that_it_means(path: Path) -> None:
         if each["kind"] == "Service":
             wanted = each["spec"]["selector"].items()
             assert sum(wanted <= found.items() for found in labels) == 1
+
+
+@EACH_MANIFEST
+def test_what_other_operators_ask_of_warpline_is_there_is_let_in_and_is_shown_the_token(path: Path) -> None:
+    ports = {port["name"] for c in containers(path) for port in c["ports"]}
+    token = {"name": "warpline-tokens", "key": "tokens"}
+    policies = {each["metadata"]["name"]: each["spec"] for each in objects(path) if each["kind"] == "NetworkPolicy"}
+    asked = {each["kind"]: each["spec"] for each in objects(path) if custom_resources.is_custom(each)}
+    for endpoint in asked.get("PodMonitor", {}).get("podMetricsEndpoints", []):
+        assert endpoint["port"] in ports
+        shown = endpoint.get("authorization", {}).get("credentials")
+        assert shown == (token if endpoint["port"] == "query" else None), "collectors' /metrics asks for none"
+    for trigger in asked.get("ScaledObject", {}).get("triggers", []):
+        if trigger["type"] == "metrics-api":
+            assert trigger["metadata"]["authMode"] == "bearer"
+            assert asked["TriggerAuthentication"]["secretTargetRef"] == [{"parameter": "token", **token}]
+    for policy in (policies[each] for each in ("warpline-correlator", "warpline-collector") if each in policies):
+        sources = [source for rule in policy["ingress"] for source in rule["from"]]
+        let_in = {source.get("namespaceSelector", {}).get("matchLabels", {}).get(NAMESPACE) for source in sources}
+        assert {"monitoring", "keda"} <= let_in
 
 
 def test_the_chart_carries_the_rules_that_are_tested() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from collectors import dcgm
 from collectors.wire import prometheus
@@ -34,10 +38,11 @@ def endpoint(status: list[int]) -> Iterator[tuple[str, list[Any]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            if self.path == "/v1/metrics" and status[-1] == 200:
+            body = gzip.decompress(self.rfile.read(int(self.headers["content-length"])))
+            answer = status[-1]
+            if self.path == "/v1/metrics" and answer == 200:
                 found.extend(ExportMetricsServiceRequest.FromString(body).resource_metrics)
-            self.send_response(status[-1])
+            self.send_response(answer)
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -91,3 +96,44 @@ def test_an_endpoint_that_refuses_costs_its_readings_and_heals(shared_data: Path
         until(lambda: bool(found))
         sent.close()
     assert sent.lost == batch.rows.num_rows
+
+
+def later(batch: Batch, seconds: int) -> Batch:
+    """The same readings, later; every GPU has used 100 J a second since."""
+    at = pc.add(batch.rows.column("time_ns"), seconds * 10**9)
+    is_energy = pc.equal(batch.rows.column("metric"), "hw.energy")
+    value = pc.if_else(is_energy, pc.add(batch.rows.column("value"), 100.0 * seconds), batch.rows.column("value"))
+    names = batch.rows.schema.names
+    rows = batch.rows.set_column(names.index("time_ns"), "time_ns", at).set_column(names.index("value"), "value", value)
+    return Batch(batch.table, pa.RecordBatch.from_arrays(rows.columns, schema=batch.rows.schema))
+
+
+def test_deltas_of_energy_add_up_though_the_endpoint_was_away_and_what_stood_still_is_not_told(
+    shared_data: Path,
+) -> None:
+    batch, status = samples(shared_data / "dcgm/metrics/issue138-v100-2020-no-hostname-empty-pod.prom"), [200]
+    with endpoint(status) as (address, found):
+        sent = GpuMetrics(address, delta=True)
+        sent.take(batch)
+        until(lambda: len(found) == 1)
+        status.append(503)
+        sent.take(later(batch, 15))
+        until(lambda: sent.lost == batch.rows.num_rows)
+        status.append(200)
+        sent.take(later(batch, 30))
+        until(lambda: len(found) == 2)
+        sent.take(later(batch, 45))
+        sent.close()
+    sums = [{m.name: m.sum for m in each.scope_metrics[0].metrics if m.HasField("sum")} for each in found]
+    assert sums[0] == {}, "nobody knows since when a GPU has counted"
+    assert [set(each) for each in sums[1:]] == [{"hw.energy"}] * 2
+    start_ns = batch.rows.column("time_ns")[0].as_py()
+    for each, (begin, end) in zip(sums[1:], ((0, 30), (30, 45)), strict=True):
+        energy = each["hw.energy"]
+        assert energy.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+        for point in energy.data_points:
+            assert (point.start_time_unix_nano, point.time_unix_nano) == (
+                start_ns + begin * 10**9,
+                start_ns + end * 10**9,
+            )
+            assert round(point.as_double, 3) == 100.0 * (end - begin)

@@ -12,7 +12,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from warpline.batch import Batch
+from warpline.deltas import Deltas
 
+_DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+_CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _UNITS = (
     ("hw.power", "W"),
     ("warpline.gpu.power", "W"),
@@ -43,8 +46,11 @@ _OWNER = {"pod_uid": "k8s.pod.uid", "pod": "k8s.pod.name", "namespace": "k8s.nam
 _OWNER |= {"container": "k8s.container.name"}
 
 
-def encode(batch: Batch) -> bytes:
-    """Return a batch of `gpu_sample` as the body of an OTLP metrics request, times as they are (node time)."""
+def encode(batch: Batch, deltas: Deltas | None = None) -> bytes:
+    """Return a batch of `gpu_sample` as the body of an OTLP metrics request, times as they are (node time).
+
+    With `deltas` a counter tells what it added since it was last taken, and nothing where it stood still; else its sum.
+    """
     request = ExportMetricsServiceRequest()
     made: dict[tuple[str, bool], Any] = {}
     told: set[tuple[Any, ...]] = set()
@@ -54,13 +60,19 @@ def encode(batch: Batch) -> bytes:
         if row["device_wide"] and key in told:
             continue
         told.add(key)
+        counts, start_ns = bool(row["monotonic"]), 0
+        if counts and deltas is not None:
+            instance = None if row["device_wide"] else row["gpu_instance"]
+            added = deltas.since((*key[:-1], instance), row["time_ns"], row["value"])
+            if added is None:
+                continue
+            start_ns, row["value"] = added
         scope = scopes.get(row["node"]) or scopes.setdefault(row["node"], _scope(request, row["node"]))
-        counts = bool(row["monotonic"])
         place = (f"{row['node']}/{row['metric']}", counts)
         points = made.get(place)
         if points is None:
-            points = made[place] = _points(scope, row["metric"], counts)
-        _add(points.add(), row)
+            points = made[place] = _points(scope, row["metric"], counts, deltas is not None)
+        _add(points.add(start_time_unix_nano=start_ns), row)
     return bytes(request.SerializeToString())
 
 
@@ -73,13 +85,13 @@ def _scope(request: Any, node: str) -> Any:
     return scope
 
 
-def _points(scope: Any, metric: str, counts: bool) -> Any:
+def _points(scope: Any, metric: str, counts: bool, delta: bool) -> Any:
     unit = next((unit for beginning, unit in _UNITS if metric.startswith(beginning)), "1")
     made = scope.metrics.add(name=metric, unit=unit)
     if not counts:
         return made.gauge.data_points
     made.sum.is_monotonic = True
-    made.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    made.sum.aggregation_temporality = _DELTA if delta else _CUMULATIVE
     return made.sum.data_points
 
 
