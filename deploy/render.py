@@ -136,7 +136,7 @@ def cases() -> dict[str, dict[str, Any]]:
     sizes = {"minimal": MINIMAL, "full": FULL}
     found = {f"{d}-{size}": {"distribution": d, **v} for d in DISTRIBUTIONS for size, v in sizes.items()}
     edge = yaml.safe_load((CHART / "values-edge.yaml").read_text(encoding="utf-8"))
-    return {**found, "k3s-edge": edge}
+    return found | {f"{d}-edge": {**edge, "distribution": d} for d in ("k3s", "microk8s")}
 
 
 def by_name() -> list[str]:

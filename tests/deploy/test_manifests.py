@@ -24,6 +24,9 @@ EACH_MANIFEST = pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path
 CAPABILITIES = {"ebpf": {"BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "CHECKPOINT_RESTORE"}}
 """What docs/security.md lists, by container; every other container has none."""
 
+NO_HELM = "helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
+INFO = 1
+"""Helm's mildest severity: that a chart might have an icon."""
 NAMESPACE = "kubernetes.io/metadata.name"
 Object = dict[str, Any]
 
@@ -245,9 +248,7 @@ def test_every_value_of_the_chart_is_in_its_schema_and_unknown_ones_are_refused(
 
 @pytest.mark.slow
 def test_the_manifests_are_what_helm_renders(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "helm_sdkpy", reason="helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
-    )
+    pytest.importorskip("helm_sdkpy", reason=NO_HELM)
     code = "import sys; sys.path.insert(0, 'deploy'); import render; from pathlib import Path\n"
     code += "for n, v in render.cases().items(): Path(sys.argv[1], n).write_text(render.render(v))"
     done = subprocess.run(
@@ -268,14 +269,26 @@ def test_the_manifests_are_what_helm_renders(tmp_path: Path) -> None:
 
 def rendered(values: str) -> subprocess.CompletedProcess[str]:
     """What Helm says to values, given as Python writes them."""
-    pytest.importorskip(
-        "helm_sdkpy", reason="helm_sdkpy is not installed: ./setup.sh installs it where its wheel exists"
-    )
+    pytest.importorskip("helm_sdkpy", reason=NO_HELM)
     code = f"import sys; sys.path.insert(0, 'deploy'); import render; print(render.render({values}))"
     environment = {**os.environ, "HELM_DRIVER": "memory"}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.slow
+def test_helm_finds_nothing_to_warn_of() -> None:
+    pytest.importorskip("helm_sdkpy", reason=NO_HELM)
+    code = "import asyncio, json, helm_sdkpy as h; asked = h.Lint(h.Configuration(namespace='warpline'))"
+    code += ".run('deploy/helm/warpline'); print(json.dumps(asyncio.run(asked)))"
+    environment = {**os.environ, "HELM_DRIVER": "memory"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["TotalChartsLinted"], found["Errors"]) == (1, None)
+    assert {each["Severity"] for each in found["Messages"]} <= {INFO}
 
 
 @pytest.mark.slow
