@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from bench.joins import _STEPS, TABLES
 from warpline import bundle, own, sample, schema
+from warpline.client import Client
 from warpline.settings import Settings
 
 SECONDS = int(os.environ.get("BENCH_REPLAY_S", "60"))
@@ -79,19 +79,40 @@ def _write_table(directory: Path, name: str, sql: str, steps: int, step_ns: int)
 
 
 def _open_large(folder: Path) -> None:
-    """Unpack and check a large bundle in a process of its own, and read every row of it as a replay does."""
+    """Unpack and check a large bundle in a process of its own, and read every row of it as a replay does; then store it, and
+    record it again in a process of its own."""
     _large(folder / "large")
     bundle.pack(folder / "large", folder / "large.warpline")
     size = (folder / "large.warpline").stat().st_size
     began = time.perf_counter()
-    child = subprocess.run(
-        [sys.executable, "-m", "bench.replay", str(folder)], capture_output=True, text=True, check=True
-    )
-    seconds, peak = time.perf_counter() - began, float(child.stdout.split()[-1])
+    rows, peak = _apart("open", str(folder))
+    keys = f"limit=400 bundle_mb={size / 1e6:.0f} rows={rows}"
+    print(f"FIGURE bundle.open_rss_mb {peak:.0f} MB {keys} seconds={time.perf_counter() - began:.1f}", flush=True)
+    settings = Settings(correlator_memory_limit_mb=3000, correlator_spool_mb=16384, correlator_disk_reserve_mb=0)
+    with own.opened(folder / "large", settings) as mine:
+        sample.replay(mine.settings, mine.directory)
+        while not mine.client.progress()[0]:
+            time.sleep(0.2)
+        before = _peak_mb(mine.children.pid("correlator"))
+        began = time.perf_counter()
+        again, peak = _apart("record", str(folder), mine.settings.query_url)
+        seconds, correlator = time.perf_counter() - began, _peak_mb(mine.children.pid("correlator"))
+    if again != rows:
+        raise SystemExit(f"of {rows} rows {again} were recorded")
+    size = (folder / "again.warpline").stat().st_size
+    keys = f"limit=400 bundle_mb={size / 1e6:.0f} rows={again} seconds={seconds:.1f}"
+    print(f"FIGURE bundle.record_rss_mb {peak:.0f} MB {keys}", flush=True)
     print(
-        f"FIGURE bundle.open_rss_mb {peak:.0f} MB limit=400 bundle_mb={size / 1e6:.0f} seconds={seconds:.1f}",
-        flush=True,
+        f"FIGURE bundle.record_correlator_rss_mb {correlator:.0f} MB before={before:.0f} memory_limit=3000", flush=True
     )
+
+
+def _apart(*arguments: str) -> tuple[int, float]:
+    """Run this file in a process of its own; return the rows and the MB that it tells of."""
+    command = [sys.executable, "-m", "bench.replay", *arguments]
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    _, rows, _, peak = child.stdout.split()
+    return int(rows), float(peak)
 
 
 def _large(directory: Path) -> None:
@@ -113,17 +134,29 @@ def _large(directory: Path) -> None:
     (directory / "manifest.json").write_text(made.as_json(), encoding="utf-8")
 
 
-def opening(folder: Path) -> Iterator[str]:
-    """Unpack the bundle, read all of it, and yield the most memory that took, in MB."""
+def _peak_mb(pid: int | str) -> float:
+    """Return the most memory that a process has had; getrusage tells of the process before exec too."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1000
+
+
+def _opening(folder: Path) -> int:
+    """Unpack the bundle and read all of it; return its rows."""
     report = bundle.unpack(folder / "large.warpline", folder / "opened")
-    read = sum(batch.rows.num_rows for batch in sample.batches(folder / "opened", report.manifest))
-    # getrusage tells of the process before exec too.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    yield f"rows {read} peak {int(peak.split()[1]) / 1000:.0f}"
+    return sum(batch.rows.num_rows for batch in sample.batches(folder / "opened", report.manifest))
+
+
+def _recording(folder: Path, url: str) -> int:
+    """Record what a correlator stored of the large bundle, pack it, and return its rows."""
+    client, window = Client(Settings(query_url=url)), (_BASE, _BASE + (1 << 41))
+    found = bundle.record(client, folder / "again", window, "recorded again", pseudonyms=False)
+    bundle.pack(folder / "again", folder / "again.warpline")
+    return found.rows["syscall"]
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(*opening(Path(sys.argv[1])))
+        done = {"open": _opening, "record": _recording}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+        print(f"rows {done} peak {_peak_mb('self'):.0f}")
     else:
         run()

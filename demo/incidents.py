@@ -2,7 +2,7 @@
 
 Each is played on the model server's double, whose behaviour is changed while clients use it, and recorded by a collector and
 a correlator as they run anywhere. No row is written by hand; of the processes' rows what is fit to be published is kept
-(`sample.record(public=True)`). What each must lead to is in its `incident.json`.
+(`recording.record(public=True)`). What each must lead to is in its `incident.json`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from demo import stage
 from demo.stage import Stage
-from warpline import sample
+from warpline import recording, sample
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 _LAST_ROWS_S = 4.0
@@ -214,7 +214,7 @@ def record(name: str, folder: Path) -> sample.Manifest:
             began_ns, until_ns = (began_ns + second * 1_000_000_000 for second in scene.height_s)
         for old in (folder / name).glob("*.parquet"):
             old.unlink()  # A table that had rows the last time may have none now.
-        return sample.record(on.client, folder / name, began_ns, until_ns, about, public=True)
+        return recording.record(on.client, folder / name, began_ns, until_ns, about, public=True)
 
 
 async def _played(scene: Scene, on: Stage) -> None:

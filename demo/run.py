@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from collectors.bpf import loader
 from demo import envoy, load
 from demo.engine import MODEL, launch
-from warpline import sample
+from warpline import recording, sample
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError
@@ -115,7 +115,7 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
             complete = all([_watched_load(client, addresses, *size, say) for size in loads])
             if record:
                 time.sleep(_LAST_ROWS_S)
-                sample.record(client, record, began_ns, time.time_ns(), _ABOUT, public=True)
+                recording.record(client, record, began_ns, time.time_ns(), _ABOUT, public=True)
                 return 0 if complete else 1
         say(f"ask it: WARPLINE_QUERY_URL=http://{addresses.query} warpline query request --since 10m")
         say(f"look at it: http://{addresses.dashboard}")

@@ -20,10 +20,10 @@ from typing import IO
 
 import pyarrow as pa
 
-from warpline import sample, schema
+from warpline import recording, sample, schema
 from warpline.client import Client
 from warpline.errors import SourceError
-from warpline.sample import Manifest
+from warpline.sample import Manifest, Writer
 from warpline.schema import Table
 
 SUFFIX = ".warpline"
@@ -45,6 +45,8 @@ _PIECE = 1 << 20
 _KNOWN = frozenset(table.name for table in schema.TABLES)
 _NO_SUCH_TABLE = "this Warpline has no such table any more"
 
+Progress = Callable[[float], None]
+
 
 @dataclass
 class Report:
@@ -59,28 +61,37 @@ class Report:
         return sum(self.manifest.rows[name] for name in self.damaged)
 
 
-def record(client: Client, directory: Path, window: tuple[int, int], about: str, pseudonyms: bool) -> Manifest:
+def record(
+    client: Client,
+    directory: Path,
+    window: tuple[int, int],
+    about: str,
+    pseudonyms: bool,
+    progress: Progress = lambda share: None,
+) -> Manifest:
     """Write what the correlator stored in `window` (node time, ns), with the identities it needs, as a sample trace.
 
-    Raises StoreError where the correlator does not answer, SourceError where the window is empty.
+    Rows are written as they come. Raises StoreError where the correlator does not answer, SourceError where the window is
+    empty.
     """
-    tables = dict(sample.stored(client, *window, IDENTITY, _IDENTITY_NS))
-    if pseudonyms:
-        rename = _pseudonym()
-        tables = {name: _renamed(schema.table(name), rows, rename) for name, rows in tables.items()}
-    if not any(rows.num_rows for name, rows in tables.items() if name not in IDENTITY):
+    rename = _pseudonym() if pseudonyms else None
+    writer = Writer(directory)
+    for table, parts in recording.stored(client, *window, IDENTITY, _IDENTITY_NS, progress):
+        writer.add(table, parts if rename is None else (_renamed(table, rows, rename) for rows in parts))
+    if not writer.rows.keys() - IDENTITY:
         raise SourceError(
             "incident: nothing was stored in that window; look at the Overview page for when something was"
         )
-    return sample.write(directory, tables, about)
+    return writer.finish(about)
 
 
-def pack(directory: Path, file: Path, rules: str = "") -> None:
+def pack(directory: Path, file: Path, rules: str = "", progress: Progress = lambda share: None) -> None:
     """Write the sample trace in `directory` as one file; `rules` is the JSON text of the alert rules in force."""
     found = sample.load(directory)
     members = ["manifest.json", *(f"{name}.parquet" for name in found.rows)]
     sums = {name: _checksum(directory / name) for name in members}
     part = file.with_name(file.name + ".part")
+    total, done = sum((directory / name).stat().st_size for name in members), 0
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         archive.write(directory / "manifest.json", "manifest.json")
         archive.writestr(CHECKSUMS, json.dumps(sums, indent=1))
@@ -88,10 +99,12 @@ def pack(directory: Path, file: Path, rules: str = "") -> None:
             archive.writestr("rules.json", rules)
         for name in members[1:]:
             archive.write(directory / name, name)
+            done += (directory / name).stat().st_size
+            progress(done / total)
     part.rename(file)
 
 
-def unpack(file: Path, directory: Path, progress: Callable[[float], None] = lambda share: None) -> Report:
+def unpack(file: Path, directory: Path, progress: Progress = lambda share: None) -> Report:
     """Write a bundle's sample trace to `directory` and say what it holds.
 
     A table that is damaged is left out and named. Raises SourceError where the file is no bundle, is cut short, or is of a

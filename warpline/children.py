@@ -57,6 +57,10 @@ class Children:
         self._started.append((name, child))
         return child
 
+    def pid(self, name: str) -> int:
+        """Return the process id of the first child of that name."""
+        return next(child.pid for known, child in self._started if known == name)
+
     def wait_until(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until `ready()`; raise WarplineError, with the end of the child's log, when it ends or takes too long."""
         child = next(c for n, c in self._started if n == name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import urllib3
 
 from warpline.errors import SettingsError, StoreError
 from warpline.settings import Settings
+
+_AT_ONCE = urllib3.Timeout(connect=3, read=60)
+_SORTED_FIRST = urllib3.Timeout(connect=3, read=900)
+"""What does not fit in memory is sorted on disk before its first row comes."""
 
 
 class Client:
@@ -22,7 +27,7 @@ class Client:
         self._headers = (
             {"authorization": f"Bearer {_token(settings.query_token_file)}"} if settings.query_token_file else {}
         )
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=60), retries=False, maxsize=8)
+        self._pool = urllib3.PoolManager(retries=False, maxsize=8)
 
     def view(self, name: str, **parameters: Any) -> pa.Table:
         """Return the rows of a view; `parameters` are the view's own, or since_ns, until_ns, limit and order.
@@ -34,6 +39,18 @@ class Client:
     def table(self, name: str, **parameters: Any) -> pa.Table:
         """Return the rows of a table, as stored; parameters and errors as for `view`."""
         return self._arrow(f"/api/table/{name}", parameters)
+
+    def rows(self, table: str, **parameters: Any) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a table as they come, for tables that may be larger than memory; as `table` else."""
+        path = f"/api/table/{table}"
+        answer = self.get(path, parameters, whole=False)
+        try:
+            with pa.ipc.open_stream(answer) as reader:
+                yield from reader
+        except (pa.ArrowInvalid, OSError, urllib3.exceptions.HTTPError) as error:
+            raise StoreError(f"query api {self.url}{path}: the answer broke off: {error}") from None
+        finally:
+            answer.close()
 
     def views(self) -> list[dict[str, Any]]:
         """Return what views there are: name, doc, parameters, and columns with their types. Raises StoreError."""
@@ -84,12 +101,18 @@ class Client:
         """Have the joins begin at once. Raises StoreError."""
         self.get("/api/join", method="POST")
 
-    def get(self, path: str, parameters: dict[str, Any] | None = None, method: str = "GET") -> urllib3.BaseHTTPResponse:
-        """Return the answer to a request of any path of the API; raises StoreError where it is no success."""
+    def get(
+        self, path: str, parameters: dict[str, Any] | None = None, method: str = "GET", whole: bool = True
+    ) -> urllib3.BaseHTTPResponse:
+        """Return the answer to a request of any path of the API, its body read where it is to be `whole`.
+
+        Raises StoreError where it is no success.
+        """
         fields = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
         url = f"{self.url}{path}?{urllib.parse.urlencode(fields)}"
         try:
-            answer = self._pool.request(method, url, headers=self._headers)
+            timeout = _AT_ONCE if whole else _SORTED_FIRST
+            answer = self._pool.request(method, url, headers=self._headers, preload_content=whole, timeout=timeout)
         except urllib3.exceptions.HTTPError as error:
             raise StoreError(f"query api {self.url}: {_reason(error)}; is `warpline correlate` running?") from None
         if answer.status not in (200, 202):

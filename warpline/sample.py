@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,9 @@ import pyarrow.parquet as pq
 
 from warpline import __version__, schema
 from warpline.batch import Batch
-from warpline.client import Client
 from warpline.errors import SchemaError, SourceError
 from warpline.importer import Door
-from warpline.schema import Table, Type
+from warpline.schema import Table
 from warpline.settings import Settings
 
 FORMAT = "warpline-sample-trace"
@@ -34,9 +34,8 @@ _READ_ROWS = 16384
 """Rows that are read and sent at once: a body of OTLP holds so many of most tables, and to cut batches costs most of all."""
 _CUT = 2
 """Part of each batch id: raised whenever batches are cut differently, so that old and new never mix."""
-_HOLDING = ("node", "process", "pod", "gpu", "connection")
-RECORDED = tuple(table for table in schema.TABLES if table not in schema.JOIN_TABLES)
-"""What was seen. What the joins and the alert rules made of it is made again wherever it is replayed."""
+HOLDING = ("node", "process", "pod", "gpu", "connection")
+"""Tables that say who or what there is: it was said when it began, and holds until something else is said."""
 MOMENTS = frozenset(
     {
         "start_ns",
@@ -100,6 +99,56 @@ def load(directory: Path) -> Manifest:
     return dataclasses.replace(made, uid=hashlib.sha256(text).hexdigest()[:16])
 
 
+class Writer:
+    """A sample trace that is being written, one table after the other: memory is that of a few batches."""
+
+    def __init__(self, directory: Path) -> None:
+        """Write to `directory`, whose name the trace gets."""
+        self._directory = directory
+        self.rows: dict[str, int] = {}
+        self._bounds: dict[str, tuple[int, int]] = {}
+
+    def add(self, table: Table, parts: Iterable[pa.Table]) -> None:
+        """Write all rows of one table, which come in the order of time; a table without rows is left out.
+
+        Raises SchemaError where rows are not as declared.
+        """
+        with ExitStack() as open_file:
+            file: pq.ParquetWriter | None = None
+            for part in parts:
+                if not part.schema.equals(table.arrow):
+                    raise SchemaError(
+                        f"sample trace: rows of {table.name} are not as declared; pass them through as_declared"
+                    )
+                if not part.num_rows:
+                    continue
+                if file is None:
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                    path = self._directory / f"{table.name}.parquet"
+                    file = open_file.enter_context(pq.ParquetWriter(path, table.arrow, compression="zstd"))
+                file.write_table(part, row_group_size=_BATCH_ROWS)
+                self._count(table, part)
+
+    def _count(self, table: Table, part: pa.Table) -> None:
+        found = pc.min_max(part[table.time]).as_py()
+        low, high = self._bounds.get(table.name, (found["min"], found["max"]))
+        self._bounds[table.name] = min(low, found["min"]), max(high, found["max"])
+        self.rows[table.name] = self.rows.get(table.name, 0) + part.num_rows
+
+    def finish(self, about: str = "", expected: dict[str, dict[str, Any]] | None = None) -> Manifest:
+        """Write the manifest and return it; raise SourceError where there is no row at all."""
+        if not self.rows:
+            raise SourceError(
+                f"sample trace {self._directory}: there are no rows; give a stretch of time in which something was seen"
+            )
+        happened = [each for name, each in self._bounds.items() if name not in HOLDING] or [*self._bounds.values()]
+        start_ns, end_ns = min(low for low, _ in happened), max(high for _, high in happened) + 1
+        rows = dict(sorted(self.rows.items()))
+        made = Manifest(self._directory.name, start_ns, end_ns, rows, about, expected or {})
+        (self._directory / "manifest.json").write_text(made.as_json(), encoding="utf-8")
+        return made
+
+
 def write(
     directory: Path, tables: Mapping[str, pa.Table], about: str = "", expected: dict[str, dict[str, Any]] | None = None
 ) -> Manifest:
@@ -107,76 +156,11 @@ def write(
 
     Raises SchemaError where a table's rows are not as declared, SourceError where there is no row at all.
     """
-    filled = {name: _sorted(schema.table(name), rows) for name, rows in tables.items() if rows.num_rows}
-    if not filled:
-        raise SourceError(
-            f"sample trace {directory}: there are no rows; give a stretch of time in which something was seen"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    happened = {name: rows for name, rows in filled.items() if name not in _HOLDING} or filled
-    bounds = [pc.min_max(rows[schema.table(name).time]).as_py() for name, rows in happened.items()]
-    for name, rows in filled.items():
-        pq.write_table(rows, directory / f"{name}.parquet", compression="zstd", row_group_size=_BATCH_ROWS)
-    made = Manifest(
-        directory.name,
-        min(each["min"] for each in bounds),
-        max(each["max"] for each in bounds) + 1,
-        {name: filled[name].num_rows for name in sorted(filled)},
-        about,
-        expected or {},
-    )
-    (directory / "manifest.json").write_text(made.as_json(), encoding="utf-8")
-    return made
-
-
-def record(
-    client: Client, directory: Path, since_ns: int, until_ns: int, about: str = "", public: bool = False
-) -> Manifest:
-    """Write what the correlator stored in [since_ns, until_ns) as a sample trace, `public` where others may see it.
-
-    Raises StoreError where the correlator does not answer, SourceError where it stored nothing then.
-    """
-    tables = dict(stored(client, since_ns, until_ns))
-    return write(directory, anonymous(tables) if public else tables, about)
-
-
-def stored(
-    client: Client, since_ns: int, until_ns: int, holding: Collection[str] = _HOLDING, earlier_ns: int | None = None
-) -> Iterator[tuple[str, pa.Table]]:
-    """Yield each recorded table's name and what the correlator stored of it in [since_ns, until_ns).
-
-    Who a process or a pod is was said when it began, and holds until something else is said: of the tables `holding` what
-    was said `earlier_ns` before is among it, all of it where that is None. Raises StoreError.
-    """
-    for table in RECORDED:
-        before = None if earlier_ns is None else since_ns - earlier_ns
-        rows = client.table(table.name, since_ns=before if table.name in holding else since_ns, until_ns=until_ns)
-        yield table.name, as_declared(table, rows)
-
-
-def anonymous(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Return tables fit to be published: of processes and connections only those that the others speak of, and of a process
-    no path, arguments or cgroup of the machine that it ran on."""
-    kept = dict(tables)
-    for name, key in _STRANGERS.items():
-        if name in kept:
-            named = [_texts(rows[key]) for other, rows in tables.items() if other != name and key in rows.column_names]
-            known = pa.concat_arrays(named or [pa.array([], pa.string())]).unique().drop_null()
-            kept[name] = kept[name].filter(pc.is_in(_texts(kept[name][key]), known))
-    if "process" in kept:
-        table, rows = schema.table("process"), kept["process"]
-        base = pc.replace_substring_regex(_texts(rows["executable"]), ".*/", "")
-        columns = {c: rows[c] for c in rows.column_names} | {"executable": base, "arguments": None, "cgroup_path": None}
-        kept["process"] = pa.Table.from_batches([table.batch(columns, rows.num_rows)])
-    return kept
-
-
-_STRANGERS = {"connection": "connection_id", "process": "process_uid"}
-"""Tables that tell of all that a node does, not only of what a sample trace is about, and by what others name their rows."""
-
-
-def _texts(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks().cast(pa.string())
+    writer = Writer(directory)
+    for name, rows in tables.items():
+        table = schema.table(name)
+        writer.add(table, [rows.sort_by(table.time) if table.time in rows.column_names else rows])
+    return writer.finish(about, expected)
 
 
 def batches(directory: Path, found: Manifest, shift_ns: int = 0) -> Iterator[Batch]:
@@ -219,31 +203,6 @@ def replay(
             progress(sent / total)
     door.flush()
     return found
-
-
-def as_declared(table: Table, rows: pa.Table) -> pa.Table:
-    """Return rows as the query API gives them in the types of the declaration (trace ids come as texts)."""
-    columns = {
-        c.name: _trace_ids(rows[c.name]) if c.type is Type.TRACE_ID else rows[c.name]
-        for c in table.columns
-        if c.name in rows.column_names
-    }
-    return pa.Table.from_batches([table.batch(columns, rows.num_rows)])
-
-
-def _trace_ids(texts: pa.ChunkedArray) -> pa.Array:
-    """Return UUID texts as the 16 bytes that they stand for."""
-    texts = texts.combine_chunks()
-    plain = pc.replace_substring(pc.fill_null(texts, "0" * 32), "-", "")
-    data = pa.py_buffer(bytes.fromhex("".join(plain.to_pylist())))
-    storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(texts), [None, data])
-    return pc.if_else(texts.is_valid(), storage, pa.scalar(None, pa.binary(16)))
-
-
-def _sorted(table: Table, rows: pa.Table) -> pa.Table:
-    if not rows.schema.equals(table.arrow):
-        raise SchemaError(f"sample trace: rows of {table.name} are not as declared; pass them through as_declared")
-    return rows.sort_by(table.time)
 
 
 def _shifted(table: Table, rows: pa.RecordBatch, shift_ns: int) -> pa.RecordBatch:

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from demo.run import Addresses
-from warpline import sample
+from warpline import recording
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.settings import Settings
@@ -63,7 +63,7 @@ def record(
         began_ns = time.time_ns()
         _ask(addresses.server, _REQUESTS)
         _until_quiet(client)
-        sample.record(client, into, began_ns, time.time_ns(), _ABOUT, public=True)
+        recording.record(client, into, began_ns, time.time_ns(), _ABOUT, public=True)
         paths = client.view("request_path", since_ns=began_ns, limit=10_000).to_pylist()
         missing = Counter(path["missing"] for path in paths)
         say(f"# {len(paths)} requests seen; missing: {dict(missing)}")

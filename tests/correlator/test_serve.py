@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 
 from correlator.process import Correlator
 from tests.correlator.storing import NOON, kernels, small, syscalls
-from warpline import otlp, sample, schema
+from warpline import bundle, otlp, recording, sample, schema
 from warpline.batch import Batch
 from warpline.cli import main
 from warpline.client import Client
-from warpline.errors import SettingsError, StoreError
+from warpline.errors import SettingsError, SourceError, StoreError
 from warpline.governor import Governor
 from warpline.settings import Settings
 
@@ -161,8 +162,11 @@ def test_the_command_line_says_what_is_wrong(
 def test_a_recording_of_the_store_replays_to_the_same_rows(
     correlator: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded = sample.record(correlator[1], tmp_path / "case", NOON, NOON + 10_000_000_000, "a test")
+    recorded = recording.record(correlator[1], tmp_path / "case", NOON, NOON + 10_000_000_000, "a test")
     assert recorded.rows["gpu_kernel"] == 70_000 and recorded.rows["syscall"] == 50
+    kernels_of = list(sample.rows_of(tmp_path / "case", "gpu_kernel"))
+    times = np.concatenate([batch.rows["start_ns"].to_numpy() for batch in kernels_of])
+    assert len(times) == 70_000 and np.all(np.diff(times) >= 0)
     with running(free(tmp_path / "state")) as (_process, client, settings):
         monkeypatch.setenv("WARPLINE_COLLECTOR_ENDPOINT", settings.collector_endpoint)
         for _ in range(2):
@@ -172,6 +176,25 @@ def test_a_recording_of_the_store_replays_to_the_same_rows(
         rows = client.view("syscall", until_ns=NOON * 2 - NOON + 86_400_000_000_000, order="start_ns")
         assert rows["result"].to_pylist() == list(range(50))
         assert client.view("syscall", since_ns=time.time_ns() - 60_000_000_000).num_rows == 50
+
+
+def test_a_bundle_is_recorded_in_parts_with_its_progress(correlator: Running, tmp_path: Path) -> None:
+    shares: list[float] = []
+    window = NOON, NOON + 10_000_000_000
+    found = bundle.record(correlator[1], tmp_path / "whole", window, "", pseudonyms=False, progress=shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1
+    named = bundle.record(correlator[1], tmp_path / "named", window, "", pseudonyms=True)
+    assert found.rows == named.rows and found.rows["gpu_kernel"] == 70_000
+    parts = [part for _, part in _rows_of(correlator[1], "gpu_kernel", window)]
+    assert sum(parts) == 70_000 and len(parts) > 1  # Never a whole table at once.
+    with pytest.raises(SourceError, match="nothing was stored in that window"):
+        bundle.record(correlator[1], tmp_path / "none", (1, 2), "", pseudonyms=False)
+
+
+def _rows_of(client: Client, name: str, window: tuple[int, int]) -> Iterator[tuple[str, int]]:
+    for table, parts in recording.stored(client, *window):
+        if table.name == name:
+            yield from ((name, part.num_rows) for part in parts)
 
 
 def test_only_who_shows_the_token_is_answered(tmp_path: Path) -> None:

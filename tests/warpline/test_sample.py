@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests import golden
-from warpline import sample, schema
+from warpline import recording, sample, schema
 from warpline.errors import SchemaError, SourceError
 
 SYSCALL, PROCESS, PAIR = (schema.table(name) for name in ("syscall", "process", "clock_pair"))
@@ -60,7 +60,9 @@ def test_what_is_published_names_no_strangers_and_no_paths(tmp_path: Path) -> No
         arguments=["--key secret", None], cgroup_path="/user/me",
     )  # fmt: skip
     calls = table(SYSCALL, start_ns=[3], node="n", name="read", process_uid="n:1:1")
-    (row,) = sample.anonymous({"process": processes, "syscall": calls})["process"].to_pylist()
+    told = recording.anonymous([(SYSCALL, [calls]), (PROCESS, [processes])])
+    rows = {table.name: pa.concat_tables(parts) for table, parts in told}
+    (row,) = rows["process"].to_pylist()
     assert (row["process_uid"], row["executable"], row["arguments"], row["cgroup_path"]) == (
         "n:1:1",
         "server",
@@ -73,7 +75,7 @@ def test_trace_ids_come_back_from_their_texts() -> None:
     exchange = schema.table("http_exchange")
     texts = pa.array(["00112233-4455-6677-8899-aabbccddeeff", None])
     told = pa.table({"start_ns": [1, 2], "node": ["n", "n"], "side": ["client", "server"], "trace_id": texts})
-    found = sample.as_declared(exchange, told)["trace_id"].combine_chunks().storage
+    found = recording.as_declared(exchange, told)["trace_id"].combine_chunks().storage
     assert found.to_pylist() == [bytes.fromhex("00112233445566778899aabbccddeeff"), None]
 
 

@@ -91,10 +91,20 @@ def _keep(args: argparse.Namespace, settings: Settings) -> int:
 def _record(args: argparse.Namespace, settings: Settings) -> int:
     client = Client(settings)
     asked = window(args.around, args.length, time.time_ns())
-    with tempfile.TemporaryDirectory(prefix="warpline-incident-") as folder:
+    # Beside the file: where it fits, they do, and /tmp is memory on many machines.
+    with (
+        tempfile.TemporaryDirectory(prefix=".warpline-incident-", dir=args.output.resolve().parent) as folder,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
         directory = Path(folder) / args.output.stem
-        found = bundle.record(client, directory, asked, args.about, args.pseudonyms)
-        bundle.pack(directory, args.output, json.dumps(client.rules()))
+        task = bar.add_task("reading", total=1.0)
+        found = bundle.record(
+            client, directory, asked, args.about, args.pseudonyms, lambda share: bar.update(task, completed=share)
+        )
+        packing = bar.add_task("packing", total=1.0)
+        bundle.pack(
+            directory, args.output, json.dumps(client.rules()), lambda share: bar.update(packing, completed=share)
+        )
     size = args.output.stat().st_size / 1e6
     print(f"{args.output}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {size:.1f} MB")
     return 0

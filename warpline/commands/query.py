@@ -15,7 +15,7 @@ import pyarrow.csv
 from rich.console import Console
 from rich.table import Table
 
-from warpline import sample
+from warpline import recording
 from warpline.client import Client
 from warpline.errors import SettingsError
 from warpline.settings import Settings
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _record(client: Client, args: argparse.Namespace) -> int:
     now = time.time_ns()
-    found = sample.record(client, args.record, now - _duration_ns(args.since or "10m"), now)
+    found = recording.record(client, args.record, now - _duration_ns(args.since or "10m"), now)
     print(f"{args.record}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables")
     return 0
 
