@@ -16,6 +16,7 @@ from collectors import http_exchange
 from collectors.bpf import tls as tls_libraries
 from collectors.bpf.tls import linked_in
 from collectors.http_exchange import Probe
+from tests.collectors import tls_files
 from tests.collectors.conftest import Caught
 from warpline.settings import Settings
 
@@ -50,11 +51,7 @@ def probe(bpf: None, caught: Caught) -> Iterator[Probe]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return key, certificate
+    return tls_files.certificate(tmp_path_factory.mktemp("tls"))
 
 
 UVICORN = (sys.executable, "-m", "uvicorn", "demo.server:app", "--log-level", "warning", "--port")
