@@ -60,7 +60,7 @@ def run(figure: Any) -> None:
 
 
 def _settings(state: Path, url: str, queue_mb: int) -> Settings:
-    return Settings(state_dir=str(state), collector_endpoint=url, collector_queue_mb=queue_mb)
+    return Settings(state_dir=str(state), collector_endpoint=url, collector_queue_mb=queue_mb, collector_gzip=True)
 
 
 def _life(state: Path, url: str, queue_mb: int, first: int, last: int) -> None:

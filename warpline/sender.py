@@ -7,6 +7,7 @@ what Retry-After says; every other status is final: what was sent is lost, and m
 from __future__ import annotations
 
 import email.utils
+import gzip
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +43,15 @@ class Sender:
     def __init__(self, settings: Settings) -> None:
         """Read token and certificates; raise SettingsError where a file cannot be read."""
         self.url = f"{settings.collector_endpoint.rstrip('/')}/v1/logs"
-        self._token_file = settings.collector_token_file
+        self._token_file, self._compress = settings.collector_token_file, settings.collector_gzip
         bearer(self._token_file)
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=30), retries=False, **_tls(settings))
 
     def send(self, body: bytes) -> Answer:
         """Send one request and say what became of it; never raises for what the network does."""
         headers = {"content-type": PROTOBUF, **bearer(self._token_file)}
+        if self._compress:
+            headers["content-encoding"], body = "gzip", gzip.compress(body, 1)
         try:
             answer = self._pool.request("POST", self.url, body=body, headers=headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -55,6 +55,9 @@ class Settings:
     collector_gpu_metrics_endpoint: str = _setting(
         "", "OTLP/HTTP address that readings of GPUs also go to, as metrics for any backend; empty sends none."
     )
+    collector_gzip: bool = _setting(
+        False, "Requests are compressed as a whole, for a thin link; their columns are in any case."
+    )
     collector_metrics_delta: bool = _setting(
         False, "Counters leave as OTLP metrics of delta temporality: what was added since they were last taken."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
+from tests.correlator.doors import open_doors
 from warpline import otlp, schema
 from warpline.batch import Batch
 from warpline.errors import SettingsError
@@ -51,6 +53,7 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                body = gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body
                 outer.seen.append({k.lower(): v for k, v in self.headers.items()})
                 status = outer.statuses.pop(0) if outer.statuses else 200
                 if status == 200:
@@ -121,6 +124,22 @@ def test_rows_of_many_sources_arrive_once_in_batches_that_are_named(tmp_path: Pa
     assert door.times() == sorted(n * 1000 + k for n in range(5) for k in range(97))
     assert set(door.ids().values()) == {1} and all(name.startswith("node-1/") for name in door.ids())
     assert len(door.batches) < 5 * 97
+
+
+def test_a_request_that_is_compressed_as_a_whole_is_smaller_and_comes_in_at_the_correlators_door(
+    tmp_path: Path, receivers: list[Receiver]
+) -> None:
+    double = receiver(receivers)
+    with open_doors() as (door, kept):
+        real = f"http://{door.http_address}"
+        for name, url in (("plain", double.url), ("thin", double.url), ("real", real)):
+            exporter = Exporter(settings(tmp_path / name, url, collector_gzip=name != "plain"), "n")
+            exporter.emit(batch(5, 97))
+            assert exporter.close(10)
+    assert [row["start_ns"] for row in kept.rows("syscall")] == list(range(5, 102))
+    assert double.times() == sorted([*range(5, 102)] * 2)
+    plain, thin = (int(each["content-length"]) for each in double.seen)
+    assert thin * 2 < plain
 
 
 def test_rows_that_their_source_named_are_on_disk_under_that_name_once_emitted(

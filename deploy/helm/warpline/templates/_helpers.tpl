@@ -52,6 +52,9 @@ capabilities: {drop: [ALL]}
 {{- if or .root.Values.correlator.enabled .root.Values.collector.queryUrl }}
 - {name: WARPLINE_COLLECTOR_QUERY_URL, value: {{ .root.Values.collector.queryUrl | default (printf "http://%s-correlator:4320" .root.Release.Name) | quote }}}
 {{- end }}
+{{- if .root.Values.collector.gzip }}
+- {name: WARPLINE_COLLECTOR_GZIP, value: "true"}
+{{- end }}
 {{- if .root.Values.collector.metricsDelta }}
 - {name: WARPLINE_COLLECTOR_METRICS_DELTA, value: "true"}
 {{- end }}
