@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from correlator.doors.gather import Gather
 from warpline import otlp, schema
 from warpline.batch import Batch
 from warpline.errors import WarplineError
@@ -82,6 +83,7 @@ class Intake:
         self._sequence = 0
         self._name = f"{self.node}/door/{time.time_ns()}"
         self._lock = threading.Condition()
+        self._gather = Gather(self._decoded, self._keep, settings.correlator_keep_content)
         self._stop = threading.Event()
         self._writer = threading.Thread(target=self._write_losses, name="door-losses", daemon=True)
 
@@ -127,25 +129,32 @@ class Intake:
 
         Raises Malformed where it is not OTLP, and Refused where it should be sent again.
         """
+        if self._gather.wants(signal, body, content_type):
+            return self._gather.take(body)
+        decoded = self._decoded(signal, body, content_type)
+        self._keep([decoded])
+        return decoded
+
+    def _decoded(self, signal: Signal, body: bytes, content_type: str) -> Decoded:
         try:
-            decoded = otlp.decode(signal, body, content_type, self.settings.correlator_keep_content)
+            return otlp.decode(signal, body, content_type, self.settings.correlator_keep_content)
         except Malformed:
             self.lost({"malformed request": 1})
             raise
-        self._accept(decoded.batches)
-        self.lost(decoded.losses)
-        with self._lock:
-            for batch in decoded.batches:
-                self.records[batch.table.name] += batch.rows.num_rows
-        return decoded
 
-    def _accept(self, batches: Sequence[Batch]) -> None:
-        if not batches:
-            return
-        try:
-            self._ingest.accept(batches)
-        except (WarplineError, OSError) as error:
-            raise Refused(str(error), getattr(error, "retry_after_s", _RETRY_S)) from error
+    def _keep(self, found: Sequence[Decoded]) -> None:
+        """Return once what was decoded is on disk, all of it or, raising Refused, none acknowledged."""
+        batches = [batch for each in found for batch in each.batches]
+        if batches:
+            try:
+                self._ingest.accept(batches)
+            except (WarplineError, OSError) as error:
+                raise Refused(str(error), getattr(error, "retry_after_s", _RETRY_S)) from error
+        for each in found:
+            self.lost(each.losses)
+        with self._lock:
+            for batch in batches:
+                self.records[batch.table.name] += batch.rows.num_rows
 
     def lost(self, losses: dict[str, int]) -> None:
         """Count records as lost, by reason."""

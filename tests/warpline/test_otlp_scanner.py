@@ -223,6 +223,32 @@ def test_a_digest_names_a_body_and_changes_with_every_bit() -> None:
     assert len(names) == 200 + 1600 + 298
 
 
+def test_requests_that_are_read_together_give_the_rows_of_each() -> None:
+    bodies = [span_request(number=i, **{f"key.{i % 5}": "text"}).SerializeToString() for i in range(23)]
+    found = otlp.decode_together(bodies, now_ns=NOW)
+    assert found is not None
+    each = [row for body in bodies for batch in rows(otlp.decode("traces", body, now_ns=NOW)) for row in batch]
+    assert rows(found) == [each]
+    found.batches[0].rows.validate(full=True)
+
+
+def test_a_request_that_is_cut_off_takes_nothing_of_the_one_behind_it() -> None:
+    body, whole = span_request(some__key="x" * 40).SerializeToString(), span_request(other="y").SerializeToString()
+    assert otlp.decode_together([whole, body, whole], now_ns=NOW) is not None
+    for cut in range(1, len(body)):
+        assert otlp.decode_together([body[:cut], whole], now_ns=NOW) is None
+
+
+def test_requests_of_which_something_is_refused_or_untimed_are_not_read_together() -> None:
+    fine, without_id, without_time = (span_request() for _ in range(3))
+    without_id.resource_spans[0].scope_spans[0].spans[0].span_id = b""
+    span = without_time.resource_spans[0].scope_spans[0].spans[0]
+    span.start_time_unix_nano = span.end_time_unix_nano = 0
+    for odd in (without_id, without_time):
+        assert otlp.decode("traces", odd.SerializeToString(), now_ns=NOW)
+        assert otlp.decode_together([fine.SerializeToString(), odd.SerializeToString()], now_ns=NOW) is None
+
+
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scanner with a driver that mutates requests, built with the address and undefined-behaviour sanitizers."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
@@ -53,6 +55,23 @@ def decode(
     return outcome
 
 
+def decode_together(bodies: Sequence[bytes], keep_content: bool = False, now_ns: int | None = None) -> Decoded | None:
+    """Return what several protobuf requests of spans hold, as one batch; None where each has to be decoded by itself.
+
+    That is so where the scanner is not sure of all of them, where something was refused, of which its sender alone is to be
+    told, and where a span has no time: sent again it has another, and is known by its own request's name only.
+    """
+    request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
+    whole = b"".join(bodies)
+    batches = scanner.scan("traces", whole, request, list(accumulate(map(len, bodies))))
+    outcome = request.outcome
+    if batches is None or outcome.rejected or request.untimed:
+        return None
+    outcome.batches = _named(batches, whole)
+    outcome.lost(REDACTED, request.redaction.count)
+    return outcome
+
+
 def _parsed(kind: type[Any], body: bytes, content_type: str) -> Any:
     if content_type == JSON:
         return jsonform.read(body, kind)
@@ -83,6 +102,7 @@ __all__ = [
     "Malformed",
     "Signal",
     "decode",
+    "decode_together",
     "encode",
     "read_attributes",
 ]

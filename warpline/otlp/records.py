@@ -55,10 +55,11 @@ class Decoded:
 
 @dataclass
 class Request:
-    """One request while it is decoded."""
+    """One request while it is decoded. `untimed` spans have no time but that of their receipt."""
 
     now_ns: int
     redaction: Redaction
+    untimed: int = 0
     outcome: Decoded = field(default_factory=Decoded)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import importlib.machinery
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,7 @@ _SEED = int.from_bytes(os.urandom(8), "little")
 class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "redacted", "invalid_ids", "invalid_numbers")),
-        *((name, ctypes.c_int64) for name in ("rejected_ids", "rejected_times")),
+        *((name, ctypes.c_int64) for name in ("rejected_ids", "rejected_times", "untimed")),
         *((name, ctypes.c_int64) for name in ("first_time", "second_time", "resource_count", "block_count")),
         ("resources", ctypes.c_void_p),
         ("blocks", ctypes.c_void_p),
@@ -70,9 +70,11 @@ def _load() -> Any:
     try:  # Python's lock is given up for the long calls alone: each time costs more than a short call takes.
         library = ctypes.PyDLL(found.origin)
         long = ctypes.CDLL(found.origin)
-    except OSError:
+        library.__dict__.update(
+            warpline_scan_requests=long.warpline_scan_requests, warpline_digest=long.warpline_digest
+        )
+    except (OSError, AttributeError):  # Not for this machine, or built from an older scan.c.
         return None
-    library.__dict__.update(warpline_scan=long.warpline_scan, warpline_digest=long.warpline_digest)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.warpline_keys_new.argtypes, library.warpline_keys_new.restype = [ctypes.c_uint64], pointer
     library.warpline_keys_free.argtypes, library.warpline_keys_free.restype = [pointer], None
@@ -82,8 +84,11 @@ def _load() -> Any:
     library.warpline_scan_free.argtypes, library.warpline_scan_free.restype = [pointer], None
     library.warpline_hand_over.argtypes, library.warpline_hand_over.restype = [pointer, pointer], ctypes.c_uint64
     library.warpline_digest.argtypes, library.warpline_digest.restype = [ctypes.c_char_p, number, pointer], None
-    library.warpline_scan.argtypes = [pointer, number, ctypes.c_char_p, number, number, pointer, number, pointer]
-    library.warpline_scan.restype = ctypes.POINTER(_Scan)
+    library.warpline_scan_requests.argtypes = [
+        *(pointer, number, ctypes.c_char_p, pointer, number, number),
+        *(pointer, number, pointer),
+    ]
+    library.warpline_scan_requests.restype = ctypes.POINTER(_Scan)
     return library
 
 
@@ -215,10 +220,13 @@ def _keys(library: ctypes.PyDLL, signal: _Signal, keep: bool) -> _Keys:
     return found
 
 
-def scan(signal: str, body: bytes, request: Request) -> list[Batch] | None:
-    """Return the batches in a protobuf request, None where upb has to read it."""
+def scan(signal: str, body: bytes, request: Request, ends: Sequence[int] = ()) -> list[Batch] | None:
+    """Return the batches in a protobuf request, None where upb has to read it.
+
+    `ends` says where each request in `body` ends if it holds several, one behind the other.
+    """
     described = _SIGNALS.get(signal)
-    found = _scanned(described, body, request) if _library and described else None
+    found = _scanned(described, body, request, ends or (len(body),)) if _library and described else None
     if _library is None or described is None or found is None:
         return None
     handed = False
@@ -236,13 +244,14 @@ def scan(signal: str, body: bytes, request: Request) -> list[Batch] | None:
             _library.warpline_scan_free(found)
 
 
-def _scanned(signal: _Signal, body: bytes, request: Request) -> Any:
+def _scanned(signal: _Signal, body: bytes, request: Request, ends: Sequence[int]) -> Any:
     """Return what C made of a body: its own memory, to be freed or handed over; None where upb has to read it."""
     assert _library is not None
     keys, code = _keys(_library, signal, request.redaction.keep), ctypes.c_int64()
-    given = keys.handle, signal.number, body, len(body), request.now_ns, signal.kinds, len(signal.filled)
+    parts = (ctypes.c_int64 * len(ends))(*ends)
+    given = keys.handle, signal.number, body, parts, len(ends), request.now_ns, signal.kinds, len(signal.filled)
     while True:
-        found = _library.warpline_scan(*given, ctypes.byref(code))
+        found = _library.warpline_scan_requests(*given, ctypes.byref(code))
         if code.value == _NO_MEMORY:
             raise MemoryError
         if code.value:
@@ -272,6 +281,7 @@ def _rows(library: ctypes.PyDLL, signal: _Signal, found: Any, origins: list[dict
 def _count(found: _Scan, request: Request) -> None:
     outcome = request.outcome
     request.redaction.count += found.redacted
+    request.untimed += found.untimed
     outcome.lost(INVALID_ID, found.invalid_ids)
     outcome.lost(INVALID_NUMBER, found.invalid_numbers)
     outcome.reject(traces.INVALID_IDS, found.rejected_ids, traces.INVALID_IDS_SENTENCE)
@@ -331,6 +341,8 @@ def _numbers(address: int | None, count: int) -> np.ndarray[Any, np.dtype[np.int
 
 def _origin_columns(origins: list[dict[str, str]], block_of: pa.Array) -> dict[str, pa.Array]:
     """Return the columns of resource and scope that have values."""
+    if len(origins) > 1 and all(each == origins[0] for each in origins):
+        origins, block_of = origins[:1], _zeros(len(block_of))
     present = dict.fromkeys(name for each in origins for name in each)
     return {name: _by_block(tuple(each.get(name) for each in origins), block_of) for name in present}
 
@@ -340,6 +352,11 @@ def _by_block(values: tuple[str | None, ...], block_of: pa.Array) -> pa.Array:
         return pa.DictionaryArray.from_arrays(block_of, _single(values[0]), safe=False)
     distinct = pa.array(values, pa.string()).dictionary_encode()
     return pa.DictionaryArray.from_arrays(distinct.indices.take(block_of), distinct.dictionary, safe=False)
+
+
+@lru_cache(maxsize=64)
+def _zeros(rows: int) -> pa.Array:
+    return pa.array(np.zeros(rows, np.int32))
 
 
 @lru_cache(maxsize=256)

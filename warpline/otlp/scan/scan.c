@@ -94,21 +94,24 @@ EXPORT void warpline_digest(const uint8_t *at, int64_t length, uint64_t *digest)
 }
 
 /* Returns 0, or the code with which the scan trapped. */
-static int run(Scan *s, Piece body, Record record) {
+static int run(Scan *s, const int64_t *ends, int64_t requests, Record record) {
     int trapped = setjmp(s->trap.jump);
     if (trapped) return trapped;
-    scan_request(s, body, record);
+    for (int64_t i = 0; i < requests; i++)
+        scan_request(s, (Piece){s->body + (i ? ends[i - 1] : 0), s->body + ends[i]}, record);
     if (!s->room) scan_grow(s);
     s->redacted = s->writer.redacted;
     return 0;
 }
 
-/* Scan a request of signal 0 (traces), 1 (logs) or 2 (metrics) into columns of the kinds given. Returns NULL with *code
- * UNSURE where upb has to look at it, NO_MEMORY where there is none. */
-EXPORT Scan *warpline_scan(
-    Keys *keys, int64_t signal, const uint8_t *body, int64_t length, int64_t now, const int64_t *kinds, int64_t count,
-    int64_t *code
+/* Scan requests of signal 0 (traces), 1 (logs) or 2 (metrics), which stand one behind the other in `body` and end at `ends`,
+ * into columns of the kinds given. Returns NULL with *code UNSURE where upb has to look at them, NO_MEMORY where there is
+ * none. */
+EXPORT Scan *warpline_scan_requests(
+    Keys *keys, int64_t signal, const uint8_t *body, const int64_t *ends, int64_t requests, int64_t now,
+    const int64_t *kinds, int64_t count, int64_t *code
 ) {
+    int64_t length = ends[requests - 1];
     Scan *s = calloc(1, sizeof(Scan));
     *code = NO_MEMORY;
     if (!s) return NULL;
@@ -123,7 +126,7 @@ EXPORT Scan *warpline_scan(
         s->first_room = length / 350 / 64 * 64 + 64; /* a span with eight attributes takes some 400 bytes */
         s->body = body, s->now = now, s->writer.keys = keys;
         s->trap.most_empty = length / 8 > MOST_EMPTY ? length / 8 : MOST_EMPTY;
-        *code = run(s, (Piece){body, body + length}, records[signal]);
+        *code = run(s, ends, requests, records[signal]);
     }
     if (*code) {
         scan_free(s);

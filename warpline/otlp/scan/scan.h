@@ -17,6 +17,7 @@ typedef struct {
 /* The head of this struct is read by warpline/otlp/scanner.py, field by field in this order. */
 typedef struct {
     int64_t rows, redacted, invalid_ids, invalid_numbers, rejected_ids, rejected_times;
+    int64_t untimed; /* spans that have no time but that of their receipt */
     int64_t first_time, second_time; /* of the first row that was refused for its time */
     int64_t resource_count, block_count;
     Place *resources;

@@ -166,6 +166,7 @@ static void scan_span(Scan *s, Piece p) {
         return;
     }
     if (span.kind < 0 || span.kind > 5 || span.status < 0 || span.status > 2) trap(&s->trap, UNSURE);
+    s->untimed += !span.start && !span.end;
     set_wide(&c[S_START], row, start);
     if (span.end) set_wide(&c[S_END], row, span.end);
     set_id(&c[S_TRACE], row, span.trace.at);
