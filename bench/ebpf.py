@@ -81,7 +81,7 @@ class Bench:
         for turn in itertools.count():
             if self._stop.wait(0.1):
                 return
-            if turn % ROWS_EVERY:
+            if turn % ROWS_EVERY and not self.probe.is_filling():
                 self.probe.follow()
                 continue
             rows = self.probe.poll().rows

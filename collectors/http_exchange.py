@@ -107,17 +107,21 @@ LOSSES = (
 SIZES = {
     "CONNECTIONS": 16384,
     "STREAMS": 16384,
-    "PIECE_PAGES": 4096,
-    "BLOCK_PAGES": 4096,
-    "EXCHANGE_PAGES": 2048,
+    "PIECE_PAGES": 2048,
+    "BLOCK_PAGES": 2048,
+    "EXCHANGE_PAGES": 1024,
     "FRAME_TURNS": 12,
 }
+"""Rings hold a second of 5,000 requests/s seen at both ends, twice what comes between two polls; they count as collector
+memory."""
 OFF, LEAST = 0, 1
 _NOTHING = Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
 _POLL_S = 0.1
 ROWS_EVERY = 5
 """Rows are made each fifth poll: most of a small batch's cost is the same for one row and for hundreds (3 ms), in which
 whoever shares the core waits; twice a second that is under 1 % of the time, so that it is no part of anyone's p99."""
+_FILLING = 0.5
+"""How full a ring may be before it is read at once: a burst then has the other half, and 0.1 s."""
 _MOST_WAITING = 65536
 """Pieces of heads whose exchanges have not ended: 18 MB at most."""
 
@@ -146,7 +150,7 @@ def run(context: Context) -> Iterator[Batch]:
     try:
         for turn in itertools.count():
             stopping = context.wait(_POLL_S)
-            if turn % ROWS_EVERY and not stopping:
+            if turn % ROWS_EVERY and not stopping and not probe.is_filling():
                 probe.follow()
                 continue
             yield probe.poll()
@@ -193,6 +197,10 @@ class Probe:
         self.targets.refresh()
         if self._detail > OFF and self._tls.refresh(self.targets.watched, self._detail == LEAST):
             self.context.lost("tls left out: its probes cost too much for detail 1", 1, lower_bound=True)
+
+    def is_filling(self) -> bool:
+        """Say whether a ring should be read before its time."""
+        return max(each.fill_ratio() for each in (self.pieces, self.exchanges, self.streams.blocks)) > _FILLING
 
     def poll(self) -> Batch:
         """Return the exchanges that ended since the last poll, and count what was lost."""

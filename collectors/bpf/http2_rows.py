@@ -33,14 +33,14 @@ class Streams:
         """Read the maps and the ring of `loaded`; rows are made as `assembler` makes those of HTTP/1."""
         self.heads = Heads(path_bytes)
         self._assembler = assembler
-        self._blocks = loaded.ring("blocks", http2_heads.BLOCK)
+        self.blocks = loaded.ring("blocks", http2_heads.BLOCK)
         self._under_way = loaded.map("streams", STREAM_KEY, EXCHANGE)
         self._connections = loaded.map("connections", "<u8", CONNECTION)
 
     def take(self) -> Records:
         """Read the header blocks that came; return EXCHANGEs of the streams whose connection ended before they did."""
         closed: list[Closed] = []
-        while len(parts := self._blocks.take()):
+        while len(parts := self.blocks.take()):
             closed += self.heads.add(parts)
         if not closed:
             return np.zeros(0, EXCHANGE)

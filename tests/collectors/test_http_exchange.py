@@ -247,11 +247,13 @@ def test_a_full_ring_loses_rows_and_counts_them(bpf: None, tmp_path: Path, port:
             for number in range(1, 102):
                 door.sendall(request("/v1/models", number))
                 read_until(door, b"}")
+        assert probe.is_filling()
         rows, losses = [], caught.losses()
         deadline = time.monotonic() + 20
         while len(rows) + losses.get("exchanges: ring full", 0) < 101 and time.monotonic() < deadline:
             rows += probe.poll().rows.to_pylist()
             losses = caught.losses()
+        assert not probe.is_filling()
     finally:
         probe.close()
     assert 0 < len(rows) < 101
