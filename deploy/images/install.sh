@@ -3,7 +3,7 @@
 # a package whose hash is not the lock's is refused.
 set -eu
 group=$1
-python3 -m venv /opt/warpline
+python3 -m venv --without-pip /opt/warpline # uv, from beside it, needs no pip there, and the image none
 awk '/^uv==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock > /tmp/uv.txt
 python3 -m venv /tmp/uv
 /tmp/uv/bin/pip install -q --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/uv.txt

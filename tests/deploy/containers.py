@@ -92,6 +92,7 @@ def running(
     container, pod = of_manifest(manifest, name)
     root, entry, environment = images.mount(container["image"])
     given = {each["name"]: each.get("value", "127.0.0.1") for each in container["env"]}
+    given = {name: value.replace("$(NODE_IP)", given.get("NODE_IP", "")) for name, value in given.items()}
     context = container["securityContext"]
     flags = ["--rootfs", "--seccomp", "--with-ns", f"network:/run/netns/{network}"]
     flags += ["--read-only"] if context["readOnlyRootFilesystem"] else []
@@ -104,23 +105,24 @@ def running(
     flags += [f"--mount=type=bind,src={folder}/hosts,dst=/etc/hosts,options=rbind:ro"]
     ctr = ["ctr", "-a", str(socket)]
     subprocess.run(
-        [*ctr, "container", "create", *flags, str(root), f"plan-{name}", *entry, *container["args"]],
+        [*ctr, "container", "create", *flags, str(root), f"plan-{_id(name)}", *entry, *container["args"]],
         capture_output=True, check=True,
     )  # fmt: skip
-    told = subprocess.run([*ctr, "container", "info", f"plan-{name}"], capture_output=True, check=True).stdout
+    told = subprocess.run([*ctr, "container", "info", f"plan-{_id(name)}"], capture_output=True, check=True).stdout
+    subprocess.run([*ctr, "container", "delete", f"plan-{_id(name)}"], capture_output=True, check=True)
     spec = json.loads(told)["Spec"]  # ctr knows neither users nor the host's processes; its plan does.
     spec["process"]["user"] = {"uid": context.get("runAsUser", 0), "gid": context.get("runAsGroup", 0)}
     if pod.get("hostPID"):
         spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "pid"]
     plan = folder / f"{name}.json"
     plan.write_text(json.dumps(spec))
-    command = [*ctr, "run", "--rm", "--config", str(plan), f"warpline-{name}"]
+    command = [*ctr, "run", "--rm", "--config", str(plan), _id(name)]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         yield process
     finally:
-        kill = ["ctr", "-a", str(socket), "task", "kill", "--all", "-s", "SIGKILL", f"warpline-{name}"]
+        kill = ["ctr", "-a", str(socket), "task", "kill", "--all", "-s", "SIGKILL", _id(name)]
         subprocess.run(kill, capture_output=True, check=False)
         try:
             process.wait(20)
@@ -129,11 +131,16 @@ def running(
             process.wait()
 
 
+def _id(name: str) -> str:
+    """A container's name here: runc keeps those of every containerd of the machine in one place."""
+    return f"warpline-{os.getpid()}-{name}"
+
+
 def pid_of(socket: Path, name: str) -> int:
     """Return the process id of a running container's first process, as the host counts."""
     listing = ["ctr", "-a", str(socket), "task", "ls"]
     lines = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"warpline-{name} ")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{_id(name)} ")), 0)
 
 
 def _bytes(text: str) -> int:
@@ -160,3 +167,12 @@ def bpf_programs() -> set[int]:
             return found
         before = struct.unpack_from("<II", room)[1]
         found.add(before)
+
+
+def registered_probes(tracefs: Path) -> str:
+    """Return the probes that are registered in tracefs, where uprobe_multi links and raw tracepoints leave none.
+
+    Nothing where the Linux kernel keeps no such list, and so cannot register any.
+    """
+    lists = (tracefs / f"{kind}_events" for kind in ("uprobe", "kprobe"))
+    return "".join(each.read_text() for each in lists if each.exists())
