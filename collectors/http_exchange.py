@@ -42,7 +42,6 @@ counted or marked.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,11 +49,11 @@ import numpy as np
 import pyarrow as pa
 
 from collectors.bpf import http_scanner, loader, uprobe_price
-from collectors.bpf.cost import KernelCost
 from collectors.bpf.http2_rows import Streams
 from collectors.bpf.http_rows import CONNECTION, EXCHANGE, HTTP2, PIECE, Assembler, still_open
-from collectors.bpf.ring import COUNTER, Records, Tally
-from collectors.bpf.targets import Rules, Targets, chosen
+from collectors.bpf.probe import OFF, Programs, now_ns
+from collectors.bpf.ring import Records
+from collectors.bpf.targets import Rules, chosen
 from collectors.bpf.tls import CALLS_PER_S, Libraries, linked_in
 from collectors.identity.batches import Cgroups
 from warpline import schema
@@ -114,7 +113,7 @@ SIZES = {
 }
 """Rings hold a second of 5,000 requests/s seen at both ends, twice what comes between two polls; they count as collector
 memory."""
-OFF, LEAST = 0, 1
+LEAST = 1
 _NOTHING = Batch(HTTP_EXCHANGE, pa.RecordBatch.from_pylist([], HTTP_EXCHANGE.arrow))
 _POLL_S = 0.1
 ROWS_EVERY = 5
@@ -161,15 +160,16 @@ def run(context: Context) -> Iterator[Batch]:
         probe.close()
 
 
-class Probe:
+class Probe(Programs):
     """The program, attached, and what reads it."""
+
+    attaches, keeps = ATTACH, ("connections", "streams")
 
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
-        self.context = context
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         macros = {**SIZES, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
-        self.loaded = loader.load(loader.read(*TEXTS), macros, TWINS, context.settings.state_dir)
+        super().__init__(context, TEXTS, macros, LOSSES, _rules(context.settings), TWINS)
         self.loaded.map("tls_masks", "<u4", "<u8").set(0, (1 << 64) - 1)
         self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
         self.loaded.set_tail_calls("steps", [f"raw_{name}" for name in STEPS])
@@ -177,24 +177,28 @@ class Probe:
         self.pieces = self.loaded.ring("pieces", PIECE)
         self.exchanges = self.loaded.ring("exchanges", EXCHANGE)
         self._connections = self.loaded.map("connections", "<u8", CONNECTION)
-        self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), LOSSES, _now(), self.loaded.misses)
         self.assembler = Assembler(context.node, context.clock, Cgroups(), head_bytes)
         self.streams = Streams(self.loaded, self.assembler, head_bytes)
         self._least = self.loaded.map("at_least", "<u4", "<u4")
         self._detail = OFF
-        self.targets = Targets(self.loaded, _rules(context.settings))
-        self._cost = KernelCost(self.loaded)
-        context.kernel_cost_ns = self._cost.total_ns
         price, budget = uprobe_price.measured(), context.settings.collector_budget_ratio
         context.figures.update(price.figures() if price else {})
         self._tls = Libraries(self.loaded, uprobe_price.affordable(price, budget, CALLS_PER_S))
-        self._set_detail()
+        self.begin()
+
+    def begin(self) -> None:
+        """Off attaches nothing; the least follows one connection in four, and counts the requests of all others as lost."""
+        before, self._detail = self._detail, self.context.detail()
+        if self._detail == before:
+            return
+        self._least.set(0, int(self._detail == LEAST))
+        super().begin()
+        if self._detail == OFF:
+            self._tls.let_go()
 
     def follow(self) -> None:
-        """Keep up with the detail in force, the processes that are watched, and the programs' cost."""
-        self._set_detail()
-        self._cost.sample()
-        self.targets.refresh()
+        """Keep up with what every source does, and with the TLS libraries of the processes that are watched."""
+        super().follow()
         if self._detail > OFF and self._tls.refresh(self.targets.watched, self._detail == LEAST):
             self.context.lost("tls left out: its probes cost too much for detail 1", 1, lower_bound=True)
 
@@ -210,11 +214,8 @@ class Probe:
         while len(pieces := self.pieces.take()):
             self.assembler.add(pieces)
         cut_off = [self.streams.take()]
-        for loss in self.tally.losses(_now()):
-            start, end = (self.context.clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
-            self.context.lost(loss.reason, loss.count, start, end)
-            if loss.reason == BLOCKS_LOST:
-                cut_off.append(self.streams.orphans(_now()))
+        if BLOCKS_LOST in self.count_losses():
+            cut_off.append(self.streams.orphans(now_ns()))
         batch = self._batch(ended, *cut_off)
         dropped = self.assembler.drop_before(_MOST_WAITING) + self.streams.heads.drop_before(_MOST_WAITING)
         self.context.lost("heads of exchanges without an end", dropped)
@@ -225,27 +226,6 @@ class Probe:
     def still_open(self) -> Batch:
         """Return a row for each exchange that has not ended, as far as it has come."""
         return self._batch(still_open(self._connections.items()[1]), self.streams.still_open())
-
-    def close(self) -> None:
-        """Detach and free everything."""
-        self._cost.close()
-        self.loaded.close()
-
-    def _set_detail(self) -> None:
-        """Off attaches nothing; the least follows one connection in four, and counts the requests of all others as lost."""
-        before, self._detail = self._detail, self.context.detail()
-        if self._detail == before:
-            return
-        self._least.set(0, int(self._detail == LEAST))
-        if before == OFF:
-            self._connections.items(delete=True)  # What was under way when it was let go of is no longer known.
-            self.streams.forget()
-            self.loaded.attach_raw(ATTACH)
-        elif self._detail == OFF:
-            for function, tracepoint in ATTACH.items():
-                self.loaded.detach((function, tracepoint))
-            self._tls.let_go()
-            self.context.lost("not looked at: detail 0", 1, lower_bound=True)
 
     def _batch(self, *ended: Records) -> Batch:
         """Return the rows of exchanges, those of HTTP/1 before those of HTTP/2."""
@@ -262,7 +242,3 @@ class Probe:
 
 def _rules(settings: Settings) -> Rules:
     return Rules.from_texts(settings.http_ports, settings.http_executables, settings.http_cgroups)
-
-
-def _now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -76,10 +76,6 @@ class Streams:
         found["ended"], found["retransmits"] = STILL_OPEN, 0
         return found
 
-    def forget(self) -> None:
-        """Let go of all streams: what was under way is no longer known."""
-        self._under_way.items(delete=True)
-
     def rows(self, ended: Records) -> dict[str, Any]:
         """Return the columns of `http_exchange` for streams that ended."""
         heads = self.heads.of(ended["id"])

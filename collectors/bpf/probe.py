@@ -27,14 +27,20 @@ class Programs:
     """Maps of what is under way, which is no longer known once nothing was attached for a while."""
 
     def __init__(
-        self, context: Context, texts: Sequence[str], defines: Mapping[str, int], losses: Sequence[str], rules: Rules
+        self,
+        context: Context,
+        texts: Sequence[str],
+        defines: Mapping[str, int],
+        losses: Sequence[str],
+        rules: Rules,
+        twins: loader.Twins | None = None,
     ) -> None:
         """Load `texts` and watch what `rules` name; counter i of the programs counts what `losses[i]` says.
 
         Raises SourceError. `begin` attaches what the source itself sees.
         """
         self.context = context
-        self.loaded = loader.load(loader.read(*texts), defines, state_dir=context.settings.state_dir)
+        self.loaded = loader.load(loader.read(*texts), defines, twins, context.settings.state_dir)
         self.tally = Tally(self.loaded.map("counters", "<u4", COUNTER), losses, now_ns(), self.loaded.misses)
         self.cost = KernelCost(self.loaded)
         context.kernel_cost_ns = self.cost.total_ns
@@ -66,12 +72,14 @@ class Programs:
             self.targets.look_again()
         self.cost.sample()
 
-    def count_losses(self) -> None:
-        """Hand on what the programs lost since the last call; called behind the reading of their rings."""
+    def count_losses(self) -> set[str]:
+        """Hand on what the programs lost since the last call, and return why; called behind the reading of their rings."""
         clock = self.context.clock
-        for loss in self.tally.losses(now_ns()):
+        losses = self.tally.losses(now_ns())
+        for loss in losses:
             start, end = (clock.from_monotonic(each) for each in (loss.start_ns, loss.end_ns))
             self.context.lost(loss.reason, loss.count, start, end)
+        return {loss.reason for loss in losses}
 
     def close(self) -> None:
         """Detach and free everything."""
