@@ -13,6 +13,7 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,19 @@ from demo import stage
 from demo.stage import Stage
 from warpline import recording, sample
 
+_CLUSTER = """ The cluster is a double
+(`demo/cluster_double.py`), watched by the collector's own client: its pods are those processes, its image is simulated."""
+_STRANGER = "127.0.0.3"
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 _LAST_ROWS_S = 4.0
 """Time after the last request in which sources hand over what they gathered."""
 Views = dict[str, dict[str, Any]]
 _VIEWS: Views = {"request_summary": {}, "loss_total": {}}
+
+
+def _pool(role: str) -> str:
+    """Return the command line of an engine of a prefill (producer) or decode (consumer) pool."""
+    return f'serve warpline-double --kv-transfer-config {{"kv_connector":"NixlConnector","kv_role":"kv_{role}"}}'
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,14 @@ class Scene:
     fires: tuple[str, ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
     why_thresholds: str = ""
+    pods: tuple[str, ...] = ()
+    """Command lines of the pods that run in a cluster's double, where there is one."""
+    views: tuple[str, ...] = ()
+    """Views whose golden rows are kept beside those of every incident."""
+    hubble: bool = False
+    """Whether a double of Hubble tells of packets that are dropped."""
+    together: bool = False
+    """Whether the second engine runs from the start."""
     height_s: tuple[int, int] | None = None
     """The part that is recorded where the incident goes on before and after it, in seconds after its start."""
 
@@ -141,6 +158,56 @@ async def gpu_memory_error(on: Stage) -> None:
             await on.fault(memory_errors=1)
 
 
+async def cold_start(on: Stage) -> None:
+    """A second replica is wanted under load: no GPU is free for three seconds, its image of 12 GB is pulled, it starts."""
+    assert on.cluster is not None
+    with ExitStack() as stack:
+        load = asyncio.create_task(on.arrive(2, 28, 12, 4))
+        await asyncio.sleep(2)
+        pod = on.cluster.create("engine-1", stage.SECOND_HOST, ["serve", "warpline-double"])
+        on.cluster.refuse(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+        await asyncio.sleep(3)
+        on.cluster.schedule(pod)
+        await on.cluster.pull(pod, 12_000_000_000)
+        on.cluster.run(pod)
+        second = await asyncio.to_thread(on.start_second, stack)
+        on.cluster.ready(pod)
+        for _ in range(8):
+            await on.ask(12, 4, url=second.url)
+        await load
+
+
+async def prefill_decode_imbalance(on: Stage) -> None:
+    """Prefill and decode have an engine each; more prompts of 4,000 tokens come than the one for prefill can take.
+
+    KV caches go from the one to the other by HTTP over the loopback, which moves less than a gigabyte each second.
+    """
+    await on.fault(max_num_batched_tokens=2048, max_num_seqs=2)
+    end = time.monotonic() + 46
+    async with asyncio.TaskGroup() as tasks:
+        while time.monotonic() < end:
+            tasks.create_task(on.ask_apart(4000, 3))
+            await asyncio.sleep(1 / 8)
+
+
+async def gpu_pressed(on: Stage) -> None:
+    """A part of the weights lies in the host's memory and is read at each step, and somebody takes the GPU's memory."""
+    await on.fault(weights_on_host_mb=2000, memory_taken_mib=65_600)
+    await on.converse(4, 76, 12, 12)
+
+
+async def policy_drops(on: Stage) -> None:
+    """A policy denies three clients' packets for ten seconds; soon after, the agent that told of it dies."""
+    assert on.hubble is not None
+    load = asyncio.create_task(on.arrive(0.5, 150, 12, 2))
+    await asyncio.sleep(4)
+    with on.denied(_STRANGER):
+        await asyncio.gather(*(on.ask_from(_STRANGER) for _ in range(3)))
+    await asyncio.sleep(6)
+    await asyncio.to_thread(on.hubble.die)
+    await load
+
+
 SCENES: dict[str, Scene] = {
     "healthy": Scene(
         "72 short completions by the model server's double, nothing changed",
@@ -198,13 +265,43 @@ SCENES: dict[str, Scene] = {
         gpu_memory_error,
         ("gpu_xid", "gpu_memory_errors"),
     ),
+    "cold_start": Scene(
+        "a second replica is scheduled late, its image is pulled, it starts; the cluster is a double, the image simulated",
+        cold_start,
+        ("cold_start_slow",),
+        {"cold_start_slow.most_s": 10},
+        "a sample of half a minute has no start of five",
+        pods=("serve warpline-double",),
+        views=("cold_start",),
+    ),
+    "prefill_decode_imbalance": Scene(
+        "the prefill pool gets more prompts than it can take, while the decode pool idles; the cluster is a double",
+        prefill_decode_imbalance,
+        ("prefill_decode_imbalance", "kv_transfer_slow"),
+        pods=(_pool("producer"), _pool("consumer")),
+        together=True,
+        height_s=(0, 56),
+    ),
+    "gpu_pressed": Scene(
+        "weights are read from the host at each step, and hardly any of the GPU's memory is free",
+        gpu_pressed,
+        ("gpu_memory_full", "interconnect_saturated"),
+        {"interconnect_saturated.most_pcie_gb_s": 16},
+        "the double's PCIe moves 20 GB/s at most",
+    ),
+    "policy_drops": Scene(
+        "three clients' packets are denied for ten seconds; then the agent that told of it dies; Hubble is a double",
+        policy_drops,
+        ("path_drops", "source_down"),
+        hubble=True,
+    ),
 }
 
 
 def record(name: str, folder: Path) -> sample.Manifest:
     """Play a scene and write it to `folder/name`; return its manifest. Raises WarplineError where it cannot be played."""
     scene = SCENES[name]
-    with stage.opened() as on:
+    with stage.opened(scene.pods, scene.together, scene.hubble) as on:
         began_ns = time.time_ns()
         asyncio.run(_played(scene, on))
         time.sleep(_LAST_ROWS_S)
@@ -229,7 +326,10 @@ def describe(name: str, folder: Path) -> None:
     (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (folder / name / "README.md").write_text(_readme(name, scene), encoding="utf-8")
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(manifest | {"expected": _VIEWS}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(manifest | {"expected": _VIEWS | {view: {} for view in scene.views}}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 def _readme(name: str, scene: Scene) -> str:
@@ -239,7 +339,7 @@ def _readme(name: str, scene: Scene) -> str:
 {inspect.cleandoc(scene.play.__doc__ or "")}
 
 Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients, server,
-sockets and packets are real; the GPU is simulated, and its rows say so.
+sockets and packets are real; the GPU is simulated, and its rows say so.{_CLUSTER if scene.pods else ""}
 
 What must come out (`tests/correlator/test_incidents.py`):
 

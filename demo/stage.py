@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -11,14 +12,17 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from collectors.inject.build import build as build_library
+from demo import hubble_double
+from demo.cluster_double import ApiServerDouble, ClusterDouble
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
 from demo.cuda_double.build import compiler
@@ -32,6 +36,8 @@ from warpline.settings import Settings
 NODE = "gpu-node-0"
 _SOURCES = "clock,cuda_kernel,dcgm,engine_metrics,engine_step,http_exchange,process,tcp"
 _IN_FLIGHT = 256
+SECOND_HOST = "127.0.0.2"
+_FAR = {"do_remote_decode": True}
 _CLOCK_SOURCE = Path(__file__).resolve().parent / "clock_step.c"
 
 
@@ -66,19 +72,52 @@ class Stage:
     web: httpx.AsyncClient
     client: Client
     clock: _Clock
+    cluster: ClusterDouble | None = None
+    second: launch.Handle | None = None
+    """Another engine on a GPU of its own."""
+    second_port: int = 0
+    hubble: hubble_double.Agent | None = None
 
-    async def ask(self, prompt_tokens: int, output_tokens: int, stream: bool = True) -> int:
+    async def ask(self, prompt_tokens: int, output_tokens: int, stream: bool = True, url: str = "") -> int:
         """Send one completion, streamed or not, and return its HTTP status; 0 where the connection broke."""
-        trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-        headers = {"x-request-id": secrets.token_hex(12), "traceparent": trace}
         body = {"model": MODEL, "prompt": "word " * prompt_tokens, "max_tokens": output_tokens, "stream": stream}
+        return (await self._post(f"{url}/v1/completions", body, _names()))[0]
+
+    async def ask_apart(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Send one completion to the prefill pool, and then with the KV cache that it offers to the decode pool."""
+        names = _names()
+        body = {"model": MODEL, "prompt": "word " * prompt_tokens, "max_tokens": 1}
+        status, answer = await self._post("/v1/completions", body | {"kv_transfer_params": _FAR}, names)
+        if status != 200 or self.second is None:
+            return status
+        offered = {"kv_transfer_params": json.loads(answer)["kv_transfer_params"]}
+        body |= offered | {"max_tokens": output_tokens, "stream": True}
+        return (await self._post(f"{self.second.url}/v1/completions", body, names))[0]
+
+    async def ask_from(self, client: str, seconds: float = 10) -> int:
+        """Send one completion from an address of the client's own, and give up after `seconds`."""
+        apart = httpx.AsyncHTTPTransport(local_address=client)
+        async with httpx.AsyncClient(base_url=self.server.url, transport=apart, timeout=seconds) as web:
+            try:
+                return (
+                    await web.post("/v1/completions", json={"model": MODEL, "prompt": "word", "max_tokens": 1})
+                ).status_code
+            except httpx.TransportError:
+                return 0
+
+    async def _post(self, url: str, body: dict[str, Any], names: dict[str, str]) -> tuple[int, bytes]:
         try:
-            async with self.web.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
-                async for _ in answer.aiter_raw():
-                    pass
-                return answer.status_code
+            async with self.web.stream("POST", url, json=body, headers=names) as answer:
+                return answer.status_code, b"".join([piece async for piece in answer.aiter_raw()])
         except httpx.TransportError:
-            return 0
+            return 0, b""
+
+    def start_second(self, stack: ExitStack) -> launch.Handle:
+        """Start the second engine, and return when it serves. Raises WarplineError where it does not."""
+        rings = {"WARPLINE_RING_DIR": self.environment["WARPLINE_RING_DIR"], "WARPLINE_DOUBLE_GPU": "1"}
+        directory = Path(self.environment["WARPLINE_STATE_DIR"]) / "second"
+        self.second = stack.enter_context(launch.start(directory, self.second_port, rings, host=SECOND_HOST))
+        return self.second
 
     async def arrive(self, per_second: float, seconds: float, prompt_tokens: int, output_tokens: int) -> None:
         """Send requests at a steady rate, whatever becomes of those before, and wait for all."""
@@ -130,6 +169,20 @@ class Stage:
             child.wait()
 
     @contextmanager
+    def denied(self, client: str) -> Iterator[None]:
+        """Drop every packet from a client's address to the server, by the kernel's packet filter, as a policy does.
+
+        Raises WarplineError where nftables is not there or may not be used.
+        """
+        name = _denied(self.server.port)
+        drop = f"ip saddr {client} tcp dport {self.server.port} counter drop;"
+        _nft(f"table inet {name} {{ chain denied {{ type filter hook input priority 0; {drop} }}\n}}")
+        try:
+            yield
+        finally:
+            _nft(f"delete table inet {name}")
+
+    @contextmanager
     def lossy_path(self, percent: int) -> Iterator[None]:
         """Drop a share of all packets from and to the server, by the kernel's packet filter.
 
@@ -145,6 +198,17 @@ class Stage:
             _nft(f"delete table inet {name}")
 
 
+def _denied(port: int) -> str:
+    """Return the nftables table of what is denied on the way to a port."""
+    return f"warpline_denied_{port}"
+
+
+def _names() -> dict[str, str]:
+    """Return the headers that name one request."""
+    trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    return {"x-request-id": secrets.token_hex(12), "traceparent": trace}
+
+
 def _nft(commands: str) -> None:
     try:
         subprocess.run(["nft", "-f", "-"], input=commands, text=True, check=True, capture_output=True)
@@ -153,10 +217,12 @@ def _nft(commands: str) -> None:
 
 
 @contextmanager
-def opened() -> Iterator[Stage]:
+def opened(pods: Sequence[str] = (), together: bool = False, hubble: bool = False) -> Iterator[Stage]:
     """Give a stage on which everything runs and one request has gone through; nothing of it stays behind.
 
-    Raises WarplineError where a part does not come up.
+    With `pods`, the command lines of pods, there is a cluster in which they are: the first is the server's. With `together`
+    the second engine runs from the start, in the second pod; with `hubble` a double of Hubble tells of drops. Raises
+    WarplineError where a part does not come up.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="warpline-incident-"))
     with ExitStack() as stack:
@@ -166,22 +232,63 @@ def opened() -> Iterator[Stage]:
         addresses = Addresses(
             *(f"127.0.0.1:{free_port()}" for _ in range(6))
         )  # Never the usual ones: others send there.
-        environment = addresses.environment(state_dir) | {
-            "WARPLINE_NODE": NODE,
-            "WARPLINE_COLLECTOR_SOURCES": _SOURCES,
-        }
+        second_port = free_port()
+        environment = addresses.environment(state_dir) | _watching(addresses, second_port, bool(pods), together)
         children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
         children.wait_until("correlator", lambda: answers(f"http://{addresses.query}/healthz"), 60)
         port = int(addresses.server.rpartition(":")[2])
+        agent = stack.enter_context(hubble_double.served(_denied(port), NODE, "engine-0")) if hubble else None
+        if agent is not None:
+            environment["WARPLINE_HUBBLE_ADDRESS"] = agent.address
+            environment["WARPLINE_COLLECTOR_SOURCES"] += ",hubble"
         rings = {"WARPLINE_RING_DIR": environment["WARPLINE_RING_DIR"]}
         server = stack.enter_context(launch.start(state_dir / "engine", port, rings))
         clock = _Clock(state_dir)
         collector = children.start("collector", ["-m", "warpline.cli", "collect"], environment | clock.environment)
         client = Client(Settings(query_url=f"http://{addresses.query}"))
         web = httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=_IN_FLIGHT))
-        stage = Stage(server, children, collector, environment, web, client, clock)
+        stage = Stage(
+            server, children, collector, environment, web, client, clock, second_port=second_port, hubble=agent
+        )
+        if together:
+            stage.start_second(stack)
+        if pods:
+            _cluster(stage, stack, pods)
         children.wait_until("collector", lambda: _sees(stage), 120)
         yield stage
+
+
+def _watching(addresses: Addresses, second_port: int, in_cluster: bool, together: bool) -> dict[str, str]:
+    """Return what the node's collector watches, as variables."""
+    watching = {"WARPLINE_NODE": NODE, "WARPLINE_COLLECTOR_SOURCES": _SOURCES}
+    first, second = addresses.server, f"{SECOND_HOST}:{second_port}"
+    if in_cluster:
+        watching["WARPLINE_HTTP_PORTS"] = f"{first.rpartition(':')[2]},{second_port}"
+    if together:
+        watching["WARPLINE_DCGM_URLS"] = f"http://{first}/dcgm/metrics,http://{second}/dcgm/metrics"
+        watching["WARPLINE_ENGINE_URLS"] = f"{first},{second}"
+    return watching
+
+
+def _cluster(stage: Stage, stack: ExitStack, pods: Sequence[str]) -> None:
+    """Have a cluster with the pods that run, and a collector that watches it."""
+    api = ApiServerDouble()
+    url = stack.enter_context(api.served())
+    stage.cluster = ClusterDouble(api, NODE)
+    hosts = ("127.0.0.1", SECOND_HOST)
+    for number, (arguments, host) in enumerate(zip(pods, hosts, strict=False)):
+        stage.cluster.serving(f"engine-{number}", host, arguments.split())
+    state_dir = Path(stage.environment["WARPLINE_STATE_DIR"]) / "cluster"
+    variables = {
+        "WARPLINE_NODE": "cluster-0",
+        "WARPLINE_COLLECTOR_SCOPE": "cluster",
+        "WARPLINE_COLLECTOR_SOURCES": "clock,cluster_state",
+        "WARPLINE_KUBERNETES_API": url,
+        "WARPLINE_STATE_DIR": str(state_dir),
+        "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+    }
+    stage.children.start("cluster", ["-m", "warpline.cli", "collect"], stage.environment | variables)
+    stage.children.wait_until("cluster", lambda: _rows(stage, "pod") > 0, 60)
 
 
 def _sees(stage: Stage) -> bool:
@@ -196,4 +303,4 @@ def _rows(stage: Stage, table: str) -> int:
     return int(stage.client.table(table, limit=1).num_rows)
 
 
-__all__: list[str] = ["NODE", "Stage", "opened"]
+__all__: list[str] = ["NODE", "SECOND_HOST", "Stage", "opened"]

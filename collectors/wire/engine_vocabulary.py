@@ -70,7 +70,8 @@ _WORDS = _words(
     ("request.generation_tokens", "request_generation_tokens request_generated_tokens"),
     # A histogram, although its name ends as a counter's.
     ("step.tokens", "iteration_tokens_total"),
-    ("kv.transfer", "kv_transfer_latency_seconds"),
+    ("kv.transfer", "kv_transfer_latency_seconds nixl_xfer_time_seconds"),
+    ("kv.transfer.bytes", "nixl_bytes_transferred"),
     ("sleep", "engine_sleep_state"),
     # Triton's own.
     ("requests.pending", "inference_pending_request_count"),

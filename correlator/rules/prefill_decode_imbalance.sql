@@ -5,10 +5,19 @@
 -- threshold: least_waiting = 4; small queues say nothing
 -- missing: quiet
 -- runbook: move replicas from the idle role to the other
-WITH role AS (
-    SELECT e.model, p.role, AVG(e.value) AS waiting
-    FROM engine_sample e JOIN (SELECT DISTINCT pod_uid, role FROM pod WHERE role IN ('prefill', 'decode')) p USING (pod_uid)
-    WHERE e.time_ns > $now_ns - 60000000000 AND e.time_ns <= $now_ns AND e.metric = 'requests.waiting' AND e.statistic = 'value'
+-- An engine's pod is the one that its metrics name, else the one that has the address at which they were read.
+WITH member AS (
+    SELECT pod_uid, ARG_MAX(role, time_ns) AS role, ARG_MAX(pod_ip, time_ns) AS pod_ip FROM pod
+    WHERE time_ns <= $now_ns GROUP BY ALL
+    HAVING ARG_MAX(role, time_ns) IN ('prefill', 'decode') AND ARG_MAX(phase, time_ns) IS DISTINCT FROM 'Deleted'
+), queue AS (
+    SELECT model, pod_uid, REGEXP_REPLACE(target, '^\[|\]?:[0-9]+(/.*)?$', '', 'g') AS address, AVG(value) AS waiting
+    FROM engine_sample
+    WHERE time_ns > $now_ns - 60000000000 AND time_ns <= $now_ns AND metric = 'requests.waiting' AND statistic = 'value'
+    GROUP BY ALL
+), role AS (
+    SELECT q.model, m.role, AVG(q.waiting) AS waiting
+    FROM queue q JOIN member m ON q.pod_uid = m.pod_uid OR q.pod_uid IS NULL AND q.address = m.pod_ip
     GROUP BY ALL
 ), pool AS (
     SELECT model, MAX(waiting) FILTER (role = 'prefill') AS prefill, MAX(waiting) FILTER (role = 'decode') AS decode FROM role GROUP BY ALL

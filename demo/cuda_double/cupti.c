@@ -128,10 +128,12 @@ static void put_graph(const struct operation *o) {
     put32(record, 52, 1);
 }
 
+EXPORTED int cuDeviceGetUuid(void *uuid, int device); /* of the driver's double */
+
 static void put_device(void) {
     uint8_t *record = room(ACTIVITY_DEVICE, DEVICE_BYTES);
     if (!record) return;
-    memcpy(record + 120, "warpline-double!", 16);
+    cuDeviceGetUuid(record + 120, 0);
     put64(record, 136, (uintptr_t)DEVICE_NAME);
     if (!fault("WARPLINE_DOUBLE_MIG")) return;
     record[145] = 1;

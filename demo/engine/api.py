@@ -1,8 +1,8 @@
 """The API server: OpenAI's interface over HTTP, the engine behind ZMQ, and two metrics pages.
 
 `GET /metrics` is the engine's own page, `GET /dcgm/metrics` what a DCGM exporter would say of the GPU. `POST /demo/fault`
-changes the double: `{"clock_ratio": 0.5}`, `{"memory_errors": 1}`, `{"kv_blocks": 40}`, `{"max_num_seqs": 1}`,
-`{"max_num_batched_tokens": 64}`.
+changes the double: `{"clock_ratio": 0.5}`, `{"memory_errors": 1}`, `{"weights_on_host_mb": 400}`,
+`{"memory_taken_mib": 60000}`, `{"kv_blocks": 40}`, `{"max_num_seqs": 1}`, `{"max_num_batched_tokens": 64}`.
 `GET /demo/log` is the server's own record of every completion, which the probes are compared with.
 """
 
@@ -18,12 +18,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from demo.engine import MODEL
+from demo.engine import MODEL, kv
 from demo.engine.client import EngineClient
-from demo.engine.gpu_page import GpuPage, engine_page
+from demo.engine.gpu_page import Fetched, GpuPage, engine_page
 from demo.engine.wire import ABORTED, FINISH_REASONS, EngineCoreRequest, SamplingParams
 
 _WORDS = ["one", "request", "from", "the", "client", "socket", "to", "the", "GPU", "kernel", "and", "back", "again"]
@@ -39,6 +40,8 @@ class Server:
         self.engine = EngineClient(directory)
         self.page = GpuPage()
         self.log: list[dict[str, Any]] = []
+        self.web = httpx.AsyncClient(timeout=60)
+        self.fetched = Fetched()
 
     def request(self, http: Request, body: dict[str, Any], prefix: str) -> tuple[EngineCoreRequest, dict[str, Any]]:
         """Return the engine's request for an HTTP request, and the log's record of it. Ids are made as vLLM makes them."""
@@ -48,7 +51,8 @@ class Server:
         tokens = _tokens(body)
         asked = http.headers.get("x-demo-chunks") or body.get("max_completion_tokens") or body.get("max_tokens") or 16
         core = EngineCoreRequest(
-            internal, tokens, None, SamplingParams(int(asked)), None, time.time(),
+            internal, tokens, None, SamplingParams(int(asked), extra_args=_extra(body)), None,
+            time.time(),
             trace_headers={name: http.headers[name] for name in _TRACE_HEADERS if name in http.headers} or None,
             external_req_id=external,
         )  # fmt: skip
@@ -58,6 +62,11 @@ class Server:
         }  # fmt: skip
         self.log.append(record)
         return core, record
+
+
+def _extra(body: dict[str, Any]) -> dict[str, Any] | None:
+    params = body.get("kv_transfer_params")
+    return {"kv_transfer_params": params} if params else None
 
 
 def _tokens(body: dict[str, Any]) -> list[int]:
@@ -75,8 +84,10 @@ def make(directory: Path) -> FastAPI:
         await server.engine.start()
         yield
         await server.engine.stop()
+        await server.web.aclose()
 
     app = FastAPI(title="Warpline model server double", lifespan=life)
+    app.include_router(kv.router)
 
     @app.get("/health")
     async def health() -> Response:
@@ -93,7 +104,7 @@ def make(directory: Path) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(engine_page(await server.engine.call("state")))
+        return PlainTextResponse(engine_page(await server.engine.call("state"), server.fetched))
 
     @app.get("/dcgm/metrics")
     async def dcgm() -> PlainTextResponse:
@@ -122,6 +133,10 @@ async def _fault(server: Server, wanted: dict[str, Any]) -> JSONResponse:
         errors = wanted.pop("memory_errors", None)
         if errors is not None:
             await server.engine.call("fail_memory", int(errors))
+        spilled = wanted.pop("weights_on_host_mb", None)
+        if spilled is not None:
+            await server.engine.call("spill_weights", int(spilled))
+        server.page.taken_mib = int(wanted.pop("memory_taken_mib", server.page.taken_mib))
         if wanted:
             await server.engine.call("set_policy", wanted)
     except ValueError as error:
@@ -130,7 +145,14 @@ async def _fault(server: Server, wanted: dict[str, Any]) -> JSONResponse:
 
 
 async def _complete(server: Server, request: Request, prefix: str, kind: str) -> Response:
-    core, record = server.request(request, await request.json(), prefix)
+    body = await request.json()
+    params = body.get("kv_transfer_params") or {}
+    if params.get("do_remote_prefill"):
+        try:
+            await kv.fetch(server.web, params, server.fetched)
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            return JSONResponse({"error": {"message": f"no KV cache from the prefill engine: {error!r}"}}, 502)
+    core, record = server.request(request, body, prefix)
     if record["stream"]:
         return StreamingResponse(_stream(server, core, record, kind), media_type="text/event-stream")
     words, reason, given_up = [], None, None
@@ -143,7 +165,11 @@ async def _complete(server: Server, request: Request, prefix: str, kind: str) ->
         return JSONResponse({"error": {"message": f"the engine gave it up: {given_up}"}}, status_code=503)
     usage = {"prompt_tokens": record["prompt_tokens"], "completion_tokens": len(words)}
     usage["total_tokens"] = sum(usage.values())
-    return JSONResponse(_message(record, kind, "".join(words), reason) | {"usage": usage})
+    answer = _message(record, kind, "".join(words), reason) | {"usage": usage}
+    if params.get("do_remote_decode"):
+        base = str(request.base_url).rstrip("/")
+        answer["kv_transfer_params"] = kv.offered(base, core.request_id, record["prompt_tokens"])
+    return JSONResponse(answer)
 
 
 async def _stream(server: Server, core: EngineCoreRequest, record: dict[str, Any], kind: str) -> AsyncIterator[bytes]:

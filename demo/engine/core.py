@@ -117,6 +117,7 @@ class Engine:
             "set_clock_ratio": self.set_clock_ratio,
             "set_policy": self.set_policy,
             "fail_memory": self.fail_memory,
+            "spill_weights": self.spill_weights,
         }
         try:
             answer = UtilityOutput(call_id, None, allowed[method](*arguments))
@@ -135,6 +136,8 @@ class Engine:
             "preemptions": scheduler.preemptions,
             "kv_used_ratio": 1 - scheduler.free_blocks / max(scheduler.policy.kv_blocks, 1),
             "steps": self.steps,
+            "received_bytes": self.worker.received_bytes,
+            "sent_bytes": self.worker.sent_bytes,
             "memory_errors": self.memory_errors,
             "xid": _XID_CONTAINED if self.memory_errors else 0,
             **dataclasses.asdict(scheduler.policy),
@@ -146,6 +149,13 @@ class Engine:
             raise ValueError(f"clock ratio {ratio}: not in (0, 1]")
         self.worker.driver.clock_ratio = ratio
         return ratio
+
+    def spill_weights(self, megabytes: int) -> int:
+        """Fault: let so much of the weights lie in the host's memory, from where each step reads them."""
+        if megabytes < 0:
+            raise ValueError(f"weights on the host {megabytes} MB: not at least 0")
+        self.worker.weights_on_host = megabytes * 1_000_000
+        return megabytes
 
     def fail_memory(self, count: int) -> int:
         """Fault: let the GPU find `count` uncorrectable memory errors; requests in flight lose what they have and end."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
-UUID = "GPU-77617270-6c69-6e65-2d64-6f75626c6521"
+UUID = "GPU-77617270-6c69-6e65-2d64-6f75626c65" + os.environ.get("WARPLINE_DOUBLE_GPU", "!")[:1].encode().hex()
 NAME = "Warpline CUDA double (simulated)"
 _FULL_CLOCK_MHZ, _MEMORY_CLOCK_MHZ = 1980, 2619
 _IDLE_W, _BUSY_W = 70.0, 560.0
@@ -23,6 +25,9 @@ class GpuPage:
         self._energy_mj = 0.0
         self._busy_ratio = 0.0
         self._throttled_ns = 0
+        self._moved = {"RX": 0, "TX": 0}
+        self.taken_mib = 0
+        """Memory that somebody else has on the device."""
 
     def render(self, state: dict[str, Any]) -> str:
         """Return the page in Prometheus' text format."""
@@ -35,7 +40,11 @@ class GpuPage:
         self._energy_mj += power_w * elapsed / 1e6
         self._at_ns, self._busy_ns = now, state["busy_ns"]
         self._throttled_ns += elapsed if clock < 1 else 0
-        used = _WEIGHTS_MIB + state["kv_used_ratio"] * (_MEMORY_MIB - _WEIGHTS_MIB) * 0.9
+        reserved = (_MEMORY_MIB - _WEIGHTS_MIB) * 0.9
+        used = min(_WEIGHTS_MIB + state["kv_used_ratio"] * reserved + self.taken_mib, _MEMORY_MIB)
+        moved = {"RX": state["received_bytes"], "TX": state["sent_bytes"]}
+        rates = {way: (total - self._moved[way]) / (elapsed / 1e9) for way, total in moved.items()}
+        self._moved = moved
         readings = {
             "DCGM_FI_DEV_SM_CLOCK": ("gauge", clock * _FULL_CLOCK_MHZ),
             "DCGM_FI_DEV_MEM_CLOCK": ("gauge", _MEMORY_CLOCK_MHZ),
@@ -48,6 +57,8 @@ class GpuPage:
             "DCGM_FI_PROF_SM_ACTIVE": ("gauge", self._busy_ratio),
             "DCGM_FI_DEV_FB_USED": ("gauge", used),
             "DCGM_FI_DEV_FB_FREE": ("gauge", _MEMORY_MIB - used),
+            "DCGM_FI_PROF_PCIE_RX_BYTES": ("gauge", rates["RX"]),
+            "DCGM_FI_PROF_PCIE_TX_BYTES": ("gauge", rates["TX"]),
             "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": ("gauge", _THERMAL_SLOWDOWN if clock < 1 else 0),
             "DCGM_FI_DEV_THERMAL_VIOLATION": ("counter", self._throttled_ns),
             "DCGM_FI_DEV_XID_ERRORS": ("gauge", state["xid"]),
@@ -64,16 +75,32 @@ class GpuPage:
         return "\n".join(lines) + "\n"
 
 
-def engine_page(state: dict[str, Any]) -> str:
-    """Return the engine's own metrics under vLLM's names."""
+@dataclass
+class Fetched:
+    """KV cache that was fetched from prefill engines so far."""
+
+    count: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def engine_page(state: dict[str, Any], fetched: Fetched) -> str:
+    """Return the engine's own metrics under vLLM's names; those of NIXL where KV cache was `fetched`."""
     readings = {
         "vllm:num_requests_running": state["running"],
         "vllm:num_requests_waiting": state["waiting"],
         "vllm:kv_cache_usage_perc": state["kv_used_ratio"],
         "vllm:num_preemptions_total": state["preemptions"],
     }
+    if fetched.count:
+        readings |= {
+            "vllm:nixl_xfer_time_seconds_count": fetched.count,
+            "vllm:nixl_xfer_time_seconds_sum": fetched.seconds,
+            "vllm:nixl_bytes_transferred_count": fetched.count,
+            "vllm:nixl_bytes_transferred_sum": fetched.bytes,
+        }
     lines = []
     for name, value in readings.items():
-        kind = "counter" if name.endswith("_total") else "gauge"
+        kind = "counter" if name.endswith(("_total", "_count", "_sum")) else "gauge"
         lines += [f"# TYPE {name} {kind}", f'{name}{{model_name="warpline-double (simulated)",engine="0"}} {value}']
     return "\n".join(lines) + "\n"

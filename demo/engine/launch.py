@@ -31,11 +31,12 @@ class Handle:
     process: subprocess.Popen[bytes]
     sockets: tempfile.TemporaryDirectory[str]
     engine_pid: int
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def stop(self) -> None:
         """End it, its engine too."""
@@ -55,8 +56,14 @@ class Handle:
         self.stop()
 
 
-def start(directory: Path, port: int = 0, environment: Mapping[str, str] | None = None, watched: bool = True) -> Handle:
-    """Start API server and engine, and return when they serve.
+def start(
+    directory: Path,
+    port: int = 0,
+    environment: Mapping[str, str] | None = None,
+    watched: bool = True,
+    host: str = "127.0.0.1",
+) -> Handle:
+    """Start API server and engine, and return when they serve. `host` is the loopback address that it has to itself.
 
     Logs and, unless `environment` names another WARPLINE_RING_DIR, rings go to `directory`. With `watched`, the library that
     CUDA loads is in the engine, recording every step. Raises WarplineError where they do not come up.
@@ -66,7 +73,7 @@ def start(directory: Path, port: int = 0, environment: Mapping[str, str] | None 
     # A Unix socket's path has 107 bytes: `directory` may be longer.
     sockets = tempfile.TemporaryDirectory(prefix="wl-")
     log = directory / "server.log"
-    command = [sys.executable, "-m", "demo.engine.serve", str(port), sockets.name]
+    command = [sys.executable, "-m", "demo.engine.serve", str(port), sockets.name, host]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -76,7 +83,7 @@ def start(directory: Path, port: int = 0, environment: Mapping[str, str] | None 
             cwd=_ROOT,
             preexec_fn=die_with_parent,
         )
-    handle = Handle(port, process, sockets, 0)
+    handle = Handle(port, process, sockets, 0, host)
     deadline = time.monotonic() + _UP_WITHIN_S
     while not _answers(handle.url + "/health"):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -43,6 +43,7 @@ class Request:
 
     core: EngineCoreRequest
     computed: int = 0
+    fetched: int = 0
     output: int = 0
     blocks: int = 0
     seen: bool = False
@@ -124,6 +125,9 @@ class Scheduler:
     def add(self, core: EngineCoreRequest) -> None:
         """Queue a request."""
         request = Request(core)
+        if (core.sampling_params.extra_args or {}).get("kv_transfer_params", {}).get("do_remote_prefill"):
+            # The prefill engine's KV cache has come with it: all but the last token, whose logits are wanted.
+            request.computed = request.fetched = len(core.prompt_token_ids) - 1
         request.note(QUEUED)
         self.waiting.append(request)
 
@@ -265,5 +269,9 @@ def _output(request: Request) -> EngineCoreOutput:
         finish_reason=request.get_finished_reason(),
         events=events or None,
         trace_headers=request.core.trace_headers,
-        prefill_stats=PrefillStats(prompt, prompt, 0, 0, 0, prompt) if first else None,
+        prefill_stats=_prefill(prompt, request.fetched) if first else None,
     )
+
+
+def _prefill(prompt: int, fetched: int) -> PrefillStats:
+    return PrefillStats(prompt, prompt - fetched, fetched, 0, fetched, prompt)

@@ -1,4 +1,4 @@
-"""The API server's process: `python -m demo.engine.serve PORT DIRECTORY`. Started by `demo.engine.launch`."""
+"""The API server's process: `python -m demo.engine.serve PORT DIRECTORY HOST`. Started by `demo.engine.launch`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from demo.engine.api import make
 
 
 def main() -> None:
-    """Serve on the loopback until stopped."""
-    port, directory = int(sys.argv[1]), Path(sys.argv[2])
-    uvicorn.run(make(directory), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    """Serve on an address of the loopback until stopped."""
+    port, directory, host = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    uvicorn.run(make(directory), host=host, port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

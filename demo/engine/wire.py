@@ -21,6 +21,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
 
     max_tokens: int = 16
     temperature: float = 1.0
+    extra_args: dict[str, Any] | None = None
 
 
 class EngineCoreRequest(msgspec.Struct, array_like=True, gc=False):

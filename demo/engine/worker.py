@@ -43,6 +43,9 @@ class Worker:
         self.stream = self.driver.stream()
         self._graphs: dict[int, Graph] = {size: self._capture() for size in GRAPH_SIZES}
         self.padded = 0
+        self.weights_on_host = 0
+        """Bytes of weights that do not fit on the device: each step reads them from the host."""
+        self.received_bytes = self.sent_bytes = 0
 
     def _capture(self) -> Graph:
         return self.driver.capture([kernel for _ in range(GROUPS) for kernel in _group(0, 0)])
@@ -54,7 +57,9 @@ class Worker:
             return ModelRunnerOutput([], [])
         tokens = scheduler_output.total_num_scheduled_tokens
         attention = sum(_attention_ns(request.computed, amount) for request, amount in members)
-        self.driver.copy(tokens * _TOKEN_BYTES, self.stream)
+        self._receive(tokens * _TOKEN_BYTES)
+        if self.weights_on_host:
+            self._receive(self.weights_on_host)
         size = next((each for each in GRAPH_SIZES if each >= len(members)), 0)
         if size and all(amount == 1 for _, amount in members):
             self._replay(size, attention)
@@ -64,6 +69,10 @@ class Worker:
         self._sample(sum(sampled))
         outputs = [[request.output] if got else [] for (request, _), got in zip(members, sampled, strict=True)]
         return ModelRunnerOutput([request.request_id for request, _ in members], outputs)
+
+    def _receive(self, count: int) -> None:
+        self.driver.copy(count, self.stream)
+        self.received_bytes += count
 
     def _replay(self, size: int, attention_ns: int) -> None:
         self.padded = size
@@ -83,6 +92,7 @@ class Worker:
             self.driver.launch("logits_gemm_kernel", _LOGITS_NS + _LOGITS_ROW_NS * rows, self.stream)
             self.driver.launch("topk_sampling_kernel", 20_000 + 300 * rows, self.stream)
             self.driver.copy(rows * _TOKEN_BYTES, self.stream, to_host=True)
+            self.sent_bytes += rows * _TOKEN_BYTES
         self.driver.wait(self.stream)
 
 

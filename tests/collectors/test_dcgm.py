@@ -193,6 +193,7 @@ def test_the_kubelets_word_on_sharing_clears_the_exporters_pod() -> None:
 
 def test_what_the_cuda_double_says_is_called_simulated_and_nothing_else_is(shared_data: Path) -> None:
     state = {"busy_ns": 5, "clock_ratio": 1.0, "kv_used_ratio": 0.5, "xid": 0, "memory_errors": 0}
+    state |= {"received_bytes": 7, "sent_bytes": 5}
     rows, _, devices = read(gpu_page.GpuPage().render(state))
     assert {row["simulated"] for row in rows + devices} == {True}
     rows, _, devices = read((shared_data / "dcgm/metrics/h100-8gpu-dynamo-vllm-pods-580.prom").read_text())

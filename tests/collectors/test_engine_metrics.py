@@ -164,8 +164,16 @@ def test_tgi_dynamo_kserve_and_tensorrt_llms_own_server_speak_the_same_words() -
 
 def test_what_the_demos_engine_says_is_called_simulated() -> None:
     state = {"running": 1, "waiting": 2, "kv_used_ratio": 0.5, "preemptions": 0}
-    rows, _ = read(gpu_page.engine_page(state) + "vllm:num_requests_running 1\n")
+    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched()) + "vllm:num_requests_running 1\n")
     assert [row["simulated"] for row in rows] == [True] * 4 + [None]
+    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched(3, 7 << 20, 0.5)))
+    told = {(row["metric"], row["statistic"]): row["value"] for row in rows[4:]}
+    assert told == {
+        ("kv.transfer", "count"): 3,
+        ("kv.transfer", "sum"): 0.5,
+        ("kv.transfer.bytes", "count"): 3,
+        ("kv.transfer.bytes", "sum"): 7 << 20,
+    }
 
 
 def test_an_impossible_histogram_passes_unchanged() -> None:

@@ -46,6 +46,46 @@ def decodes(ago_ns: int, share_ms: float) -> Rows:
     return [("share", at | share | known | {"busy_ns": 1}), ("step_member", at | member | known)]
 
 
+def counted(gb: float, seconds: float, count: int) -> Rows:
+    """What an engine's own counters say of KV transfers, before them and after."""
+    now = {"kv.transfer.bytes": ("sum", gb * GB), "kv.transfer": ("sum", seconds)}
+    found: Rows = []
+    for ago_s, share in ((30, 0.0), (1, 1.0)):
+        row = {"time_ns": NOW - ago_s * SECOND, "target": "10.0.0.9:8000", "engine": "vllm", "monotonic": True}
+        for metric, (statistic, value) in now.items():
+            told = {"metric": metric, "statistic": statistic, "value": 7 + share * value}
+            found.append(("engine_sample", row | told))
+        told = {"metric": "kv.transfer", "statistic": "count", "value": 7 + share * count}
+        found.append(("engine_sample", row | told))
+    return found
+
+
+def pool(role: str, requests: float) -> Rows:
+    """A pod's queue as a scrape tells it: by the pod's address."""
+    address = {"prefill": "10.0.0.1", "decode": "fd00::2"}[role]
+    pod = {
+        "time_ns": NOW - 60 * SECOND,
+        "pod_uid": role,
+        "pod": role,
+        "namespace": "ml",
+        "role": role,
+        "pod_ip": address,
+    }
+    target = f"[{address}]:8000" if ":" in address else f"{address}:8000"
+    sample = {"time_ns": NOW - SECOND, "target": target, "engine": "vllm", "model": "m"}
+    told = {"metric": "requests.waiting", "statistic": "value", "value": requests}
+    return [("pod", pod), ("engine_sample", sample | told)]
+
+
+def pod_of(created_ago_s: int, *states: tuple[str, dict[str, Any]]) -> Rows:
+    """A pod that the cluster tells of, and its container's states."""
+    pod = {"time_ns": NOW - created_ago_s * SECOND, "pod_uid": "u", "pod": "p", "namespace": "ml"}
+    return [
+        ("pod", pod | {"created_ns": NOW - created_ago_s * SECOND}),
+        *((table, row | {"pod_uid": "u"}) for table, row in states),
+    ]
+
+
 def waiting(role: str, requests: float) -> Rows:
     pod = {"time_ns": NOW - 60 * SECOND, "pod_uid": role, "pod": role, "namespace": "ml", "role": role}
     sample = {"time_ns": NOW - SECOND, "target": role, "engine": "vllm", "model": "m", "pod_uid": role}
@@ -113,6 +153,42 @@ def fires(store: Store, name: str, rows: Rows) -> bool:
         store.write([Batch(declared, declared.batch(row, rows=1), f"{name}/{number}")])
     (rule,) = backtest.chosen([name])
     return any(store.query(rule.sql, rule.parameters(NOW, {}))["firing"].to_pylist())
+
+
+MORE: dict[str, tuple[str, Rows, Rows]] = {
+    "the pod's creation": (
+        "cold_start_slow",
+        pod_of(400, container("started", 70), container("ready", 60)),
+        pod_of(300, container("started", 70), container("ready", 60)),
+    ),
+    "a pod that is not ready yet": (
+        "cold_start_slow",
+        pod_of(400, container("waiting", 390)),
+        pod_of(400, container("started", 390), container("exited", 380)),
+    ),
+    "a restart in an old pod": (
+        "cold_start_slow",
+        pod_of(3000, container("ready", 60)),
+        pod_of(7200, container("started", 70), container("ready", 60)),
+    ),
+    "transfers that an engine counts": ("kv_transfer_slow", counted(1, 2, 7), counted(1, 2, 4)),
+    "transfers that an engine counts, fast": ("kv_transfer_slow", counted(1, 2, 5), counted(4, 2, 50)),
+    "pools by their addresses": (
+        "prefill_decode_imbalance",
+        pool("prefill", 1) + pool("decode", 20),
+        pool("prefill", 9) + pool("decode", 20),
+    ),
+}
+"""What else a rule is about → the rule, rows on which it fires, rows that come close."""
+
+
+@pytest.mark.parametrize("what", sorted(MORE))
+def test_it_fires_on_what_else_it_is_about_and_not_on_what_comes_close(tmp_path: Path, what: str) -> None:
+    name, about, close = MORE[what]
+    for number, (rows, wanted) in enumerate(((about, True), (close, False))):
+        made = Store(Settings(state_dir=str(tmp_path / str(number)), correlator_disk_reserve_mb=1))
+        assert fires(made, name, rows) is wanted
+        made.close()
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -18,7 +18,7 @@ import pytest
 
 from collectors import cuda_kernel, engine_step
 from demo import load
-from demo.engine import MODEL, launch, wire
+from demo.engine import MODEL, kv, launch, wire
 from tests.collectors.gpu_doubles import Watcher, needs_compiler, truth, watching
 
 pytestmark = needs_compiler
@@ -211,3 +211,49 @@ def test_messages_have_the_length_and_the_positions_of_vllms() -> None:
     assert message[1][0][7] == [{"type": 1, "timestamp": 2.5}]
     assert message[2]["prefix_cache_stats"]["preempted_requests"] == 0
     assert message[3] == 9.5
+
+
+def _ask(url: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    answer = httpx.post(f"{url}/v1/completions", json={"model": MODEL, "prompt": "word " * 97, **body}, timeout=30)
+    return answer.status_code, answer.json()
+
+
+def test_a_prompt_that_another_engine_prefilled_comes_as_bytes_and_only_its_last_token_is_computed(
+    tmp_path: Path,
+) -> None:
+    environment = {"WARPLINE_DOUBLE_GPU": "1"}
+    with (
+        watching(engine_step, tmp_path) as steps,
+        launch.start(tmp_path, environment=environment, host="127.0.0.2") as server,
+    ):
+        status, answer = _ask(server.url, max_tokens=1, kv_transfer_params={"do_remote_decode": True})
+        offered = answer["kv_transfer_params"]
+        assert status == 200 and offered["remote_url"] == server.url and offered["tokens"] == 97
+        status, answer = _ask(server.url, max_tokens=5, kv_transfer_params=offered)
+        assert status == 200 and answer["usage"]["completion_tokens"] == 5
+        page = _get(f"{server.url}/metrics")
+        away = offered | {"remote_url": "http://127.0.0.2:9"}
+        assert _ask(server.url, max_tokens=5, kv_transfer_params=away)[0] == 502
+        _fault(server.url, weights_on_host_mb=5, memory_taken_mib=60_000)
+        before = _readings(_get(f"{server.url}/dcgm/metrics"))
+        assert _ask(server.url, max_tokens=3)[0] == 200
+        after = _readings(_get(f"{server.url}/dcgm/metrics"))
+    assert f"vllm:nixl_bytes_transferred_sum{{{_LABELS}}} {97 * kv.TOKEN_BYTES}" in page
+    assert f"vllm:nixl_xfer_time_seconds_count{{{_LABELS}}} 1" in page
+    assert 'UUID="GPU-77617270-6c69-6e65-2d64-6f75626c6531"' in next(iter(before))
+    assert _value(before, "PCIE_RX") < _value(after, "PCIE_RX")
+    assert _value(after, "FB_FREE") == 81_559 - 60_000 - 15_000
+    members = [row for row in steps.rows("step_member") if row["phase"] == "prefill"]
+    assert [row["scheduled_tokens"] for row in members if row["computed_before_tokens"]] == [1]
+
+
+_LABELS = 'model_name="warpline-double (simulated)",engine="0"'
+
+
+def _readings(page: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
+    return {series: float(value) for series, _, value in lines}
+
+
+def _value(readings: dict[str, float], word: str) -> float:
+    return next(value for series, value in readings.items() if word in series)
