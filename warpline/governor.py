@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import urllib3
 
 from warpline.errors import SettingsError
-from warpline.sender import bearer
+from warpline.sender import bearer, tls
 from warpline.settings import Settings
 from warpline.source import Runner
 
@@ -74,7 +74,7 @@ class Governor:
         """Ask the query API by HTTP, or by `ask` where given."""
         self._settings, self._node = settings, node
         self._ask = ask or self._ask_by_http
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=2), retries=False)
+        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=2), retries=False, **tls(settings))
         self._costs: dict[str, _Cost] = {}
         self._runners: list[Runner] = []
         self._stop = threading.Event()

@@ -45,7 +45,7 @@ class Sender:
         self.url = f"{settings.collector_endpoint.rstrip('/')}/v1/logs"
         self._token_file, self._compress = settings.collector_token_file, settings.collector_gzip
         bearer(self._token_file)
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=30), retries=False, **_tls(settings))
+        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=30), retries=False, **tls(settings))
 
     def send(self, body: bytes) -> Answer:
         """Send one request and say what became of it; never raises for what the network does."""
@@ -101,7 +101,8 @@ def _retry_after(value: str | None) -> float:
     return min(max(seconds, 0.0), _LONGEST_WAIT_S)
 
 
-def _tls(settings: Settings) -> dict[str, Any]:
+def tls(settings: Settings) -> dict[str, Any]:
+    """Return urllib3's words for the collector's TLS settings; raise SettingsError where a file is not there."""
     given = {
         "ca_certs": settings.collector_tls_ca,
         "cert_file": settings.collector_tls_certificate,

@@ -1,9 +1,14 @@
+import shutil
+import ssl
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.collectors.test_agent_tls import made
+from tests.waiting import until
 from warpline import governor, schema
 from warpline.batch import Batch
 from warpline.clock import NodeClock
@@ -164,3 +169,45 @@ def test_nothing_is_recorded_where_little_is_wanted_all_is_sent_or_no_recorder_i
     made = Governor(Settings(collector_detail=detail, collector_recorder_mb=size_mb), "n", lambda: b"{}")
     made.govern(runner)
     assert not runner.context.recording()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A query API that wants of everybody the detail 1."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"detail": {"*": 1}}')
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def level_after_asking(asking: Governor) -> int:
+    asking._refresh()
+    return asking.level("probe")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
+def test_a_query_api_behind_tls_is_asked_with_the_collectors_authority_and_certificate(
+    runner: Costly, tmp_path: Path
+) -> None:
+    authority = made(tmp_path, "authority.test")
+    own, collector = (made(tmp_path, name, authority) for name in ("localhost", "collector.test"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.certificate))
+    context.load_cert_chain(own.certificate, own.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # A stranger's handshake fails: it is meant to.
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url, ca = f"https://localhost:{server.server_port}", str(authority.certificate)
+    shown = {"collector_tls_certificate": str(collector.certificate), "collector_tls_key": str(collector.key)}
+    try:
+        for tls, wanted in (({"collector_tls_ca": ca, **shown}, 1), ({"collector_tls_ca": ca}, 2), (shown, 2)):
+            asking = Governor(Settings(collector_query_url=url, collector_detail=2, **tls), "n")
+            asking.govern(runner)
+            until(lambda: level_after_asking(asking) == wanted)  # noqa: B023
+    finally:
+        server.shutdown()
+        server.server_close()
