@@ -12,7 +12,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from collectors import http_exchange, syscall
 from collectors.bpf import syscall as bpf_calls
 from collectors.bpf.targets import listening
 from tests.collectors.conftest import Caught
+from tests.collectors.tls_files import certificate
+from tests.collectors.unshared import unshare
 from tests.waiting import until
 
 pytestmark = pytest.mark.needs_bpf
@@ -150,58 +153,71 @@ def test_a_server_that_is_killed_in_mid_answer_leaves_a_row_that_says_so(
     assert caught.losses() == {}
 
 
+def own_library() -> Path:
+    """The file of the TLS library that this Python uses."""
+    mapped = re.search(r"(/\S*libssl\S*)", Path("/proc/self/maps").read_text(encoding="utf-8"))
+    if mapped is None:
+        pytest.skip("this Python's TLS is no library of its own")
+    return Path(mapped[1])
+
+
+@contextmanager
+def tls_server(probe: http_exchange.Probe, folder: Path, library: Path, before: Sequence[str] = ()) -> Iterator[int]:
+    """A server of which the probe has found the `library`, which it looks for in `folder`; gives its port."""
+    key, chain = certificate(folder)
+    command = [*before, sys.executable, "-c", TLS_SERVER, key, chain]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+
+    def is_read() -> bool:
+        probe.poll()
+        inode = Path(f"/proc/{process.pid}/root{library}").stat().st_ino
+        return str(inode) in {file[1] for file in probe._tls._files}
+
+    try:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        probe.targets.watch(process.pid)
+        until(is_read)
+        yield port
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_tls_library_that_is_upgraded_in_place_is_read_before_and_after(
     web: tuple[Caught, http_exchange.Probe], tmp_path: Path
 ) -> None:
     caught, probe = web
-    mapped = re.search(r"(/\S*libssl\S*)", Path("/proc/self/maps").read_text(encoding="utf-8"))
-    if mapped is None:
-        pytest.skip("this Python's TLS is no library of its own")
-    library = tmp_path / Path(mapped[1]).name
-    shutil.copy(mapped[1], library)
-    key, chain = str(tmp_path / "key.pem"), str(tmp_path / "chain.pem")
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*make, "-keyout", key, "-out", chain], check=True, capture_output=True)
-
-    def start() -> tuple[subprocess.Popen[bytes], int]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", TLS_SERVER, key, chain],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
-        )
-        assert process.stdout
-        port = int(process.stdout.readline())
-        probe.targets.watch(process.pid)
-        inode = str(library.stat().st_ino)
-
-        def is_read() -> bool:
-            probe.poll()
-            return inode in {file[1] for file in probe._tls._files}
-
-        until(is_read)
-        return process, port
-
-    old, port = start()
-    try:
+    library = tmp_path / own_library().name
+    shutil.copy(own_library(), library)
+    with tls_server(probe, tmp_path, library) as port:
         ask(port, 5, tls=True)
         before = served(probe, 5)
-        shutil.copy(mapped[1], tmp_path / "new")
+        shutil.copy(own_library(), tmp_path / "new")
         os.replace(tmp_path / "new", library)
         ask(port, 3, tls=True)
         meanwhile = served(probe, 3)
-    finally:
-        old.kill()
-        old.communicate()
-    new, port = start()
-    try:
+    with tls_server(probe, tmp_path, library) as port:
         ask(port, 7, tls=True)
         after = served(probe, 7)
         check_least_detail(caught, probe)
-    finally:
-        new.kill()
-        new.communicate()
     assert [len(each) for each in (before, meanwhile, after)] == [5, 3, 7]
     assert {(row["tls"], row["status"]) for row in before + meanwhile + after} == {("openssl", 200)}
+
+
+def test_a_tls_library_in_a_file_system_that_only_its_process_has_is_read(
+    web: tuple[Caught, http_exchange.Probe], tmp_path: Path
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    mount = f'mount -t tmpfs none {inside} && cp {own_library()} {inside} && exec "$@"'
+    before = [*unshare("--mount"), "sh", "-c", mount, "sh"]
+    with tls_server(web[1], tmp_path, inside / own_library().name, before) as port:
+        assert list(inside.iterdir()) == []
+        ask(port, 11, tls=True)
+        rows = served(web[1], 11)
+    assert [(row["tls"], row["status"]) for row in rows] == [("openssl", 200)] * 11
 
 
 def check_least_detail(caught: Caught, probe: http_exchange.Probe) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from demo import load
 from demo.engine import MODEL, launch
 from tests.collectors.conftest import Caught
 from tests.collectors.gpu_doubles import Watcher, needs_compiler, watching
+from tests.collectors.unshared import child, unshare
 from tests.waiting import until
 from warpline import schema
 
@@ -219,7 +220,7 @@ for number, line in enumerate(sys.stdin):
 class Sender:
     """A process that sends outputs as an engine does, and the end that reads them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, before: Sequence[str]) -> None:
         import zmq
 
         self.context = zmq.Context()
@@ -228,7 +229,7 @@ class Sender:
         address = f"ipc://{directory}/out"
         self.door.bind(address)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SENDER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*before, sys.executable, "-c", SENDER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._answers("ready")
 
@@ -251,8 +252,9 @@ class Sender:
 
 
 @contextmanager
-def sending(directory: Path) -> Iterator[Sender]:
-    sender = Sender(directory)
+def sending(directory: Path, before: Sequence[str] = ()) -> Iterator[Sender]:
+    """A sender; `before` is what stands before its command."""
+    sender = Sender(directory, before)
     try:
         yield sender
     finally:
@@ -293,6 +295,22 @@ def test_20011_messages_of_every_size_come_whole_and_in_order(bpf: None, caught:
     assert [row["message"] for row in rows] == list(range(1, 20_012))
     assert Counter(row["new_tokens"] for row in rows) == {1: 10_007, 17: 9_001, 3_000: 996, 100_003: 7}
     assert caught.losses() == {}
+
+
+def test_an_engine_in_a_time_namespace_has_the_nodes_times(bpf: None, caught: Caught, tmp_path: Path) -> None:
+    found: list[dict[str, Any]] = []
+    offset = unshare("--time", "--monotonic", "3600", "--fork", "--kill-child")
+    with probing(caught) as probe, sending(tmp_path, offset) as sender:
+        probe.targets.watch(child(sender.process.pid))
+        sender.send(3)
+
+        def told() -> bool:
+            found.extend(r for b in probe.poll() if b.table.name == "engine_message" for r in b.rows.to_pylist())
+            return len(found) == 3
+
+        until(told)
+    at = 1_500_000_000 + caught.context.clock.anchor_ns - 3_600_000_000_000
+    assert {row["engine_time_ns"] for row in found} == {at}
 
 
 def test_an_unknown_layout_is_counted_and_its_socket_left_alone(bpf: None, caught: Caught, tmp_path: Path) -> None:

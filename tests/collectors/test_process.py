@@ -10,6 +10,7 @@ import pytest
 from collectors import process
 from collectors.identity import proc
 from collectors.identity.cgroup import Container, container_of, path_of
+from tests.collectors.unshared import child, unshare
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.settings import Settings
@@ -135,6 +136,22 @@ def test_a_process_is_told_when_it_starts_and_when_it_ends(context: Context, mon
     own = proc.stat(os.getpid())
     assert own is not None
     assert started[0]["parent_uid"] == proc.process_uid("n1", own.start_since_boot_ns, os.getpid())
+
+
+def test_a_process_in_a_time_namespace_has_the_nodes_times_and_its_offset(context: Context) -> None:
+    command = unshare("--time", "--monotonic", "3600", "--boottime", "70000", "--fork", "--kill-child")
+    before = context.clock.now_ns()
+    outer = subprocess.Popen([*command, "sleep", "60"])
+    try:
+        inner = child(outer.pid)
+        found = [row for row in next(process.run(context)).rows.to_pylist() if row["pid"] in (inner, os.getpid())]
+    finally:
+        outer.kill()
+        outer.wait()
+    offsets = {row["pid"]: row["time_namespace_offset_ns"] for row in found}
+    assert offsets == {inner: 3_600_000_000_000, os.getpid(): 0}
+    (start_ns,) = (row["start_ns"] for row in found if row["pid"] == inner)
+    assert before - 20_000_000 < start_ns < context.clock.now_ns()  # Starts are told in hundredths of a second.
 
 
 def test_command_lines_are_not_kept_unless_asked_for(context: Context) -> None:
