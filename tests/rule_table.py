@@ -21,13 +21,8 @@ SAMPLES = _ROOT / "sample_traces"
 PAGE = _ROOT / "docs" / "rules.md"
 INCIDENT = "incident.json"
 SILENT = {
-    "cold_start_slow": "needs a container whose start takes five minutes: a sample of half a minute has none",
-    "gpu_memory_full": "the double's engine leaves a tenth of its memory free, as engines do; nothing else allocates on it",
-    "interconnect_saturated": "the double has no PCIe or NVLink counters: its copies are of a few bytes",
     "kernel_time_per_token_up": "compares with the same hours a week ago, which no sample of half a minute holds",
-    "kv_transfer_slow": "needs a connector between prefill and decode engines; the double is one engine",
     "path_drops": "needs Cilium's verdicts (source hubble): packets that nftables drops are seen as retransmits only",
-    "prefill_decode_imbalance": "needs a prefill and a decode pool, told by pods of a Kubernetes API",
     "source_down": "needs a source that ends for a minute; those of the samples wait for what they lost and go on",
 }
 """Rules that fire on no sample incident, each with what it would take."""
