@@ -158,8 +158,10 @@ def _blamed(rows: list[dict[str, Any]]) -> list[Cause]:
         )
         total = sum(r["delay_ns"] for r in mine)
         if total:
-            most = f"{mine[0]['other']} ({milliseconds(mine[0]['delay_ns'])})"
-            sentence = f"{text}: {milliseconds(total)}, by {len(mine)} requests, most by {most}"
+            most = str(mine[0]["other"])
+            if len(mine) > 1:
+                most = f"{len(mine)} requests, most by {most} ({milliseconds(mine[0]['delay_ns'])})"
+            sentence = f"{text}: {milliseconds(total)}, by {most}"
             causes.append(Cause(sentence, total, str(mine[0]["evidence"])))
     return causes
 
@@ -183,7 +185,7 @@ def _around(rows: list[dict[str, Any]]) -> list[Cause]:
 def _own(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Cause]:
     causes = []
     if found["retransmits"]:
-        causes.append(Cause(f"{found['retransmits']} segments of its connection were sent again", 0, "exact"))
+        causes.append(Cause(f"segments of its connection were sent again: {found['retransmits']}", 0, "exact"))
     again = sum(s["busy_ns"] or 0 for s in steps if s["phase"] == "recompute")
     if again:
         times = sum(e["preemptions"] for e in engine)
@@ -248,6 +250,20 @@ def _missing(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[di
     if not any(s["share_ns"] for s in steps):
         missing.append("its GPU executions: inject the CUPTI library (source cuda_kernel)")
     return missing
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """Return the explanation for JSON: times in ns, parts in order, causes by weight."""
+    return {
+        "request": found.request,
+        "wall_ns": found.wall_ns,
+        "coverage": found.coverage,
+        "busy_ns": found.busy_ns,
+        "cost": found.cost,
+        "parts": [{"name": p.name, "ns": p.ns, "evidence": p.evidence} for p in found.parts],
+        "causes": [{"sentence": c.sentence, "ns": c.ns, "evidence": c.evidence} for c in found.causes],
+        "missing": found.missing,
+    }
 
 
 def milliseconds(ns: float) -> str:

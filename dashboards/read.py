@@ -65,6 +65,13 @@ def about(request: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@st.cache_data(ttl=FRESH_S, max_entries=256, show_spinner=False)
+def explained(request: str) -> dict[str, Any]:
+    """Return why a request took as long as it did: causes by weight, and what was not recorded. Raises StoreError."""
+    found: dict[str, Any] = client().get("/api/timeline/explain", {"request": request}).json()
+    return found
+
+
 @st.cache_data(ttl=FRESH_S, max_entries=64, show_spinner=False)
 def profile(request: str) -> list[dict[str, Any]]:
     """Return what took the time while a request lasted, by name and lane. Raises StoreError."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,6 +18,8 @@ PATHS = {"trace": "/api/perfetto"}
 """Parts that live elsewhere in the query API."""
 
 _OWN = ("sig", "until", "user")
+_LEVEL, _GZIP_BITS = 2, 31
+"""Chunks are packed here, in a thread: Streamlit would pack them harder, on its event loop, while all others wait."""
 _PASSED = ("Cache-Control", "Server-Timing", "Content-Disposition")
 
 
@@ -41,4 +45,8 @@ def answer(request: Request) -> Response:
     except WarplineError as error:
         return JSONResponse({"error": str(error)}, 502)
     headers = {name: found.headers[name] for name in _PASSED if name in found.headers}
-    return Response(found.data, media_type=found.headers.get("content-type"), headers=headers)
+    body = found.data
+    if part == "chunk" and "gzip" in request.headers.get("accept-encoding", ""):
+        body = zlib.compress(body, _LEVEL, _GZIP_BITS)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(body, media_type=found.headers.get("content-type"), headers=headers)

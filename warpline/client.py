@@ -16,6 +16,8 @@ from warpline.settings import Settings
 _AT_ONCE = urllib3.Timeout(connect=3, read=60)
 _SORTED_FIRST = urllib3.Timeout(connect=3, read=900)
 """What does not fit in memory is sorted on disk before its first row comes."""
+_CONNECTIONS = 32
+"""Connections that are kept: as many as people who look at once, for one more than that is made anew for each answer."""
 
 
 class Client:
@@ -27,7 +29,7 @@ class Client:
         self._headers = (
             {"authorization": f"Bearer {_token(settings.query_token_file)}"} if settings.query_token_file else {}
         )
-        self._pool = urllib3.PoolManager(retries=False, maxsize=8)
+        self._pool = urllib3.PoolManager(retries=False, maxsize=_CONNECTIONS)
 
     def view(self, name: str, **parameters: Any) -> pa.Table:
         """Return the rows of a view; `parameters` are the view's own, or since_ns, until_ns, limit and order.

@@ -10,6 +10,7 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
     /api/timeline/find?text=                          JSON: the bars whose name holds a text
     /api/timeline/profile?since_ns=&until_ns=         JSON: what took the time in a window, by name
     /api/timeline/about                               JSON: a request's phases, GPU shares, blame, findings
+    /api/timeline/explain                             JSON: why a request took as long, as `warpline explain` says it
 
 `brief` leaves out of `at` all but the bar's name and times, which cost nothing: what a hovering pointer asks for.
 """
@@ -28,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from correlator import explain
 from correlator.timeline import timeline_look, timeline_tracks, timeline_wire
 from correlator.timeline.timeline_bars import ScopeBars
 from correlator.timeline.timeline_scope import Absent, Scope, Views, rows, whole
@@ -56,6 +58,7 @@ def routes(views: Views, kept_bytes: int = KEPT_BYTES) -> list[Route]:
             ("find", timelines.find),
             ("profile", timelines.profile),
             ("about", timelines.about),
+            ("explain", timelines.explain),
         )
     ]
 
@@ -184,6 +187,15 @@ class Timelines:
             "findings": "timeline_finding",
         }
         return JSONResponse({name: rows(self._views, view, asked).to_pylist() for name, view in views.items()})
+
+    def explain(self, query: Mapping[str, str]) -> Response:
+        """Return where a request's time went and what stands out, in sentences."""
+
+        def view(name: str, **asked: Any) -> pa.Table:
+            return rows(self._views, name, asked)
+
+        found = explain.as_json(explain.explain(view, query.get("request", "")))
+        return JSONResponse({key: value for key, value in found.items() if key != "request"})
 
     def _detail(self, scope: Scope, bar: dict[str, Any], row: str) -> dict[str, Any]:
         detail: dict[str, Any] = {"bar": {**_bar(bar), "row": row}, "links": [], "step": [], "edges": []}

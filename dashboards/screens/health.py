@@ -52,11 +52,7 @@ def _body(chosen: state.Range) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Rows by table")
-        shown = tables.sort_values("rows", ascending=False).assign(newest=state.local(tables["newest_ns"]))
-        when = st.column_config.DatetimeColumn("newest", format="MMM D HH:mm:ss.SSS")
-        st.dataframe(
-            shown[["name", "rows", "newest"]], hide_index=True, column_config={"newest": when}, alt="Rows by table"
-        )
+        _tables(tables[tables["rows"] > 0], chosen)
     with right:
         st.subheader("Clocks between nodes")
         _clocks(clocks)
@@ -117,6 +113,17 @@ def _losses(found: pd.DataFrame, chosen: state.Range) -> None:
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
     st.dataframe(table, hide_index=True, column_config={"From": when, "To": when}, alt="Losses by reason")
+
+
+def _tables(found: pd.DataFrame, chosen: state.Range) -> None:
+    if found.empty:
+        st.caption(f"No table has rows in the range *{chosen.name}*.")
+        return
+    shown = found.sort_values("rows", ascending=False).assign(newest=state.local(found["newest_ns"]))
+    when = st.column_config.DatetimeColumn("newest", format="MMM D HH:mm:ss.SSS")
+    st.dataframe(
+        shown[["name", "rows", "newest"]], hide_index=True, column_config={"newest": when}, alt="Rows by table"
+    )
 
 
 def _clocks(found: pd.DataFrame) -> None:

@@ -17,9 +17,10 @@ def show() -> None:
     if found.empty:
         parts.nothing(
             "No incident bundle was opened here",
-            "`warpline export --help` says how to record a window as one portable directory.",
-            "`warpline replay DIRECTORY` sends a bundle, or a sample trace, through the same door as live rows: "
-            "all pages then show it as they showed the incident.",
+            "`warpline incident record` writes a window of what is stored as one portable file.",
+            "`warpline incident open FILE` shows a bundle in a dashboard of its own: all pages then show it as they "
+            "showed the incident.",
+            "`warpline replay DIRECTORY` sends a sample trace into this one, through the same door as live rows.",
             icon=":material/work_history:",
         )
         return

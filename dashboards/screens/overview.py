@@ -12,6 +12,9 @@ from dashboards import differs, parts, read, state, theme, words
 
 TIMES = {"first byte": "ttft", "duration": "duration"}
 POINTS = 5000
+_TICKS = [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]
+_MS = {"type": "log", "title": "ms", "tickvals": _TICKS, "ticktext": [f"{each:,g}" for each in _TICKS]}
+"""An axis that writes 200 at 200, where Plotly's own would write 2."""
 BARS = 90
 """Intervals that a range is cut into, about."""
 
@@ -134,7 +137,7 @@ def _scatter(chosen: state.Range, measure: str, summary: pd.Series) -> tuple[pd.
                 hoverinfo="name+y",
             )
         )
-    figure = theme.figure(*traces, height=360, dragmode="select", yaxis={"type": "log", "title": "ms"})
+    figure = theme.figure(*traces, height=360, dragmode="select", yaxis=_MS)
     event = st.plotly_chart(
         figure,
         on_select="rerun",

@@ -9,6 +9,8 @@ import streamlit as st
 
 from dashboards import flame, login, parts, read, request_way, sign, state, timeline, words
 
+MOST_CAUSES = 5
+
 
 def show() -> None:
     """Show the page of the request that the address names as `id`."""
@@ -22,18 +24,30 @@ def show() -> None:
     about = read.about(str(row["request_uid"]))
     _header(row, about["shares"])
     parts.strip(parts.phases(row, about["phases"]), "Where the request's time went")
-    for each in about["findings"][:5]:
-        st.markdown(f":material/lightbulb: {each['sentence']} {parts.evidence(each['evidence'])}")
+    place = st.empty()
+    place.caption(":material/hourglass_empty: Looking for what stands out …")
     _timeline(row)
+    with place.container():
+        _causes(row, about["findings"])
     _more(row, about)
 
 
+def _causes(row: pd.Series, findings: list[dict[str, Any]]) -> None:
+    """Say why the request took as long as it did, the heaviest first; the timeline is on the screen before it is known."""
+    found = read.explained(str(row["request_uid"]))
+    causes = [*found["causes"], *findings][:MOST_CAUSES]
+    for each in causes:
+        text = str(each["sentence"])
+        st.markdown(f":material/lightbulb: {text[:1].upper()}{text[1:]} {parts.evidence(each['evidence'])}")
+    if not causes:
+        st.caption("Nothing stands out: its time went as the strip above shows.")
+    if found["missing"]:
+        advice = "".join(f"\n- {each}" for each in found["missing"])
+        st.caption(f"Not recorded, so that less is explained:{advice}")
+
+
 def _ask() -> None:
-    st.title("Request")
-    wanted = st.text_input("Id of a request", placeholder="x-request-id, chatcmpl-…, trace id", type="search")
-    if wanted:
-        st.query_params["id"] = wanted.strip()
-        st.rerun()
+    _search("")
     parts.nothing(
         "Which request?",
         "Paste any id that it is known by.",
@@ -43,8 +57,17 @@ def _ask() -> None:
     st.page_link("screens/requests.py", label="Requests", icon=":material/list_alt:")
 
 
-def _unknown(wanted: str) -> None:
+def _search(known: str) -> None:
+    """Show the page's title and the field for an id, with the one that the address names."""
     st.title("Request")
+    wanted = st.text_input("Id of a request", known, placeholder="x-request-id, chatcmpl-…, trace id", type="search")
+    if wanted and wanted != known:
+        st.query_params["id"] = wanted.strip()
+        st.rerun()
+
+
+def _unknown(wanted: str) -> None:
+    _search(wanted)
     days = read.settings().correlator_retention_days
     st.warning(
         f"**No request is known by** `{wanted}`\n\n- It may have aged out: {days} days are kept.\n"

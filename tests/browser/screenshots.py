@@ -56,7 +56,11 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
                 page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
                 page.wait_for_timeout(4_000)  # Plotly draws by software here, and does not say when it is done.
                 page.screenshot(path=directory / f"{name}_{path or 'overview'}_{scheme}_{size}.png")
-            if name != "empty":
+            if name == "empty":
+                page.goto(f"{address}/request?id=unknown")
+                page.get_by_text("No request is known by").wait_for()
+                page.screenshot(path=directory / f"{name}_unknown_{scheme}_{size}.png")
+            else:
                 _request(page, address, directory / f"{name}_request_{scheme}_{size}.png")
             context.close()
 

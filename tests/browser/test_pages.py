@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 PAGES = {
     "": "Overview",
     "requests": "Requests",
+    "request": "Request",
     "compare": "Compare",
     "gpus": "GPUs",
     "alerts": "Alerts",

@@ -73,6 +73,16 @@ def test_the_slowest_come_first_when_asked(correlator: str, reading: Callable[..
     assert len(durations) == 50
 
 
+def test_a_request_says_why_it_took_as_long_the_heaviest_first(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    app = page("request", id=scene.REQUEST_ID)
+    causes = read.explained(scene.REQUEST_ID)["causes"]
+    sentences = [str(each.value) for each in app.markdown if "lightbulb" in str(each.value)]
+    assert causes
+    assert len(sentences) >= min(len(causes), 5)
+    assert str(causes[0]["sentence"])[1:] in sentences[0]
+
+
 def test_a_search_without_a_hit_says_what_to_do(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     app = page("requests", q="no-such-thing")

@@ -29,6 +29,18 @@ def test_a_signed_address_gets_a_chunk(client: TestClient, correlator: str, read
     assert answer.content[:4] == b"WLT1"
 
 
+def test_a_chunk_is_packed_for_who_can_unpack_it(
+    client: TestClient, correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    address = f"/wl/chunk?{QUERY}&level=20&first=0&tiles=2"
+    packed, plain = (client.get(address, headers={"accept-encoding": each}) for each in ("gzip", "identity"))
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+
+
 @pytest.mark.parametrize("part", routes.PARTS)
 def test_no_route_answers_an_unsigned_address(part: str, client: TestClient) -> None:
     answer = client.get(f"/wl/{part}?request={scene.REQUEST_ID}&level=20&first=0&tiles=2")

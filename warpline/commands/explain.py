@@ -24,22 +24,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     explain = importlib.import_module("correlator.explain")
     found = explain.explain(Client(settings).view, args.request)
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "request": found.request,
-                    "wall_ns": found.wall_ns,
-                    "coverage": found.coverage,
-                    "busy_ns": found.busy_ns,
-                    "cost": found.cost,
-                    "parts": [{"name": p.name, "ns": p.ns, "evidence": p.evidence} for p in found.parts],
-                    "causes": [{"sentence": c.sentence, "ns": c.ns, "evidence": c.evidence} for c in found.causes],
-                    "missing": found.missing,
-                },
-                indent=1,
-                default=str,
-            )
-        )
+        print(json.dumps(explain.as_json(found), indent=1, default=str))
     else:
         print("\n".join(explain.lines(found)))
     return 0

@@ -60,7 +60,7 @@ def show(file: Path, settings: Settings, speed: float, seconds: float | None) ->
         )
         if seconds is not None:
             start, end = report.manifest.start_ns, report.manifest.end_ns
-            print(f"look at it: http://{mine.settings.dashboard_address}/?from={start}&to={end}", flush=True)
+            print(f"look at it: http://{mine.settings.dashboard_address}/?window={start}-{end}", flush=True)
             _sleep(seconds)
     return 0
 
