@@ -263,5 +263,28 @@ def test_a_full_ring_loses_rows_and_counts_them(bpf: None, tmp_path: Path, port:
     assert all(row["start_ns"] <= row["end_ns"] and row["end_ns"] > began for row in lost)
 
 
+def test_nothing_of_an_earlier_exchange_shows_in_a_later_one_at_its_place(bpf: None, tmp_path: Path, port: int) -> None:
+    probe = Probe(Caught(tmp_path).context, {"EXCHANGE_PAGES": 1, "PIECE_PAGES": 1})
+    watch, found = Watch(probe), []
+    try:
+        probe.targets.watch_ports([port])
+        # Both rings hold no more than a dozen records: short heads come to lie where long ones lay.
+        for number in range(1, 24):
+            with connect(port) as door:
+                if number % 2:
+                    door.sendall(request("/chunks/3", number, extra=f"x-old: {'old' * 99}\r\n"))
+                    read_until(door, b"0\r\n\r\n")
+                else:
+                    door.sendall(b"GET /o HTTP/1.1\r\n\r\n")
+                    read_until(door, b"}")
+            found += watch.rows(1, settle_s=0)
+    finally:
+        probe.close()
+    told = [[row[name] is None for name in ("request_id", "host", "trace_id", "response_id")] for row in found]
+    assert told == [[number % 2 == 0] * 4 for number in range(1, 24)]
+    assert [row["path"] for row in found] == ["/chunks/3", "/o"] * 11 + ["/chunks/3"]
+    assert "old" not in str(found)
+
+
 def test_check_says_what_to_set() -> None:
     assert "http_ports" in (http_exchange.check(Settings()) or "")
