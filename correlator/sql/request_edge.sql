@@ -1,14 +1,12 @@
 -- One statement of the joins on the way of a request from the client's socket to its GPU executions: what belongs to what,
 -- known by which rule and how well. Steps, launches and executions are counted, not listed.
 -- parameters: request, since_ns, until_ns
-WITH found AS (
-    SELECT DISTINCT attempt_uid FROM alias
-    WHERE request_uid IN (SELECT request_uid FROM alias WHERE is_known_as($request::VARCHAR, value, attempt_uid, request_uid))
-),
+WITH named AS MATERIALIZED (FROM aliases_of($request::VARCHAR)),
+found AS (SELECT DISTINCT attempt_uid FROM named),
 thing AS (
-    SELECT value AS id FROM alias WHERE attempt_uid IN (SELECT attempt_uid FROM found)
+    SELECT value AS id FROM named
     UNION
-    SELECT concat(scope, '/', value) FROM alias WHERE kind = 'internal_id' AND attempt_uid IN (SELECT attempt_uid FROM found)
+    SELECT concat(scope, '/', value) FROM named WHERE kind = 'internal_id'
     UNION
     SELECT attempt_uid FROM found
 ),
@@ -23,6 +21,8 @@ carried AS (
 stated AS (
     SELECT * FROM edge
     WHERE from_id IN (SELECT id FROM own) AND (to_id IN (SELECT id FROM own) OR relation IN ('retried', 'prefilled_by'))
+        -- An edge has the time of one of the things that it joins: all others need not be read.
+        AND time_ns >= (SELECT min(time_ns) FROM named) - 60000000000 AND time_ns <= (SELECT max(time_ns) FROM named) + 60000000000
 ),
 -- What the node of the other end is ahead of the first end's, each way round.
 ahead AS (

@@ -18,6 +18,11 @@ member AS (
     WHERE internal_id IN (SELECT value FROM subject) AND time_ns >= $since_ns AND time_ns < $until_ns
     GROUP BY process_uid, step_ordinal, internal_id
 ),
+-- The steps that it had a share of; of others nothing need be added up.
+entered AS (
+    SELECT DISTINCT process_uid, step_ordinal FROM share
+    WHERE owner IN (SELECT value FROM subject) AND time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000
+),
 part AS (
     SELECT
         process_uid,
@@ -30,7 +35,8 @@ part AS (
         any_value(phase) AS phase,
         max_by(evidence, list_position(['exact', 'derived', 'estimated', 'unknown'], evidence)) AS evidence
     FROM share
-    WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000 AND step_ordinal IS NOT NULL
+    SEMI JOIN entered USING (process_uid, step_ordinal)
+    WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000
     GROUP BY process_uid, step_ordinal, owner
 ),
 mine AS (SELECT * FROM part WHERE owner IN (SELECT value FROM subject)),
@@ -45,7 +51,6 @@ whole AS (
         max_by(phase, busy_ns) AS heaviest_phase,
         max(busy_ns) AS heaviest_ns
     FROM part
-    WHERE (process_uid, step_ordinal) IN (SELECT (process_uid, step_ordinal) FROM mine)
     GROUP BY process_uid, step_ordinal
 )
 SELECT
