@@ -25,6 +25,8 @@ from warpline import recording, sample
 _CLUSTER = """ The cluster is a double
 (`demo/cluster_double.py`), watched by the collector's own client: its pods are those processes, its image is simulated."""
 _STRANGER = "127.0.0.3"
+_HUBBLE = """ Hubble is a double
+(`demo/hubble_double.py`): it tells of packets that the kernel's own filter dropped, and calls that a policy's doing."""
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 _LAST_ROWS_S = 4.0
 """Time after the last request in which sources hand over what they gathered."""
@@ -334,12 +336,13 @@ def describe(name: str, folder: Path) -> None:
 
 def _readme(name: str, scene: Scene) -> str:
     fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
+    doubles = (_CLUSTER if scene.pods else "") + (_HUBBLE if scene.hubble else "")
     return f"""# {name}
 
 {inspect.cleandoc(scene.play.__doc__ or "")}
 
 Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients, server,
-sockets and packets are real; the GPU is simulated, and its rows say so.{_CLUSTER if scene.pods else ""}
+sockets and packets are real; the GPU is simulated, and its rows say so.{doubles}
 
 What must come out (`tests/correlator/test_incidents.py`):
 

@@ -22,8 +22,6 @@ PAGE = _ROOT / "docs" / "rules.md"
 INCIDENT = "incident.json"
 SILENT = {
     "kernel_time_per_token_up": "compares with the same hours a week ago, which no sample of half a minute holds",
-    "path_drops": "needs Cilium's verdicts (source hubble): packets that nftables drops are seen as retransmits only",
-    "source_down": "needs a source that ends for a minute; those of the samples wait for what they lost and go on",
 }
 """Rules that fire on no sample incident, each with what it would take."""
 
