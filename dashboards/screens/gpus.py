@@ -125,7 +125,7 @@ def _shares(chosen: state.Range) -> None:
     if found.empty:
         return
     st.subheader("Whose GPU time it was")
-    total = found["share_ns"].sum()
+    total, counted = found["share_ns"].sum(), (found["requests"], found["bucket"])
     table = pd.DataFrame(
         {
             "GPU": found["gpu_uuid"],
@@ -134,9 +134,9 @@ def _shares(chosen: state.Range) -> None:
             "Of all": found["share_ns"].astype(float) / max(int(total), 1),
             "Energy, J": found["share_j"],
             "Cost": found["cost"],
-            "Requests": found["requests"].where(~found["bucket"]),
+            "Requests": ["–" if bucket else words.count(each) for each, bucket in zip(*counted, strict=True)],
         }
-    )
+    ).dropna(axis="columns", how="all")
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     st.dataframe(table, hide_index=True, column_config={"Of all": bar}, alt="GPU time by pod")
 
@@ -155,7 +155,7 @@ def _account(chosen: state.Range) -> None:
             "Cost": found["cost"],
             "Evidence": found["evidence"],
         }
-    )
+    ).dropna(axis="columns", how="all")
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     st.dataframe(table, hide_index=True, column_config={"Of its time": bar}, alt="Where each GPU's time went")
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboards import flame, login, parts, read, request_way, sign, state, timeline, words
+from warpline.errors import WarplineError
 
 MOST_CAUSES = 5
 
@@ -27,22 +29,29 @@ def show() -> None:
     place = st.empty()
     place.caption(":material/hourglass_empty: Looking for what stands out …")
     _timeline(row)
-    with place.container():
-        _causes(row, about["findings"])
+    _causes(place, row, about["findings"])
     _more(row, about)
 
 
-def _causes(row: pd.Series, findings: list[dict[str, Any]]) -> None:
+def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]]) -> None:
     """Say why the request took as long as it did, the heaviest first; the timeline is on the screen before it is known."""
-    found = read.explained(str(row["request_uid"]))
-    causes = [*found["causes"], *findings][:MOST_CAUSES]
+    try:
+        found = read.explained(str(row["request_uid"]))
+    except WarplineError as error:
+        place.caption(f":material/cloud_off: What stands out could not be read: {error}")
+        return
+    with place.container(key="causes"):
+        _say([*found["causes"], *findings][:MOST_CAUSES], found["missing"])
+
+
+def _say(causes: list[dict[str, Any]], missing: list[str]) -> None:
     for each in causes:
         text = str(each["sentence"])
         st.markdown(f":material/lightbulb: {text[:1].upper()}{text[1:]} {parts.evidence(each['evidence'])}")
     if not causes:
         st.caption("Nothing stands out: its time went as the strip above shows.")
-    if found["missing"]:
-        advice = "".join(f"\n- {each}" for each in found["missing"])
+    if missing:
+        advice = "".join(f"\n- {each}" for each in missing)
         st.caption(f"Not recorded, so that less is explained:{advice}")
 
 

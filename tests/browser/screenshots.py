@@ -18,6 +18,14 @@ from tests.dashboards import scene
 
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
+SETTLED = """(() => {
+  const IDLE = "[data-test-script-state=notRunning]", now = performance.now();
+  const charts = [...document.querySelectorAll("[data-testid=stPlotlyChart]")];
+  const undrawn = charts.some((each) => !each.querySelector(".main-svg"));
+  const read = document.querySelector(IDLE) && !document.querySelector("[data-testid=stSkeleton]");
+  if (undrawn || !read) window.warplineSettled = now;
+  window.warplineSettled ||= now;
+  return now - window.warplineSettled > 1500; })()"""
 NEAR = """(() => {
   const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "row" && each.track.lane === "kernel");
   t.parts.scroller.scrollTop = item.y - 260;
@@ -53,8 +61,8 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             for path in PAGES:
                 page.goto(f"{address}/{path}")
                 page.get_by_role("heading", name=PAGES[path], exact=True).wait_for()
-                page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
-                page.wait_for_timeout(4_000)  # Plotly draws by software here, and does not say when it is done.
+                page.wait_for_function(SETTLED)
+                page.wait_for_timeout(2_000)  # Points and tables are drawn on canvases, which do not say when.
                 page.screenshot(path=directory / f"{name}_{path or 'overview'}_{scheme}_{size}.png")
             if name == "empty":
                 page.goto(f"{address}/request?id=unknown")

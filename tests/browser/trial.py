@@ -90,7 +90,7 @@ def _slowest(page: Page, pictures: Path) -> Page:
         page.mouse.click(box["x"] + 30, box["y"] + 52)
     waiting.value.locator(".wl-strip").wait_for()
     waiting.value.locator("canvas.wl-body").wait_for()
-    waiting.value.get_by_text("Looking for what stands out").wait_for(state="detached")
+    waiting.value.locator(".st-key-causes").wait_for()
     return waiting.value
 
 
