@@ -116,7 +116,9 @@ def measure(
         before, events, rows, spent = probe.loaded.run_ns(), _made(probe, counted), 0, 0
         process.stdin.write(b"go\n")
         process.stdin.flush()
-        while process.poll() is None:
+        ended = False
+        while not ended:
+            ended = process.poll() is not None  # What it did last is read once more.
             time.sleep(0.02)
             began = time.thread_time_ns()
             found = probe.poll()
@@ -127,7 +129,8 @@ def measure(
         cost = (probe.loaded.run_ns() - before) / max(events, 1)
         print(f"FIGURE probes.{name}.kernel_ns_per_event {cost:.0f} ns events={events} limit={limit}")
         if rows > 1000:
-            print(f"FIGURE probes.{name}.reader_rows_per_s {rows / spent * 1e9:.0f} rows/s rows={rows}")
+            lost = context.lost_total
+            print(f"FIGURE probes.{name}.reader_rows_per_s {rows / spent * 1e9:.0f} rows/s rows={rows} lost={lost}")
     finally:
         os.close(statistics)
         probe.close()
