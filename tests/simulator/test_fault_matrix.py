@@ -66,6 +66,57 @@ def without_times(seen: Seen) -> Seen:
     return _invalid(seen, 7, "no_time")
 
 
+def gpu_clock(ahead_ns: int = 0, drift: float = 0.0) -> Callable[[Seen], Seen]:
+    """The GPU's clock is ahead of its node's by so much, and gains on it."""
+
+    def shift(seen: Seen) -> Seen:
+        rows = seen["gpu_kernel"]
+        for name in ("start_ns", "end_ns"):
+            times = rows[name].to_numpy()
+            moved = times + ahead_ns + ((times - times.min()) * drift).astype(np.int64)
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(moved))
+        return {**seen, "gpu_kernel": rows}
+
+    return shift
+
+
+def stepped_clock(seen: Seen) -> Seen:
+    """The node's clock is set a second forward in the middle: all that is stamped by it jumps."""
+    middle = int(np.median(seen["gpu_kernel"]["start_ns"].to_numpy()))
+    moved = {}
+    for table, rows in seen.items():
+        for name in (n for n in rows.column_names if n.endswith("_ns") and pa.types.is_int64(rows[n].type)):
+            later = pc.add(rows[name], 1_000_000_000)
+            after = pc.greater_equal(rows[name], middle)
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pc.if_else(after, later, rows[name]))
+        moved[table] = rows
+    return moved
+
+
+def wrapped_ids(seen: Seen) -> Seen:
+    """CUPTI's correlation ids have 32 bits: they begin anew in the middle."""
+    middle = int(np.median(seen["gpu_kernel"]["correlation_id"].to_numpy()))
+    moved = dict(seen)
+    for table in ("launch", "gpu_kernel"):
+        rows, name = seen[table], "correlation_id"
+        numbers = (rows[name].to_numpy() + 2**32 - middle) % 2**32
+        moved[table] = rows.set_column(rows.schema.get_field_index(name), name, pa.array(numbers))
+    return moved
+
+
+def process_id_taken_again(seen: Seen) -> Seen:
+    """Another program gets the engine's process id within the second: its launches have the ids that the engine's have."""
+    moved = dict(seen)
+    for table in ("launch", "gpu_kernel"):
+        rows = seen[table]
+        names = {"process_uid": "n/7/another-start", "gpu_uuid": "GPU-of-another"}
+        for name in names.keys() & set(rows.column_names):
+            words = pa.array([names[name]] * len(rows)).dictionary_encode()
+            rows = rows.set_column(rows.schema.get_field_index(name), name, words)
+        moved[table] = pa.concat_tables([seen[table], rows], promote_options="permissive").unify_dictionaries()
+    return moved
+
+
 def _invalid(seen: Seen, each: int, why: str) -> Seen:
     rows = seen["gpu_kernel"]
     words = pc.if_else(pa.array(np.arange(len(rows)) % each == 0), why, "ok").dictionary_encode()
@@ -101,6 +152,11 @@ CELLS: dict[str, tuple[dict[str, Any], Callable[[Seen], Seen]]] = {
     "requests lost": ({}, losing("engine_request", 0.2)),
     "kernels with reversed times": ({}, reversed_times),
     "kernels without times": ({}, without_times),
+    "the GPU's clock 10 ms ahead": ({}, gpu_clock(10_000_000)),
+    "the GPU's clock 100 µs behind, and drifting": ({}, gpu_clock(-100_000, 50e-6)),
+    "the node's clock set forward": ({}, stepped_clock),
+    "correlation ids that begin anew": ({}, wrapped_ids),
+    "a process id taken again": ({}, process_id_taken_again),
 }
 
 
@@ -118,8 +174,13 @@ def test_in_every_cell_sums_hold_and_nothing_wrong_is_called_exact(cell: str, tm
             (SELECT coalesce(sum(end_ns - start_ns), 0)::BIGINT FROM good) AS measured"""
     ).to_pylist()[0]
     members = store.query("SELECT * FROM step_member")
+    strangers = store.query(
+        r"""SELECT DISTINCT process_uid, owner FROM share
+        WHERE owner NOT LIKE '\_\_%' ESCAPE '\' AND process_uid NOT IN (SELECT process_uid FROM engine_message)"""
+    )
     store.close()
     assert sums["shared"] == sums["measured"]
+    assert strangers.to_pylist() == []  # No request is given time of a process that is not its engine.
     found = score(truth, members, truth_cost(truth, members), by_tokens=True)
     assert found.wrong_exact == 0
     assert found.calibration_error <= 0.05
