@@ -86,13 +86,18 @@ def run() -> None:
         counts = fill(store, 0, steps)
         keys = " ".join(f"{n}={c}" for n, c in counts.items())
         joins = Joins(store.settings, store)
+        cpu = time.process_time()
         took = _timed(joins.rebuild)
+        cpu = time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         measured = store.query("SELECT sum(end_ns - start_ns)::BIGINT AS ns FROM gpu_kernel")["ns"][0].as_py()
         shared = store.query("SELECT sum(share_ns)::BIGINT AS ns, count(*) AS n FROM share").to_pylist()[0]
         if shared["ns"] != measured:
             raise AssertionError(f"shares sum to {shared['ns']}, executions to {measured}")
         print(f"FIGURE joins.rebuild_s {took:.1f} s limit=60 limit_at_kernels=10000000 shares={shared['n']} {keys}")
+        print(
+            f"FIGURE joins.rebuild_cpu_us {cpu / counts['gpu_kernel'] * 1e6:.2f} us per=kernel cpu_s={cpu:.1f} {keys}"
+        )
         print(f"FIGURE joins.rebuild_rss_gb {peak:.2f} GB limit=8")
         print(f"FIGURE joins.timeline_ms {_timeline_ms(store, steps):.0f} ms limit=100")
         print(f"FIGURE joins.lag_s {_lag_s(store, joins, steps):.2f} s limit=2 kernel_rows_per_s=50000")
