@@ -219,7 +219,7 @@ def test_what_other_operators_ask_of_warpline_is_there_is_let_in_and_is_shown_th
         assert shown == (token if endpoint["port"] == "query" else None), "collectors' /metrics asks for none"
     for trigger in asked.get("ScaledObject", {}).get("triggers", []):
         if trigger["type"] == "metrics-api":
-            assert trigger["metadata"]["authMode"] == "bearer"
+            assert (trigger["metadata"]["authMode"], trigger["metricType"]) == ("bearer", "Value")
             assert asked["TriggerAuthentication"]["secretTargetRef"] == [{"parameter": "token", **token}]
     for policy in (policies[each] for each in ("warpline-correlator", "warpline-collector") if each in policies):
         sources = [source for rule in policy["ingress"] for source in rule["from"]]
