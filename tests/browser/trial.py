@@ -45,7 +45,6 @@ def main(directory: Path, seed: int) -> None:
             neutral = _renamed(case, Path(place) / f"case_{number}")
             with own.opened(neutral, Settings(), dashboard=True) as mine:
                 mine.replay(0)
-                mine.evaluate()
                 key[neutral.name] = {"incident": case.name, **_tried(browser, mine, directory / neutral.name)}
             (directory / "key.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
 
