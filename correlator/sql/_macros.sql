@@ -19,8 +19,8 @@ CREATE OR REPLACE MACRO aliases_of(request) AS TABLE
     SELECT * FROM alias
     WHERE request_uid IN (SELECT request_uid FROM known WHERE request_uid > (SELECT min(request_uid) FROM known));
 
--- The ids by which its engines knew it, and the id that was asked for.
+-- The ids by which its engines knew it, those by which spans and sockets do where no engine tells, and the id that was asked for.
 CREATE OR REPLACE MACRO internal_ids(request) AS TABLE
-    SELECT value FROM aliases_of(request) WHERE kind = 'internal_id'
+    SELECT value FROM aliases_of(request) WHERE kind IN ('internal_id', 'external_id', 'response_id')
     UNION
     SELECT request;

@@ -80,6 +80,15 @@ def test_an_engines_child_runs_what_its_server_was_asked(store: Store) -> None:
     found = members(store)
     assert set(found["process_uid"].to_pylist()) == {"n1:1:100"}
     assert set(seen["http_exchange"]["response_id"].to_pylist()) >= set(found["internal_id"].to_pylist())
+    # Whoever asks by the exchange finds what is shared under the response's id.
+    known = store.query(
+        "SELECT any_value(exchange.value) AS uid, alias.value AS owner FROM alias JOIN alias AS exchange USING (attempt_uid)"
+        " WHERE exchange.kind = 'exchange' AND alias.kind = 'response_id' AND alias.value IN (SELECT owner FROM share)"
+        " GROUP BY alias.value ORDER BY alias.value LIMIT 1"
+    ).to_pylist()[0]
+    for view in ("request_share", "request_step"):
+        rows = store.view(view, {"request": known["uid"]}).read_all()
+        assert set(rows["internal_id"].to_pylist()) == {known["owner"]}
 
 
 def test_messages_without_emissions_make_the_level_that_their_totals_allow(store: Store) -> None:
