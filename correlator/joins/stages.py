@@ -110,10 +110,8 @@ class Joins:
         """Begin to follow, after what the last run may have left undone."""
         for stage in STAGES:
             for table in stage.reach:
-                bounds = self._bounds(table)
-                if bounds:
-                    low = bounds[0] if not self._has_results() else max(bounds[0], bounds[1] - 120 * _S)
-                    self._mark(table, low, bounds[1])
+                for low, high in self._filled(table, stage.stretch_ns, 120 * _S if self._has_results() else 1 << 62):
+                    self._mark(table, low, high)
         self._thread.start()
 
     def stop(self) -> None:
@@ -176,9 +174,8 @@ class Joins:
         self.store.changes.take()
         for stage in STAGES:
             for table in stage.reach:
-                bounds = self._bounds(table)
-                if bounds:
-                    self._mark(table, *bounds, only=stage.name)
+                for low, high in self._filled(table, stage.stretch_ns):
+                    self._mark(table, low, high, only=stage.name)
         for stage in STAGES:
             total, done = len(self._dirty[stage.name]), 0
             for since_ns, until_ns in self._runs(stage):
@@ -209,11 +206,16 @@ class Joins:
             yield numbers[at] * stage.stretch_ns, (numbers[at] + size) * stage.stretch_ns
             at += size
 
-    def _bounds(self, table: str) -> tuple[int, int] | None:
-        column = schema.table(table).time
-        found = self.store.query(f"SELECT min({column}) AS low, max({column}) AS high FROM {table}")  # noqa: S608 (ours)
-        low, high = found["low"][0].as_py(), found["high"][0].as_py()
-        return None if low is None else (low, high)
+    def _filled(self, table: str, stretch_ns: int, last_ns: int = 1 << 62) -> Iterator[tuple[int, int]]:
+        """Yield the first and last time of `table` in each stretch that has rows, `last_ns` before its last row and later:
+        weeks without a row may lie between two of them."""
+        time = schema.table(table).time
+        found = self.store.query(
+            f"SELECT min({time}) AS low, max({time}) AS high FROM {table}"  # noqa: S608 (ours)
+            f" WHERE {time} >= (SELECT max({time}) FROM {table}) - $last_ns GROUP BY {time} // $stretch_ns",
+            {"last_ns": last_ns, "stretch_ns": stretch_ns},
+        )
+        yield from zip(found["low"].to_pylist(), found["high"].to_pylist(), strict=True)
 
     def _has_results(self) -> bool:
         return any(self.store.results.files.values())
