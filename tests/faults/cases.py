@@ -190,7 +190,7 @@ def disk_full(mount: Path) -> tuple[Outcome, int]:
     ballast = mount / "ballast"
     rig = Rig(mount / "state").start()
     load = Load(rig, large_every=3).start()
-    until(lambda: len(load.acknowledged) > 5 * SMALL)
+    until(lambda: len(load.acknowledged) > 5 * SMALL and rig.rows() > 0)  # Rows are acknowledged before they are stored.
     with ballast.open("wb") as file:
         try:
             while True:
@@ -199,7 +199,8 @@ def disk_full(mount: Path) -> tuple[Outcome, int]:
         except OSError:
             pass
     until(lambda: load.busy > 10)
-    assert rig.answers() and rig.rows() > 0, "reads go on while nothing can be written"
+    until(rig.answers)
+    assert rig.rows() > 0, "reads go on while nothing can be written"
     ballast.unlink()
     before = len(load.acknowledged)
     until(lambda: len(load.acknowledged) > before + 5 * SMALL)
