@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from correlator.storage.store import Store
@@ -190,14 +190,10 @@ def disk_full(mount: Path) -> tuple[Outcome, int]:
     ballast = mount / "ballast"
     rig = Rig(mount / "state").start()
     load = Load(rig, large_every=3).start()
-    until(lambda: len(load.acknowledged) > 5 * SMALL and rig.rows() > 0)  # Rows are acknowledged before they are stored.
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 65536)
-                file.flush()
-        except OSError:
-            pass
+    until(lambda: len(load.acknowledged) > 5 * SMALL and rig.rows() > 0)  # Acknowledged comes before stored.
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 65536)
     until(lambda: load.busy > 10)
     until(rig.answers)
     assert rig.rows() > 0, "reads go on while nothing can be written"
