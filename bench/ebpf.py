@@ -213,7 +213,7 @@ def latency(bench: Bench, port: int, rate: int) -> None:
 
     off, on = _in_turn(bench, window, LATENCY_PAIRS)
     keys = f"server=fastapi rate_per_s={rate} samples={sum(map(len, on))}"
-    for share, limit in ((50, ""), (99, " limit=0.05")):
+    for share, limit in ((50, ""), (90, ""), (99, " limit=0.05")):
         base = np.percentile(np.concatenate(off), share)
         low, high = interval(off, on, share)
         control = added(off[::2], off[1::2], share)
