@@ -11,7 +11,7 @@ if [ -z "$BASE" ]; then
         tar=$(mktemp --suffix .tar)
         trap 'rm -f "$tar"' EXIT
         # As debian:12-slim leaves out: manuals, documents and translations.
-        mmdebstrap --quiet --variant=apt --dpkgopt=path-exclude='/usr/share/man/*' \
+        SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=apt --dpkgopt=path-exclude='/usr/share/man/*' \
             --dpkgopt=path-exclude='/usr/share/doc/*' --dpkgopt=path-exclude='/usr/share/locale/*' bookworm "$tar"
         container=$($BUILDAH from scratch)
         $BUILDAH add -q "$container" "$tar" / >/dev/null

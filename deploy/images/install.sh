@@ -10,3 +10,7 @@ python3 -m venv /tmp/uv
 PYC_INVALIDATION_MODE=UNCHECKED_HASH /tmp/uv/bin/uv pip install -q --no-cache --python /opt/warpline/bin/python \
     --constraints requirements.lock --build-constraints requirements.lock --verify-hashes --compile-bytecode ".[$group]"
 rm -r /tmp/uv /tmp/uv.txt
+for told in /opt/warpline/lib/python3*/site-packages/warpline-*.dist-info; do # uv notes the time of the build there
+    rm -f "$told/uv_cache.json"
+    sed -i '/uv_cache.json/d' "$told/RECORD"
+done
