@@ -6,14 +6,11 @@ says so.
 
 from __future__ import annotations
 
-import http.server
 import json
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -26,6 +23,7 @@ from collectors.wire import prometheus, protojson, runtime_pb2
 from collectors.wire.hubble_pb2 import GetFlowsResponse
 from collectors.wire.prometheus import Target
 from collectors.wire.runtime_pb2 import Envelope
+from tests.collectors.telemetry_doubles import text_server_double
 from warpline.clock import NodeClock
 from warpline.settings import Settings
 from warpline.source import Context
@@ -178,7 +176,8 @@ def _scrape() -> None:
     prometheus._labels.cache_clear()
     dcgm.series.cache_clear()
     first, times = 0.0, []
-    with _serving(_page()) as address, tempfile.TemporaryDirectory() as directory:
+    page = _page()
+    with text_server_double(lambda path: (200, page)) as address, tempfile.TemporaryDirectory() as directory:
         context = Context("dcgm", "bench", Settings(), NodeClock(Path(directory)), lambda batch: None)
         target, node = Target(f"http://{address}/metrics", context), dcgm.Node("bench")
         for number in range(101):
@@ -195,28 +194,3 @@ def _scrape() -> None:
     p95 = statistics.quantiles(times, n=20)[-1]
     size = f"gpus={_GPUS} fields={_FIELDS} limit={_SCRAPE_LIMIT_MS}"
     print(f"FIGURE sources.dcgm.scrape_ms {statistics.median(times):.2f} ms p95={p95:.2f} first={first:.1f} {size}")
-
-
-@contextmanager
-def _serving(page: str) -> Iterator[str]:
-    body = page.encode()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from demo.loopback import served
+
 PODS, EVENTS, NODES = "/api/v1/pods", "/api/v1/events", "/api/v1/nodes"
 NAMESPACE, CONTAINER = "llm", "engine"
 IMAGE = "warpline/vllm-double:simulated"
@@ -86,17 +88,11 @@ class ApiServerDouble:
     @contextmanager
     def served(self) -> Iterator[str]:
         """Serve on a free port of the loopback; give the address."""
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.answer))
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            self.stop()
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with served(_handler(self.answer)) as port:
+            try:
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                self.stop()
 
 
 def _handler(answer: Callable[[str], Object | Iterator[Object] | None]) -> type[http.server.BaseHTTPRequestHandler]:

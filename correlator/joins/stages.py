@@ -51,6 +51,7 @@ class Stage:
     """Table → (ns before, ns after): a row can change results in [time - before, time + after]."""
 
 
+_EVER_NS = 1 << 62
 LOOKBACK_NS = 120 * _S
 """How far before a stretch the wire is replayed from: a request that was scheduled earlier has an inexact context."""
 
@@ -110,7 +111,7 @@ class Joins:
         """Begin to follow, after what the last run may have left undone."""
         for stage in STAGES:
             for table in stage.reach:
-                for low, high in self._filled(table, stage.stretch_ns, 120 * _S if self._has_results() else 1 << 62):
+                for low, high in self._filled(table, stage.stretch_ns, 120 * _S if self._has_results() else _EVER_NS):
                     self._mark(table, low, high)
         self._thread.start()
 
@@ -206,7 +207,7 @@ class Joins:
             yield numbers[at] * stage.stretch_ns, (numbers[at] + size) * stage.stretch_ns
             at += size
 
-    def _filled(self, table: str, stretch_ns: int, last_ns: int = 1 << 62) -> Iterator[tuple[int, int]]:
+    def _filled(self, table: str, stretch_ns: int, last_ns: int = _EVER_NS) -> Iterator[tuple[int, int]]:
         """Yield the first and last time of `table` in each stretch that has rows, `last_ns` before its last row and later:
         weeks without a row may lie between two of them."""
         time = schema.table(table).time

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from demo.loopback import served
+
 PODS = "/api/v1/pods"
 
 
@@ -116,14 +118,8 @@ def api_server(double: ApiServerDouble) -> Iterator[str]:
             with contextlib.suppress(OSError):  # The watcher has left.
                 super().handle()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        double.stop.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as port:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            double.stop.set()

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from demo.loopback import served
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.settings import Settings
@@ -87,15 +88,8 @@ def text_server_double(answer: Callable[[str], tuple[int, str]]) -> Iterator[str
         def log_message(self, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @contextmanager

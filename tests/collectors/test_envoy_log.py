@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 
 from collectors import envoy_log
 from correlator.joins import ids
+from demo.loopback import served
 from tests.collectors.telemetry_doubles import Seen, context, running
 from tests.waiting import until
 from warpline.settings import Settings
@@ -118,15 +118,8 @@ def backend(failures: dict[str, int]) -> Iterator[int]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as port:
+        yield port
 
 
 def configuration(port: int, json_log: Path, text_log: Path) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from collectors import dcgm
 from collectors.wire import prometheus
+from demo.loopback import served
 from tests.waiting import until
 from warpline.batch import Batch
 from warpline.gpu_metrics import GpuMetrics
@@ -49,15 +49,8 @@ def endpoint(status: list[int]) -> Iterator[tuple[str, list[Any]]]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as port:
+        yield f"http://127.0.0.1:{port}", found
 
 
 def test_readings_are_metrics_of_the_semantic_conventions(shared_data: Path) -> None:
