@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -46,6 +45,8 @@ _PYTHON = os.environ.get("GPU_PYTHON", sys.executable)
 _LEVELS = ("absent", "none", "callbacks", "graph", "node")
 _CONCURRENCY = (1, 8, 64)
 _PEER_STRIATRACE, _PEER_PARCAGPU = 0.052, 0.64
+_PARTS = ("counts", "sample", "levels", "large", "many")
+_ON_A_CPU = ("sample", "levels")
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,30 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds, a hundredth of the records")
     parser.add_argument("--tiny", action="store_true", help="only the server's parts, on a CPU where there is no GPU")
     parser.add_argument("--sample", type=Path, help="where the sample trace goes (default: none is kept)")
+    parser.add_argument("--parts", type=_names, default=_PARTS, help=f"some of {','.join(_PARTS)} (default: all)")
     args = parser.parse_args()
-    sizes = ("tiny",) if args.tiny else ("small", "large")
-    parts: list[Callable[[], None]] = [] if args.tiny else [_counts]
-    parts.append(lambda: _sample(sizes[0], args.sample))
-    parts += [partial(_levels, size, 1 if args.quick or args.tiny else 3) for size in sizes]
-    parts += [] if args.tiny else [lambda: _many(250_000 if args.quick else 25_000_000)]
-    for part in parts:
+    first, rounds = ("tiny" if args.tiny else "small"), (1 if args.quick or args.tiny else 3)
+    parts: dict[str, Callable[[], None]] = {
+        "counts": _counts,
+        "sample": lambda: _sample(first, args.sample),
+        "levels": lambda: _levels(first, rounds),
+        "large": lambda: _levels("large", rounds),
+        "many": lambda: _many(250_000 if args.quick else 25_000_000),
+    }
+    for name in args.parts:
+        if args.tiny and name not in _ON_A_CPU:
+            continue
         try:
-            part()
+            parts[name]()
         except (WarplineError, OSError, RuntimeError, httpx.HTTPError, subprocess.SubprocessError) as error:
             print(f"# failed: {type(error).__name__}: {error}", flush=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    unknown = set(text.split(",")) - set(_PARTS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
+    return tuple(text.split(","))
 
 
 @contextmanager
