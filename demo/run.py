@@ -26,9 +26,10 @@ import pyarrow.compute as pc
 
 from collectors.bpf import loader
 from demo import envoy, load
+from demo.addresses import Addresses
 from demo.engine import MODEL, launch
 from warpline import recording, sample
-from warpline.children import Children, answers, free_port
+from warpline.children import Children, answers
 from warpline.client import Client
 from warpline.errors import WarplineError
 from warpline.settings import Settings
@@ -44,48 +45,6 @@ _PATIENCE_S = 20.0
 """How long rows are waited for since the last that came: a busy machine is slow, not wrong."""
 _ABOUT = "23 chat completions of the demo's model server: all real but for the GPU, which is simulated"
 _SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
-
-
-@dataclasses.dataclass(frozen=True)
-class Addresses:
-    """Where the demo's processes listen, all on the loopback."""
-
-    http_door: str
-    grpc_door: str
-    query: str
-    dashboard: str
-    server: str
-    front: str
-    """Where clients send: Envoy's address."""
-
-    @classmethod
-    def free(cls) -> Addresses:
-        """Return addresses that are free, the usual ones where they are."""
-        ports = [free_port(preferred) for preferred in (4318, 4317, 4320, 8501, 8001, 8000)]
-        return cls(*(f"127.0.0.1:{port}" for port in ports))
-
-    def environment(self, state_dir: Path) -> dict[str, str]:
-        """Return the settings of every process of the demo, as variables."""
-        return {
-            "WARPLINE_STATE_DIR": str(state_dir),
-            "WARPLINE_CORRELATOR_HTTP_ADDRESS": self.http_door,
-            "WARPLINE_CORRELATOR_GRPC_ADDRESS": self.grpc_door,
-            "WARPLINE_CORRELATOR_QUERY_ADDRESS": self.query,
-            "WARPLINE_QUERY_URL": f"http://{self.query}",
-            "WARPLINE_DASHBOARD_ADDRESS": self.dashboard,
-            "WARPLINE_COLLECTOR_ENDPOINT": f"http://{self.http_door}",
-            "WARPLINE_COLLECTOR_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
-            # The second load comes as fast as two cores go, as no day's load does: nothing of it is to be left out.
-            "WARPLINE_COLLECTOR_BUDGET_RATIO": "1",
-            "WARPLINE_HTTP_PORTS": ",".join(each.rpartition(":")[2] for each in (self.server, self.front)),
-            "WARPLINE_ENVOY_LOG_FILES": str(envoy.log_file(state_dir / "envoy")),
-            "WARPLINE_RING_DIR": str(state_dir / "rings"),
-            "WARPLINE_DCGM_URLS": f"http://{self.server}/dcgm/metrics",
-            "WARPLINE_DCGM_INTERVAL_S": "1",
-            "WARPLINE_ENGINE_URLS": f"{self.server}",
-            "WARPLINE_ENGINE_INTERVAL_S": "1",
-            "WARPLINE_ENGINE_WIRE_EXECUTABLES": "demo.engine.core",
-        }
 
 
 def run(seconds: float, say: Say, record: Path | None = None) -> int:

@@ -22,12 +22,12 @@ import httpx
 
 from collectors.inject.build import build as build_library
 from demo import hubble_double
+from demo.addresses import Addresses
 from demo.cluster_double import ApiServerDouble, ClusterDouble
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
 from demo.cuda_double.build import compiler
 from demo.engine import MODEL, launch
-from demo.run import Addresses
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from demo.run import Addresses
+from demo.addresses import Addresses
 from warpline import recording
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
