@@ -26,6 +26,8 @@ class BuildWithLibrary(build_py):
             self.warn(f"the library for CUDA processes was not built: {error}")
 
 
+FLAGS = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
+
 setup(
     cmdclass={"build_py": BuildWithLibrary},
     ext_modules=[
@@ -33,8 +35,9 @@ setup(
             "warpline.otlp._scan",
             [str(SCAN / "scan.c")],
             depends=[str(header) for header in sorted(SCAN.glob("*.h"))],
-            extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"],
+            extra_compile_args=FLAGS,
             optional=True,
-        )
+        ),
+        Extension("correlator.storage._seen", ["correlator/storage/seen.c"], extra_compile_args=FLAGS, optional=True),
     ],
 )

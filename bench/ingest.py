@@ -40,10 +40,7 @@ from warpline.settings import Settings
 SPAN = schema.table("span")
 BATCHES = (8192, 512)
 WARM_SPANS, STORED_SPANS = 655_360, 524_288
-"""Spans that are stored before the clock starts, so that what is measured is not how a process begins, and after.
-
-At half a million the filter of known spans gets its next 64 MiB, which costs 60 ms, once for two million spans.
-"""
+"""Spans that are stored before the clock starts, so that what is measured is not how a process begins, and after."""
 SENDERS = {8192: 4, 512: 16}
 """Requests that are taken at once, as from so many connections: they share the waits for the disk, small ones all else."""
 ROTEL, COLLECTOR = 462_000, 137_000  # Published by their makers, spans/s of a core.
@@ -166,8 +163,7 @@ def _stages(payload: str, batch: int) -> None:
     batches = [otlp.decode("traces", body).batches[0] for body in bodies]
     parts = [part for _, part in split(SPAN, batches)]
     rows = pa.concat_tables([part.rows for part in parts])
-    keys, seen = spans.keys_of(rows["trace_id"], rows["span_id"]), spans.SeenSpans()
-    times = rows["start_ns"].to_numpy()
+    seen = spans.SeenSpans()
 
     def segment() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +174,7 @@ def _stages(payload: str, batch: int) -> None:
         "decode": lambda: [otlp.decode("traces", body) and None for body in bodies],
         "spool_pack": lambda: [record.pack(each) and None for each in batches],
         "split": lambda: list(split(SPAN, batches)),
-        "known": lambda: seen.fresh(keys, times, lambda asked, *_: asked[:0]),
+        "known": lambda: seen.add(rows),
         "segment": segment,
     }
     for name, each in work.items():

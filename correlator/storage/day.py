@@ -7,7 +7,6 @@ at a time, and this is what makes a batch that comes twice be stored once.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -189,37 +188,34 @@ class Day:
         kept = [part for part in parts if part.table is not SPAN]
         mine = [part for part in parts if part.table is SPAN]
         if mine:
-            rows = pa.concat_tables([part.rows for part in mine])
-            keys = spans.keys_of(rows["trace_id"], rows["span_id"])
             seen = self._seen_spans(connection)
-            fresh = seen.fresh(keys, rows["start_ns"].to_numpy(), lambda *asked: self._find_spans(connection, *asked))
-            if not fresh.all():
-                bounds = np.cumsum([0, *(part.rows.num_rows for part in mine)])
-                masks = [pa.array(fresh[low:high]) for low, high in itertools.pairwise(bounds)]
-                mine = [replace(part, rows=part.rows.filter(mask)) for part, mask in zip(mine, masks, strict=True)]
+            fresh = seen.fresh([part.rows for part in mine], lambda *asked: self._find_spans(connection, *asked))
+            mine = [
+                part if mask.all() else replace(part, rows=part.rows.filter(pa.array(mask)))
+                for part, mask in zip(mine, fresh, strict=True)
+            ]
         return kept + mine
 
     def _seen_spans(self, connection: duckdb.DuckDBPyConnection) -> spans.SeenSpans:
         if self._seen is None:
             self._seen = spans.SeenSpans()
             for query in self.select(SPAN):
-                with connection.sql(f"SELECT trace_id::BLOB AS t, span_id FROM ({query})").to_arrow_reader() as found:  # noqa: S608
+                with connection.sql(_ids_of(query)).to_arrow_reader() as found:
                     for batch in found:
-                        self._seen.add(spans.keys_of(batch["t"], batch["span_id"]))
+                        self._seen.add(pa.Table.from_batches([batch]))
         return self._seen
 
     def _find_spans(self, connection: duckdb.DuckDBPyConnection, asked: spans.Keys, low: int, high: int) -> spans.Keys:
         connection.register("asked_spans", pa.table({"span_id": np.unique(asked[:, 2])}))
         found = [
             connection.sql(
-                f"SELECT trace_id::BLOB AS t, span_id FROM ({query})"  # noqa: S608 (queries of our own)
-                " WHERE start_ns BETWEEN $low AND $high AND span_id IN (FROM asked_spans)",
+                _ids_of(query) + " WHERE start_ns BETWEEN $low AND $high AND span_id IN (FROM asked_spans)",
                 params={"low": low, "high": high},
             ).to_arrow_table()
             for query in self.select(SPAN)
         ]
         connection.unregister("asked_spans")
-        keys = [spans.keys_of(each["t"], each["span_id"]) for each in found]
+        keys = [spans.keys_of(each) for each in found]
         return np.concatenate(keys) if keys else np.empty((0, 3), np.uint64)
 
     def _commit(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> set[str]:
@@ -245,8 +241,6 @@ class Day:
             raise
         self.tables |= {name: tuple(column.name for column in schema.table(name).columns) for name in made}
         self.segments |= {each.name: each for each in written}
-        if SPAN.name in by_table and self._seen is not None:
-            self._seen.stored()
         return made | {each.table for each in written}
 
     def new_name(self, table: str, mark: str = "") -> str:
@@ -337,6 +331,10 @@ class Day:
         """Bytes that the day takes on disk."""
         own = (self.file, self.file.with_name(self.file.name + ".wal"))
         return sum(path.stat().st_size for path in own if path.exists()) + sum(s.bytes for s in self.segments.values())
+
+
+def _ids_of(query: str) -> str:
+    return f"SELECT t.trace_id::BLOB AS trace_id, span_id FROM ({query}) AS t"  # noqa: S608 (queries of our own)
 
 
 def _columns(table: Table, present: Sequence[str]) -> str:
