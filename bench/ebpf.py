@@ -296,6 +296,7 @@ def start_up(folder: Path) -> None:
     """A process that does nothing but this source: time until it is attached, first and again, and its memory."""
     text = (
         "import resource, time; began = time.monotonic()\n"
+        "from warpline import lean\n"  # As `warpline collect` begins.
         "from pathlib import Path\nfrom bench import ebpf\n"
         f"state = {str(folder / 'start')!r}; settings = ebpf.Settings(state_dir=state)\n"
         "probe = ebpf.Probe(ebpf.Context('x', 'bench', settings, ebpf.NodeClock(Path(state)), print))\n"

@@ -167,6 +167,7 @@ class Probe(Programs):
 
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
+        uprobe_price.begin()
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         macros = {**SIZES, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
         super().__init__(context, TEXTS, macros, LOSSES, _rules(context.settings), TWINS)

@@ -70,7 +70,7 @@ def why_no_compiler() -> str | None:
 def compiled(text: str, flags: list[str], keep: Path | None) -> Compiled:
     """Return what `text` is under the compiler's `flags`: as kept in folder `keep`, or compiled now and kept there.
 
-    Compiling takes 0.3 to 2.5 seconds of CPU time. Raises SourceError with the compiler's last words.
+    Compiling takes 0.2 to 1 seconds of CPU time. Raises SourceError with the compiler's last words.
     """
     path = _path(text, flags, keep)
     found = _kept(path) if path else None

@@ -49,9 +49,9 @@ static __always_inline u64 argument(struct pt_regs *ctx, u32 place, u64 offset)
 	if (place == IN_R8)
 		return ctx->r8;
 	if (place == ON_STACK)
-		bpf_probe_read_user(&value, sizeof(value), (void *)(ctx->sp + offset));
+		read_user(&value, sizeof(value), (void *)(ctx->sp + offset));
 	else if (place == BEHIND_DI)
-		bpf_probe_read_user(&value, sizeof(value), (void *)(ctx->di + offset));
+		read_user(&value, sizeof(value), (void *)(ctx->di + offset));
 	return value;
 }
 
@@ -82,7 +82,7 @@ int uprobe_call(struct pt_regs *ctx)
 	struct pt_regs registers;
 	if (outer && ctx->sp < outer->stack)
 		return 0;
-	if (bpf_probe_read_kernel(&registers, sizeof(registers), ctx))
+	if (read_kernel(&registers, sizeof(registers), ctx))
 		return 0;
 	o.stack = ctx->sp;
 	o.stream = argument(&registers, STREAM_PLACE(cookie), STREAM_OFFSET(cookie));
@@ -134,9 +134,9 @@ int uprobe_named(struct pt_regs *ctx)
 		return 0;
 	}
 	e->kernel = 0;
-	bpf_probe_read_user(&e->kernel, sizeof(e->kernel), (void *)into);
+	read_user(&e->kernel, sizeof(e->kernel), (void *)into);
 	e->process = id >> 32;
-	long length = bpf_probe_read_user_str(e->name, sizeof(e->name), (void *)name);
+	long length = read_user_text(e->name, sizeof(e->name), (void *)name);
 	e->length = length > 0 ? length - 1 : 0;
 	names.ringbuf_submit(e, NO_WAKEUP);
 	return 0;

@@ -59,7 +59,7 @@ static __always_inline struct stream *stream_of(struct key *k, u64 from)
 	}
 	if (!s || s->state != UNKNOWN)
 		return s;
-	if (!bpf_probe_read_user(head, sizeof(head), (void *)from) && begins_wire(head, k->outgoing))
+	if (!read_user(head, sizeof(head), (void *)from) && begins_wire(head, k->outgoing))
 		s->state = CAPTURED;
 	else if (++s->looks >= MOST_LOOKS)
 		s->state = IGNORED;
@@ -85,7 +85,7 @@ static __always_inline void emit(struct key *k, struct stream *s, u64 from, u64 
 			e->length = n;
 			e->starts_call = at == 0;
 			CLAMP(n, CHUNK);
-			if (bpf_probe_read_user(e->data, n, (void *)(from + at))) {
+			if (read_user(e->data, n, (void *)(from + at))) {
 				count_lost(LOST_UNREADABLE, 1);
 				chunks.ringbuf_discard(e, NO_WAKEUP);
 			} else {
@@ -108,7 +108,7 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	u32 process = bpf_get_current_pid_tgid() >> 32;
 	struct call call;
 	if (!targets.lookup(&process) ||
-	    bpf_probe_read_kernel(&call, sizeof(call), (void *)(ctx->args[0] + OFFSET_pt_regs__r10)))
+	    read_kernel(&call, sizeof(call), (void *)(ctx->args[0] + OFFSET_pt_regs__r10)))
 		return 0;
 	u64 number = call.number;
 	if (number > WRITE_CALL && number != SENDTO_CALL && number != RECVFROM_CALL)

@@ -68,7 +68,7 @@ static __always_inline u32 joins(struct work *w)
 	for (u32 i = 0; i < CHAIN; i++) {
 		u64 words[2] = {}, bytes = w->left - at;
 		CLAMP(bytes, 16);
-		if (at + FRAME_HEAD > w->left || bpf_probe_read_user(words, bytes, (void *)(w->at + at)))
+		if (at + FRAME_HEAD > w->left || read_user(words, bytes, (void *)(w->at + at)))
 			return JOINS_NOT;
 		struct frame_head head = read_head(words[0], words[1]);
 		if (!is_plausible(head))
@@ -150,7 +150,7 @@ static __always_inline int frame_head(struct connection *c, struct direction *d,
 		bytes = w->left;
 	MASK(have, 15);
 	CLAMP(bytes, RESET_HEAD);
-	if (bpf_probe_read_user(f->head + have, bytes, (void *)w->at)) {
+	if (read_user(f->head + have, bytes, (void *)w->at)) {
 		count_lost(LOST_FAULTS, 1);
 		lose(c, f, w);
 		return 0;
@@ -269,7 +269,7 @@ static __always_inline void emit_block(struct connection *c, struct frames *f, s
 	e->begins = f->fresh;
 	e->ends = f->left == bytes;
 	e->joined = c->http2.joined;
-	if (bpf_probe_read_user(e->data, bytes, (void *)w->at)) {
+	if (read_user(e->data, bytes, (void *)w->at)) {
 		count_lost(LOST_FAULTS, 1);
 		e->type = FRAME_DATA; /* a part without content: the collector sees a gap */
 		e->length = 0;

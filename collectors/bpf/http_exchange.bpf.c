@@ -79,7 +79,7 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	u32 process = bpf_get_current_pid_tgid() >> 32;
 	u32 *watched = targets.lookup(&process);
 	struct call call;
-	if (!watched || bpf_probe_read_kernel(&call, sizeof(call), (void *)(ctx->args[0] + OFFSET_pt_regs__r10)))
+	if (!watched || read_kernel(&call, sizeof(call), (void *)(ctx->args[0] + OFFSET_pt_regs__r10)))
 		return 0;
 	u64 number = call.number;
 	if (number > 47 || !((1ULL << number) & MOVES_DATA))
@@ -123,7 +123,7 @@ int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		w->vector = call.si;
 		w->vectors = call.dx;
 		if ((1ULL << number) & BY_MESSAGE) {
-			if (bpf_probe_read_user(message, sizeof(message), (void *)call.si))
+			if (read_user(message, sizeof(message), (void *)call.si))
 				return 0;
 			w->vector = message[2]; /* struct msghdr: name, its length, vectors, their number */
 			w->vectors = message[3];

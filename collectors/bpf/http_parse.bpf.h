@@ -106,7 +106,7 @@ static __always_inline int take_vector(struct work *w)
 	u64 vector[2] = {};
 	if (!w->total || !w->vectors)
 		return 0;
-	if (bpf_probe_read_user(vector, 16, (void *)w->vector)) {
+	if (read_user(vector, 16, (void *)w->vector)) {
 		count_lost(LOST_FAULTS, 1);
 		return 0;
 	}
@@ -148,7 +148,7 @@ static __always_inline void first_bytes(struct response *r, struct work *w, u64 
 	if (r->first_ns)
 		return;
 	CLAMP(bytes, FIRST);
-	if (!bpf_probe_read_user(r->first, bytes, (void *)w->at))
+	if (!read_user(r->first, bytes, (void *)w->at))
 		r->first_length = bytes;
 	r->first_ns = w->now;
 }
@@ -231,7 +231,7 @@ static __always_inline void chunk_line(struct connection *c, struct direction *d
 	u64 bytes = w->left;
 	u8 *text = (u8 *)w->scratch;
 	CLAMP(bytes, 18);
-	if (bpf_probe_read_user(text, bytes, (void *)w->at)) {
+	if (read_user(text, bytes, (void *)w->at)) {
 		count_lost(LOST_FAULTS, 1);
 		d->state = way ? UNTIL_CLOSE : IDLE;
 		return;

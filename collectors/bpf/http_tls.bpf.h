@@ -99,7 +99,7 @@ int uprobe_tls_return(struct pt_regs *ctx)
 		return 0;
 	if (!(cookie & EXTENDED))
 		done = result;
-	else if (bpf_probe_read_user(&done, 8, (void *)call.length_at))
+	else if (read_user(&done, 8, (void *)call.length_at))
 		return 0;
 	struct session session = {call.library, process, 0};
 	struct carrier *carrier = carriers.lookup(&session);

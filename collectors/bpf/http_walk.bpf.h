@@ -144,7 +144,7 @@ static __always_inline int step(struct work *w)
 	if (state == IDLE) {
 		u64 bytes = w->left;
 		CLAMP(bytes, 16);
-		if (bpf_probe_read_user(words, bytes, (void *)w->at))
+		if (read_user(words, bytes, (void *)w->at))
 			return -1;
 		bytes = bytes < 8 ? bytes : 8;
 		if (!c) {
@@ -189,7 +189,7 @@ static __always_inline void emit_piece(struct direction *d, struct pending *p, s
 	e->id = p->id;
 	e->number = d->pieces++;
 	/* Only the head's own bytes are read: no body ever reaches the ring. */
-	e->length = bpf_probe_read_user(e->data, bytes, (void *)w->at) ? 0 : bytes;
+	e->length = read_user(e->data, bytes, (void *)w->at) ? 0 : bytes;
 	pieces.ringbuf_submit(e, NO_WAKEUP);
 }
 
@@ -203,7 +203,7 @@ static __always_inline int scan_head(struct work *w)
 	u64 place = way & 1, bytes = w->left;
 	struct direction *d = &c->ways[place];
 	CLAMP(bytes, BLOCK);
-	if (bpf_probe_read_user(w->block, bytes, (void *)w->at)) {
+	if (read_user(w->block, bytes, (void *)w->at)) {
 		count_lost(LOST_FAULTS, 1);
 		d->state = IDLE;
 		return -1;

@@ -7,8 +7,12 @@
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
+/* Helpers under names of our own: BCC looks its own up in the kernel's list of symbols at each use, half of a compiler's time. */
+static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+static long (*read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*read_user_text)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 #define NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: the reader polls, so that producers never pay for waking it */
-#define READ(into, base, field) bpf_probe_read_kernel(&(into), sizeof(into), (void *)((u64)(base) + (field)))
+#define READ(into, base, field) read_kernel(&(into), sizeof(into), (void *)((u64)(base) + (field)))
 /* Bounds that the verifier can follow: no spill between the test and the use. */
 #define CLAMP(number, most) asm volatile("if %0 <= %1 goto +1; %0 = %1" : "+r"(number) : "i"(most))
 #define MASK(number, bits) asm volatile("%0 &= %1" : "+r"(number) : "i"(bits))

@@ -68,11 +68,11 @@ static __always_inline void read_ends(struct ends *e, u64 socket, u16 family)
 	READ(port, socket, OFFSET_sock_common__skc_dport);
 	e->remote_port = (port >> 8) | (port << 8);
 	if (family == FAMILY_INET) {
-		bpf_probe_read_kernel(e->local, 4, (void *)(socket + OFFSET_sock_common__skc_rcv_saddr));
-		bpf_probe_read_kernel(e->remote, 4, (void *)(socket + OFFSET_sock_common__skc_daddr));
+		read_kernel(e->local, 4, (void *)(socket + OFFSET_sock_common__skc_rcv_saddr));
+		read_kernel(e->remote, 4, (void *)(socket + OFFSET_sock_common__skc_daddr));
 	} else {
-		bpf_probe_read_kernel(e->local, 16, (void *)(socket + OFFSET_sock_common__skc_v6_rcv_saddr));
-		bpf_probe_read_kernel(e->remote, 16, (void *)(socket + OFFSET_sock_common__skc_v6_daddr));
+		read_kernel(e->local, 16, (void *)(socket + OFFSET_sock_common__skc_v6_rcv_saddr));
+		read_kernel(e->remote, 16, (void *)(socket + OFFSET_sock_common__skc_v6_daddr));
 	}
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,9 +64,22 @@ def affordable(price: Price | None, budget_ratio: float, calls_per_s: float) -> 
     return price is not None and (price.stepped_ns + price.return_ns) * calls_per_s <= budget_ratio * 1e9
 
 
-@lru_cache(maxsize=1)
+_MEASURING = threading.Lock()
+
+
+def begin() -> None:
+    """Measure in a thread of its own: most of it is waiting for the kernel (0.15 s), while programs are loaded."""
+    threading.Thread(target=measured, name="uprobe-price", daemon=True).start()
+
+
 def measured() -> Price | None:
     """Return the prices on this machine, measured once a process; None where no uprobe can be attached here."""
+    with _MEASURING:
+        return _measured()
+
+
+@lru_cache(maxsize=1)
+def _measured() -> Price | None:
     try:
         return _measure()
     except OSError:  # No privilege, no uprobe_multi, or no executable memory.
