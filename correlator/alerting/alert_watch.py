@@ -30,7 +30,7 @@ QUALIFY ROW_NUMBER() OVER (PARTITION BY rule, labels, state ORDER BY time_ns DES
 _SHARE_OF_FOR = 5
 _LONGEST_S = 10.0
 """A rule that must hold for a while is looked at five times in that while, and at least every ten seconds: most of an
-evaluation's cost is DuckDB's planning, about 5 ms a rule."""
+evaluation's cost is DuckDB's planning, about 2 ms a rule."""
 _REMEMBER_NS = 7 * 86_400_000_000_000
 
 

@@ -87,3 +87,32 @@ def test_a_rule_that_is_wrong_says_so(store: Store) -> None:
         pytest.raises(StoreError, match="nothing"),
     ):
         query(wrong, {"now_ns": NOW})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM clock_pair",
+        "SELECT node, * EXCLUDE (node) FROM clock_pair",
+        "SELECT c.* FROM clock_pair c",
+        "FROM clock_pair",
+        "SELECT half_width_ns FROM (FROM clock_pair)",
+        "SELECT MAX(COLUMNS('_ns$')) FROM clock_pair",
+    ],
+)
+def test_what_is_read_without_being_named_is_copied_too(store: Store, sql: str) -> None:
+    sql += " WHERE time_ns > $now_ns - 60000000000 AND time_ns <= $now_ns"
+    with snapshot.opened(store, snapshot.inputs((sql,)), NOW, NOW) as query:
+        found, whole = query(sql, {"now_ns": NOW}), store.query(sql, {"now_ns": NOW})
+    assert found.column_names == whole.column_names
+    assert sorted(map(str, found.to_pylist())) == sorted(map(str, whole.to_pylist()))
+
+
+def test_only_columns_that_some_rule_reads_are_copied(store: Store) -> None:
+    reads = [
+        "SELECT node, COUNT(*) AS value FROM clock_pair WHERE time_ns > $now_ns - 60000000000 GROUP BY ALL",
+        "SELECT MAX(half_width_ns) AS value FROM clock_pair WHERE time_ns > $now_ns - 30000000000",
+    ]
+    copies = snapshot.inputs(tuple(reads)).statements(NOW, NOW)
+    found = {name: store.query(sql, bound).column_names for name, sql, bound in copies}
+    assert found == {"clock_pair": ["time_ns", "node", "half_width_ns"]}
