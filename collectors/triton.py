@@ -47,6 +47,9 @@ PHASES = (
 
 _USED = {stamp for _, begin, end in PHASES for stamp in (begin, end)} | {"INFER_RESPONSE_COMPLETE"}
 _SAME_BOOT_NS = 3_600_000_000_000
+_BEFORE_NS = 60_000_000_000
+"""A file may seem older than its last stamp: its time is the wall clock's, to a jiffy, which node time does not follow."""
+_SAME_CLOCK = "steady clock of this boot of this node"
 _ROWS = 65_536
 
 
@@ -80,8 +83,9 @@ def read(path: Path, context: Context) -> Iterator[Batch]:
             found.lost["is not JSON"] += scanner.unreadable
     if not found.stamps:
         raise SourceError(f"{path.name}: holds no time stamps; it is not a trace of Triton")
-    rows = found.rows()
     shift, clock = _clock(path, found.last_ns, context, summary)
+    found.node = context.node if clock == _SAME_CLOCK else None
+    rows = found.rows()
     summary.not_understood.update(found.lost)
     summary.not_kept.update(found.left_out)
     summary.removed["tensors (content)"] += found.tensors
@@ -100,8 +104,8 @@ def _clock(path: Path, last_ns: int, context: Context, summary: Summary) -> tupl
     """Return what to add to the steady clock, and how that is known."""
     written = path.stat().st_mtime_ns
     anchor = context.clock.anchor_ns
-    if 0 <= written - (last_ns + anchor) < _SAME_BOOT_NS and last_ns + anchor <= context.clock.now_ns():
-        return anchor, "steady clock of this boot of this node"
+    if -_BEFORE_NS <= written - (last_ns + anchor) < _SAME_BOOT_NS and last_ns + anchor <= context.clock.now_ns():
+        return anchor, _SAME_CLOCK
     summary.notes.append("its times are of another machine's or boot's steady clock; only differences mean anything")
     return written - last_ns, "unknown: put at the time that the file was written"
 
@@ -124,6 +128,8 @@ class _Requests:
     tensors: int = 0
     secrets_removed: int = 0
     last_ns: int = 0
+    node: str | None = None
+    """Node whose executions the times may be held against; None where they are of another boot."""
 
     def take(self, objects: list[Any]) -> None:
         """Take some objects of the file, in any order."""
@@ -173,6 +179,7 @@ class _Requests:
         model = about.get("model_name")
         parent = about.get("parent_id")
         details = {"id": identifier} | ({"version": v} if (v := about.get("model_version")) is not None else {})
+        details |= {"node": self.node} if self.node else {}
         return request, str(model) if model else None, None if parent is None else str(parent), json.dumps(details)
 
 

@@ -195,23 +195,24 @@ def _by_messages(engine: Int64, end: Int64, copies: np.ndarray, messages: pa.Tab
     A step ends with the copy of its tokens to the host; then its message goes out. So an execution belongs to the first
     message after it, unless it ended after the last copy before that message: then to the next. Without copies the
     executions of the next step that ended before the message went out cannot be told apart. Where numbers are missing
-    before a message, it has only what ran since the copy before its own: the rest was of steps that nobody told.
+    before a message, it has only what ran since the copy before its own: the rest was of steps that nobody told. A step that
+    was only seen on the GPU begins after the copy before its first piece.
     """
     ordinal, evidence = np.full(len(engine), -1, np.int64), np.full(len(engine), ESTIMATED, np.int8)
-    senders, sent, number = (column(messages, c) for c in ("engine", "time_ns", "ordinal"))
+    senders, sent, number, first = (column(messages, c) for c in ("engine", "time_ns", "ordinal", "first_end_ns"))
     for code in np.unique(engine).tolist():
-        times, numbers = sent[senders == code], number[senders == code]
+        times, numbers, opened = (c[senders == code] for c in (sent, number, first))
         if not len(times):
             continue
         mine = np.flatnonzero(engine == code)
         copied = np.sort(end[mine][copies[mine]])
         last = np.searchsorted(copied, times) - 1
         bound = np.where(last >= 0, copied[np.maximum(last, 0)] if len(copied) else times, times)
-        bound = np.where(np.concatenate([[True], bound[1:] > times[:-1]]), bound, times)
+        bound = np.where((opened == 0) & np.concatenate([[True], bound[1:] > times[:-1]]), bound, times)
         begin = np.full(len(bound), np.iinfo(np.int64).min)
-        gap = np.flatnonzero(np.diff(numbers) != 1) + 1
+        gap = np.flatnonzero(np.concatenate([opened[:1] > 0, np.diff(numbers) != 1]))
         if len(copied):
-            before = np.searchsorted(copied, bound[gap]) - 1
+            before = np.searchsorted(copied, np.where(opened > 0, opened, bound)[gap]) - 1
             begin[gap] = np.where(before >= 0, copied[np.maximum(before, 0)], begin[gap])
         place = np.searchsorted(bound, end[mine])
         fits = (place < len(bound)) & (end[mine] > begin[np.minimum(place, len(bound) - 1)])

@@ -22,8 +22,9 @@ from correlator.joins.attribution import (
     Owners,
 )
 
-LEVEL_EVIDENCE = np.array([EXACT, DERIVED, ESTIMATED, ESTIMATED, ESTIMATED], np.int8)
-"""How complete a level's list of a step's members is: the wire never shows a finished request's last, idle step."""
+LEVEL_EVIDENCE = np.array([EXACT, DERIVED, DERIVED, ESTIMATED, ESTIMATED, ESTIMATED, ESTIMATED], np.int8)
+"""How complete a level's list of a step's members is, by the level's place in membership.LEVELS: the wire never shows a
+finished request's last, idle step, and Triton may trace only some of its requests."""
 OUTSIDE = 2
 """How many of the first steps stand for time outside steps."""
 _NONE = np.iinfo(np.int64).min
@@ -114,7 +115,9 @@ def _members(steps: Steps, members: pa.Table, disagree: Bool, count: int) -> tup
         np.concatenate([[True], (np.diff(owner) != 0) | (np.diff(step[keep]) != 0)]) if len(keep) else np.zeros(0, bool)
     )
     keep, owner = keep[once], owner[once]
-    completeness = np.where(best[:-1] < 99, LEVEL_EVIDENCE[np.minimum(best[:-1], 4)], EXACT).astype(np.int8)
+    completeness = np.where(
+        best[:-1] < 99, LEVEL_EVIDENCE[np.minimum(best[:-1], len(LEVEL_EVIDENCE) - 1)], EXACT
+    ).astype(np.int8)
     return (
         _Rows(
             step[keep],

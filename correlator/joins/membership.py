@@ -1,8 +1,9 @@
 """The step ledger: who was in each engine step, by the best that is known of the step, each row labelled.
 
-From best to least: `plugin`, the engine's own record of the batch; `wire`, its messages, replayed (replay.py); `totals`,
-`spans` and `sockets`, estimates (estimate.py). A step takes its rows from one level only. Rows of the plugin are kept as
-they came; this module makes those of the other levels, as rows of `step_member`.
+From best to least: `plugin`, the engine's own record of the batch; `wire`, its messages, replayed (replay.py); `batches`,
+ids that SGLang's trace gives its batches; `totals`, an estimate (estimate.py); `windows`, in which Triton computed requests
+together (both batches.py); `spans` and `sockets`, estimates. A step takes its rows from one level only. Rows of the plugin
+are kept as they came; this module makes those of the other levels, as rows of `step_member`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from correlator.joins.replay import PREEMPTED, SCHEDULED, Members, Wire, replay
 from correlator.joins.union import codes
 from warpline import schema
 
-LEVELS = ("plugin", "wire", "totals", "spans", "sockets")
+LEVELS = ("plugin", "wire", "batches", "totals", "windows", "spans", "sockets")
 CONFIDENCE: dict[str, tuple[float, float, float]] = {
     "wire": (1.0, 0.995, 0.97),
+    "batches": (1.0, 0.995, 0.97),
+    "windows": (1.0, 0.995, 0.97),
     "totals": (0.33, 0.995, 0.995),
     "spans": (0.995, 0.995, 0.995),
     "sockets": (0.9, 0.99, 0.995),
 }
-"""Probability that a row's request was in its step: on the wire by evidence (exact, derived, estimated), else by whether the
+"""Probability that a row's request was in its step: on the wire and in batches that the engine names by evidence (exact,
+derived, estimated), else by whether the
 step came before the one that gave the first token, was it, or came after (then times the tokens known for each step).
 Fitted by tests/simulator/calibrate.py on vLLM's scheduler with seed 5, over 780,000 rows; what was always right is 0.995,
 and the wire's few estimated rows are set lower by hand. bench/accuracy.py scores it on another seed."""

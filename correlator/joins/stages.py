@@ -64,8 +64,11 @@ STAGES = (
             **dict.fromkeys(
                 ("engine_message", "engine_emission", "engine_event", "engine_request"), (30 * _S, LOOKBACK_NS)
             ),
-            # Where no engine tells its steps, they are counted on the GPU, over the whole of each request (stays.py).
-            **dict.fromkeys(("span", "http_exchange", "gpu_kernel"), (30 * _S, LOOKBACK_NS)),
+            # Where no engine tells its steps, they are counted on the GPU, over the whole of each request (stays.py), or
+            # named in its trace, by the wall clock (batches.py).
+            **dict.fromkeys(
+                ("span", "engine_phase", "clock_pair", "http_exchange", "launch", "gpu_kernel"), (30 * _S, LOOKBACK_NS)
+            ),
         },
     ),
     Stage(
@@ -251,13 +254,15 @@ class Joins:
         return self.store.query(sql, {"since_ns": since_ns, "until_ns": until_ns})
 
     def _wire(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
-        empty = pa.Table.from_batches([], schema.table("step_member").arrow)
         engines = self.store.query(load("wire_engine"), {"since_ns": since_ns, "until_ns": until_ns}).to_pylist()
         parts = [self._replayed(e["process_uid"], e["engine_index"], since_ns, until_ns) for e in engines]
+        steps: list[pa.Table] = []
         if self._without_engine(since_ns, until_ns):
-            sight = from_sight(self.store.query, since_ns - LOOKBACK_NS, until_ns + 30 * _S)
-            parts += [_between(found, since_ns, until_ns) for found in sight]
-        return {"step_member": pa.concat_tables([empty, *parts], promote_options="permissive")}
+            members, batches = from_sight(self.store.query, since_ns - LOOKBACK_NS, until_ns + 30 * _S)
+            parts += [_between(found, since_ns, until_ns) for found in members]
+            steps += [_between(found, since_ns, until_ns, "start_ns") for found in batches]
+        made = {"step_member": parts, "engine_step": steps}
+        return {n: pa.concat_tables([_empty(n), *rows], promote_options="permissive") for n, rows in made.items()}
 
     def _replayed(self, process_uid: str, index: int | None, since_ns: int, until_ns: int) -> pa.Table:
         bound = {
@@ -312,6 +317,10 @@ class Joins:
         yield Reading("warpline.joins.duration", self.lag_s, "s", False, doc="time that the last run took")
 
 
-def _between(rows: pa.RecordBatch, since_ns: int, until_ns: int) -> pa.Table:
-    inside = pc.and_(pc.greater_equal(rows["time_ns"], since_ns), pc.less(rows["time_ns"], until_ns))
+def _empty(name: str) -> pa.Table:
+    return pa.Table.from_batches([], schema.table(name).arrow)
+
+
+def _between(rows: pa.RecordBatch, since_ns: int, until_ns: int, time: str = "time_ns") -> pa.Table:
+    inside = pc.and_(pc.greater_equal(rows[time], since_ns), pc.less(rows[time], until_ns))
     return pa.Table.from_batches([rows.filter(inside)])

@@ -1,16 +1,19 @@
-"""Step ledgers where neither the plugin nor the wire's emissions say who was in a step: from events, spans, or sockets.
+"""Step ledgers where neither the plugin nor the wire's emissions say who was in a step: from batches that an engine names
+(batches.py), from events, spans, or sockets.
 
-What is known then is when a request was in its engine, and when steps were. Steps are the engine's messages, where those
-came without emissions (at detail 1), else what the GPU ran between two copies of tokens to the host. Requests meet the
-process that ran them by the family of the process that served them; where only one process ran anything, it was that one.
-Where several could have, none is chosen: their time stays unattributed.
+What is known of the last three is when a request was in its engine, and when steps were. Steps are the engine's messages,
+where those came without emissions (at detail 1), else what the GPU ran between two copies of tokens to the host. Requests
+meet the process that ran them by the family of the process that served them; where only one process ran anything, it was
+that one. Where several could have, none is chosen: their time stays unattributed.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from correlator.joins.batches import Ledger, from_batches, from_windows
 from correlator.joins.gpu_time import Query, load
 from correlator.joins.membership import from_stays
 
@@ -65,12 +68,25 @@ def _begins(messages: pa.Table, ends: pa.ChunkedArray) -> pa.Array:
     return pa.array(begins).take(back)
 
 
-def from_sight(query: Query, since_ns: int, until_ns: int) -> list[pa.RecordBatch]:
-    """Return estimated rows of `step_member` for processes whose executions alone are known, with requests around them."""
+def from_sight(query: Query, since_ns: int, until_ns: int) -> tuple[list[pa.RecordBatch], list[pa.RecordBatch]]:
+    """Return rows of `step_member` for processes whose executions alone are known, by the batches that their engine named
+    and by the requests around them; and rows of `engine_step` for the batches."""
     window = {"since_ns": since_ns, "until_ns": until_ns}
     steps = query(load("copy_step"), window)
     if not len(steps):
-        return []
+        return [], []
+    named = [*from_batches(query, window, steps), *from_windows(query, window, steps)]
+    members = [each.members for each in named] + [_beside(rows, named) for rows in _around(query, window, steps)]
+    return members, [each.steps for each in named]
+
+
+def _beside(rows: pa.RecordBatch, named: list[Ledger]) -> pa.RecordBatch:
+    """Return the rows of one process without those of steps that its engine named."""
+    mine = [each.covered for each in named if len(rows) and each.process_uid == rows["process_uid"][0].as_py()]
+    return rows.filter(pa.array(~np.isin(rows["step_ordinal"].to_numpy(), np.concatenate(mine)))) if mine else rows
+
+
+def _around(query: Query, window: dict[str, int], steps: pa.Table) -> list[pa.RecordBatch]:
     stays = query(load("stay"), window)
     family = query(load("family"), {})
     parent = dict(zip(family["process_uid"].to_pylist(), family["parent_uid"].to_pylist(), strict=True))

@@ -34,7 +34,8 @@ numbered AS (
     FROM ran
 )
 SELECT process_uid, any_value(node) AS node, NULL::BIGINT AS engine_index, max(end_ns) // 1000 AS ordinal,
-    coalesce(min(launched_ns), min(start_ns)) AS start_ns, max(end_ns) AS end_ns, NULL::BIGINT AS context_tokens
+    coalesce(min(launched_ns), min(start_ns)) AS start_ns, max(end_ns) AS end_ns, NULL::BIGINT AS context_tokens,
+    count(launched_ns) = count(*) AS launched
 FROM numbered
 GROUP BY process_uid, copies_before
 HAVING bool_or(copies)

@@ -7,7 +7,7 @@ SELECT
     scheduled_tokens AS scheduled,
     coalesce(computed_before_tokens, 0) AS context,
     CASE WHEN coalesce(sampled, phase = 'decode') THEN 1 + coalesce(accepted_tokens, 0) ELSE 0 END AS sampled,
-    (CASE level WHEN 'plugin' THEN 0 WHEN 'wire' THEN 1 WHEN 'totals' THEN 2 WHEN 'spans' THEN 3 ELSE 4 END)::TINYINT AS level,
+    (coalesce(list_position(['plugin', 'wire', 'batches', 'totals', 'windows', 'spans', 'sockets'], level), 7) - 1)::TINYINT AS level,
     (CASE evidence WHEN 'exact' THEN 0 WHEN 'derived' THEN 1 WHEN 'estimated' THEN 2 ELSE 3 END)::TINYINT AS evidence,
     (CASE phase WHEN 'prefill' THEN 0 WHEN 'decode' THEN 1 WHEN 'recompute' THEN 2 WHEN 'draft' THEN 3 ELSE 4 END)::TINYINT AS phase
 FROM step_member

@@ -124,7 +124,7 @@ members AS (
 steps AS (
     SELECT internal_id, process_uid, count(DISTINCT step_ordinal) AS amount, min(time_ns) AS time_ns,
         max_by(evidence, list_position(['exact', 'derived', 'estimated', 'unknown'], evidence)) AS evidence,
-        max_by(level, list_position(['plugin', 'wire', 'totals', 'spans', 'sockets'], level)) AS level, avg(confidence) AS confidence
+        max_by(level, list_position(['plugin', 'wire', 'batches', 'totals', 'windows', 'spans', 'sockets'], level)) AS level, avg(confidence) AS confidence
     FROM members
     GROUP BY internal_id, process_uid
 ),

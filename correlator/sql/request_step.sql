@@ -13,7 +13,7 @@ member AS (
         max(recomputed_tokens) AS recomputed_tokens,
         max(draft_tokens) - max(accepted_tokens) AS rejected_tokens,
         any_value(phase) AS phase,
-        max_by(level, list_position(['plugin', 'wire', 'totals', 'spans', 'sockets'], level)) AS level
+        max_by(level, list_position(['plugin', 'wire', 'batches', 'totals', 'windows', 'spans', 'sockets'], level)) AS level
     FROM step_member
     WHERE internal_id IN (SELECT value FROM subject) AND time_ns >= $since_ns AND time_ns < $until_ns
     GROUP BY process_uid, step_ordinal, internal_id

@@ -54,6 +54,7 @@ def equal_share(seen: Seen) -> pa.Table:
             "engine": np.zeros(len(messages), np.int64),
             "time_ns": messages["engine_time_ns"],
             "ordinal": messages["message"],
+            "first_end_ns": np.zeros(len(messages), np.int64),
         }
     )
     ordinal, _ = _by_messages(np.zeros(len(start), np.int64), stop, copies, sent)

@@ -32,7 +32,7 @@ class Score:
 
 def toy(directory: Path, **plan: Any) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
     """Run the toy engine in a process of its own; return what sources saw and what was."""
-    command = [sys.executable, "-m", "tests.simulator.toy_engine", json.dumps(plan), str(directory)]
+    command = [sys.executable, "-m", "tests.simulator.toy_seen", json.dumps(plan), str(directory)]
     subprocess.run(command, check=True, cwd=ROOT, timeout=300)
     return estimator.read(directory / "seen"), estimator.read(directory / "truth")
 

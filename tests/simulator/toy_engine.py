@@ -1,26 +1,19 @@
 """A toy continuous-batching engine with ground truth: what sources would see of it, and apart from that what was.
 
-    python -m tests.simulator.toy_engine '{"seed": 1, "rate": 9}' DIRECTORY
-
-writes `seen/<table>.arrow` (engine_message, engine_emission, engine_event, engine_request, launch, gpu_kernel) and
-`truth/member.arrow`, `truth/step.arrow`. It runs as a process of its own and estimators read `seen` alone. Its schedule is
-vLLM's in outline: running requests first, prompts in chunks, first come first served, the newest preempted when the KV
-cache is full, one step ahead when asynchronous. Its costs are its own: no estimator knows them.
+What sources see of it is in toy_seen.py, which runs both as a process of its own: estimators read `seen` alone. Its schedule
+is vLLM's in outline: running requests first, prompts in chunks, first come first served, the newest preempted when the KV
+cache is full, one step ahead when asynchronous; or SGLang's: prompts first, in batches of their own. Its costs are its own:
+no estimator knows them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from warpline import schema
 
 MS = 1_000_000
 BASE = 1_700_000_000_000_000_000
@@ -44,6 +37,11 @@ class Plan:
     drafts: int = 0
     plugin: bool = False
     lost_ratio: float = 0.0
+    mixed: bool = True
+    """False for SGLang's schedule: chunks of prompts and decodes are never in one batch."""
+    told: str = "wire"
+    """How the engine tells its steps: `wire` as vLLM to its API server, `spans` as SGLang in its trace, `windows` as Triton
+    in its own (toy_triton.py)."""
 
 
 @dataclass
@@ -83,6 +81,11 @@ class Toy:
     resumed: list[tuple[int, int]] = field(default_factory=list)
 
     def schedule(self, now: int) -> Step | None:
+        if self.plan.mixed:
+            return self._schedule(now, True, True)
+        return self._schedule(now, True, False) or self._schedule(now, False, True)
+
+    def _schedule(self, now: int, prompts: bool, decodes: bool) -> Step | None:
         rows: list[tuple[Request, int, int, bool, int]] = []
         left = self.plan.budget
         for request in list(self.running):
@@ -92,10 +95,12 @@ class Toy:
             decoding = request.prompt + request.issued - request.computed == 1 and request.issued > 0
             if tokens <= 0 or (decoding and request.issued >= request.output and not request.by_stop):
                 continue
+            if not (decodes if decoding else prompts):
+                continue
             if not self._room(request, tokens, now, rows):
                 continue
             left -= self._take(request, tokens + (self.plan.drafts if decoding else 0), rows, decoding)
-        while self.waiting and left > 0 and len(self.running) < self.plan.most_requests:
+        while prompts and self.waiting and left > 0 and len(self.running) < self.plan.most_requests:
             request = self.waiting[0]
             again = request.preempted > 0
             whole = request.prompt + request.issued
@@ -244,121 +249,6 @@ def run(step: Step, toy: Toy) -> int:
     return length + 10_000
 
 
-def seen(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
-    plan, random = toy.plan, np.random.default_rng(toy.plan.seed + 1)
-    engine = {"node": "n1", "process_uid": "n1:1:100", "engine_index": 0, "simulated": True}
-    kept = random.random(len(toy.messages)) >= plan.lost_ratio
-    messages = [m for m in toy.messages if kept[m[1]]]
-    emissions = [e for e in toy.emissions if kept[e[1]]]
-    return {
-        "engine_message": _batch(
-            "engine_message",
-            (
-                "engine_time_ns",
-                "message",
-                "running",
-                "waiting",
-                "preempted_requests",
-                "preempted_queried_tokens",
-                "preempted_hit_tokens",
-            ),
-            messages,
-            {**engine, "time_ns": [m[0] + 80_000 for m in messages]},
-        ),
-        "engine_emission": _batch(
-            "engine_emission",
-            (
-                "time_ns",
-                "message",
-                "internal_id",
-                "new_tokens",
-                "finish_reason",
-                "prompt_tokens",
-                "computed_tokens",
-                "cached_tokens",
-            ),
-            emissions,
-            engine,
-        ),
-        "engine_event": _batch("engine_event", ("time_ns", "internal_id", "kind"), toy.events, engine),
-        "engine_request": _batch(
-            "engine_request",
-            ("start_ns", "internal_id", "external_id", "prompt_tokens", "output_tokens"),
-            [(r.arrive, r.name, r.name[:-9], r.prompt, r.out) for r in everyone],
-            engine,
-        ),
-        "http_exchange": _exchanges(toy, everyone),
-        **_gpu(toy),
-    }
-
-
-def _exchanges(toy: Toy, everyone: list[Request]) -> pa.RecordBatch:
-    """Return both ends of each request's exchange, the client on another port of the same node."""
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for at, _, name, *_ in toy.emissions:
-        first.setdefault(name, at)
-        last[name] = at
-    rows = []
-    for i, request in enumerate(everyone):
-        for side, apart in (("client", 200_000), ("server", 0)):
-            begin = request.arrive - 2 * MS - apart
-            end = last[request.name] + MS + apart
-            ends = ("10.0.0.1", 20_000 + i, "10.0.0.2", 8000)
-            ends = ends if side == "client" else ends[2:] + ends[:2]
-            http = (
-                "POST",
-                "/v1/chat/completions",
-                200,
-                request.name[:-9],
-                request.arrive - MS,
-                first[request.name],
-                end,
-            )
-            process = "n1:1:7" if side == "client" else "n1:1:50"
-            rows.append((begin, end, side, i * 2 + (side == "server"), 0, 0, *ends, *http, "complete", process))
-    names = (
-        "start_ns",
-        "end_ns",
-        "side",
-        "connection_id",
-        "ordinal",
-        "request_offset_bytes",
-        "local_address",
-        "local_port",
-    )
-    names += ("peer_address", "peer_port", "method", "path", "status", "response_id", "request_end_ns", "first_body_ns")
-    names += ("last_chunk_ns", "ended_by", "process_uid")
-    return _batch("http_exchange", names, rows, {"node": "n1"})
-
-
-def _gpu(toy: Toy) -> dict[str, pa.RecordBatch]:
-    launches, kernels = [], []
-    for ordinal, step in enumerate(toy.steps):
-        for i, (name, start, end) in enumerate(step.kernels):  # type: ignore[attr-defined]
-            at = step.scheduled + MS // 10 + i * MS // 5
-            correlation = ordinal * 8 + i
-            launches.append((at, at + 5000, correlation, ordinal if toy.plan.plugin else None))
-            kernels.append(
-                (step.start + start, step.start + end, correlation, name, "memcpy" if name == "memory" else "kernel")
-            )
-    worker = {"node": "n1", "process_uid": "n1:1:100", "session": 0, "simulated": True}
-    return {
-        "launch": _batch(
-            "launch",
-            ("start_ns", "end_ns", "correlation_id", "step_ordinal"),
-            launches,
-            {**worker, "api": "cudaLaunchKernel", "thread_id": 100},
-        ),
-        "gpu_kernel": _batch(
-            "gpu_kernel",
-            ("start_ns", "end_ns", "correlation_id", "kernel_class", "kind"),
-            kernels,
-            {**worker, "gpu_uuid": "GPU-0"},
-        ),
-    }
-
-
 def truth(toy: Toy) -> dict[str, pa.Table]:
     rows, steps = [], []
     for ordinal, step in enumerate(toy.steps):
@@ -396,26 +286,3 @@ def _ratio(weight: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> pa.Table:
     return pa.table({n: list(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)})
-
-
-def _batch(table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]], more: dict[str, Any]) -> pa.RecordBatch:
-    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * len(names)
-    whole = {n: [None if v == -1 else v for v in c] for n, c in zip(names, columns, strict=True)}
-    return schema.table(table).batch({**whole, **more}, rows=len(rows))
-
-
-def main() -> None:
-    plan, directory = Plan(**json.loads(sys.argv[1])), Path(sys.argv[2])
-    toy, everyone = simulate(plan)
-    for part, tables in (("seen", seen(toy, everyone)), ("truth", truth(toy))):
-        (directory / part).mkdir(parents=True, exist_ok=True)
-        for name, rows in tables.items():
-            with (
-                pa.OSFile(str(directory / part / f"{name}.arrow"), "wb") as sink,
-                pa.ipc.new_stream(sink, rows.schema) as out,
-            ):
-                out.write(rows)
-
-
-if __name__ == "__main__":
-    main()

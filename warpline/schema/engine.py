@@ -113,7 +113,7 @@ STEP_MEMBER = Table(
         integer("recomputed_tokens", "Tokens that it had computed before and lost."),
         flag("sampled", "True where it put out a token."),
         name("phase", "prefill, decode, recompute, draft."),
-        name("level", "plugin, wire, totals, spans, sockets: what it is known from.", required=True),
+        name("level", "plugin, wire, batches, totals, windows, spans, sockets: what it is known from.", required=True),
         name("evidence", "exact, derived, estimated, unknown.", required=True),
         number("confidence", "Probability that it is right."),
         SIMULATED,
