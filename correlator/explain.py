@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from correlator import around
+from correlator.around import Cause, milliseconds
 from warpline.errors import StoreError
 
 View = Callable[..., pa.Table]
@@ -35,21 +37,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """One finding: what happened, what it cost in ns of wall time (0 where it explains none), and how it is known."""
-
-    sentence: str
-    ns: int
-    evidence: str
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of one request: its row of the view `request`, its parts in order, causes by weight."""
+    """What is known of one request: its row of the view `request`, its parts in order, its causes by weight."""
 
     request: dict[str, Any]
     parts: list[Part]
     causes: list[Cause]
+    around: list[Cause]
+    """What happened besides, near it in time: it weighs nothing."""
     missing: list[str]
     busy_ns: int
     """Its part of the GPUs' busy time, in ns."""
@@ -82,10 +77,15 @@ def explain(view: View, request: str) -> Explanation:
     steps = view("request_step", request=key, **window).to_pylist()
     parts = _parts(found, engine, steps)
     wall = max(sum(p.ns for p in parts), 1)
+    near = view(
+        "request_around", request=key, node=found["node"], since_ns=found["start_ns"], until_ns=found["end_ns"]
+    ).to_pylist()
+    others = around.causes(near, wall)
     causes = [
         *_blamed(view("request_blame", request=key, **window).to_pylist()),
-        *_around(view("request_around", request=key, **window).to_pylist()),
-        *_own(found, engine, steps),
+        *others,
+        *_own(found, engine, steps, sum(each.ns for each in others if each.evidence == "derived")),
+        *_waited(found, parts, wall),
         *_beside_peers(view("request_peer", request_uid=found["request_uid"]).to_pylist()),
     ]
     shares = view("request_share", request=key, **window).to_pylist()
@@ -95,6 +95,7 @@ def explain(view: View, request: str) -> Explanation:
         found,
         parts,
         sorted(notable, key=lambda c: -c.ns),
+        around.beside(near, found["start_ns"], found["end_ns"]),
         _missing(found, engine, steps),
         sum(s["busy_ns"] for s in shares),
         sum(priced) if priced else None,
@@ -166,37 +167,62 @@ def _blamed(rows: list[dict[str, Any]]) -> list[Cause]:
     return causes
 
 
-def _around(rows: list[dict[str, Any]]) -> list[Cause]:
-    causes = []
-    for row in rows:
-        kind, what, amount = row["kind"], row["what"], row["amount"]
-        if kind == "neighbour":
-            text = f"another process worked on its GPU meanwhile ({what}): {milliseconds(amount)} of busy time"
-            causes.append(Cause(text, int(amount), "derived"))
-        elif kind == "throttled":
-            causes.append(Cause(f"its GPU was throttled ({what}): {milliseconds(amount)}", int(amount), "estimated"))
-        elif kind == "dropped_flows":
-            causes.append(Cause(f"{amount:.0f} flows were dropped meanwhile: {what}", 0, "estimated"))
-        elif kind == "lost_rows":
-            causes.append(Cause(f"{amount:.0f} rows of that time are known to be lost: {what}", 0, "exact"))
-    return causes
-
-
-def _own(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Cause]:
+def _own(
+    found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]], others_ns: int
+) -> list[Cause]:
     causes = []
     if found["retransmits"]:
         causes.append(Cause(f"segments of its connection were sent again: {found['retransmits']}", 0, "exact"))
     again = sum(s["busy_ns"] or 0 for s in steps if s["phase"] == "recompute")
     if again:
-        times = sum(e["preemptions"] for e in engine)
-        causes.append(
-            Cause(f"after {times} preemptions its context was computed again: {milliseconds(again)}", again, "derived")
-        )
+        times = around.counted(sum(e["preemptions"] for e in engine), "preemption")
+        causes.append(Cause(f"after {times} its context was computed again: {milliseconds(again)}", again, "derived"))
+    preempted = sum(e["preemptions"] for e in engine)
+    if preempted and not again:
+        times = around.counted(preempted, "time")
+        causes.append(Cause(f"it was preempted {times}: the KV cache had no room for it", 0, "derived"))
     stalls = _stalls(steps)
     if stalls:
-        text = f"no GPU worked between its steps for {milliseconds(stalls)}: the host did not launch in time"
+        why = (
+            "the GPU was another process's, or the host did not launch"
+            if others_ns >= stalls
+            else "the host did not launch"
+        )
+        text = f"no GPU worked for it between its steps for {milliseconds(stalls)}: {why} in time"
         causes.append(Cause(text, stalls, "derived"))
     return causes
+
+
+_WAITED = {
+    "network to the server": "its bytes were on their way to the server",
+    "receiving the request": "its server received the request",
+    "API server before the engine": "its server had it, and the engine did not yet",
+    "API server after the last token": "its server had the last token, and had not answered",
+    "network to the client": "its answer was on its way to the client",
+    "unexplained": "its server had it, and nothing is known of an engine that did",
+}
+_MOST = 0.25
+"""Share of the wall time from which on a part without work of its own is named."""
+
+
+def _waited(found: dict[str, Any], parts: list[Part], wall: int) -> list[Cause]:
+    """Name the parts that took much of the time in which nobody worked for the request, as far as is known."""
+    causes = []
+    for part in parts:
+        text = _WAITED.get(part.name)
+        if text and part.ns >= _MOST * wall:
+            said = (
+                text if part.name != "unexplained" or _inference(found) else "its server worked on it, or let it wait"
+            )
+            causes.append(
+                Cause(f"for {milliseconds(part.ns)} ({part.ns / wall:.0%} of its time) {said}", part.ns, part.evidence)
+            )
+    return causes
+
+
+def _inference(found: dict[str, Any]) -> bool:
+    """Return whether an engine should know of a request: scrapes and probes are GETs, inference is a POST everywhere."""
+    return str(found["method"]) != "GET"
 
 
 def _stalls(steps: list[dict[str, Any]]) -> int:
@@ -243,6 +269,8 @@ def _missing(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[di
         missing.append("the client's end of the connection: run a collector on the client's node")
     if found["side"] != "server":
         missing.append("the server's end of the connection: run a collector on the server's node")
+    if not _inference(found):
+        return missing
     if not engine:
         missing.append("the engine's request: watch its wire (source engine_wire) or install warpline-vllm")
     if not any(s["level"] or s["share_ns"] for s in steps):
@@ -261,14 +289,14 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "busy_ns": found.busy_ns,
         "cost": found.cost,
         "parts": [{"name": p.name, "ns": p.ns, "evidence": p.evidence} for p in found.parts],
-        "causes": [{"sentence": c.sentence, "ns": c.ns, "evidence": c.evidence} for c in found.causes],
+        "causes": [_cause(c) for c in found.causes],
+        "around": [_cause(c) for c in found.around],
         "missing": found.missing,
     }
 
 
-def milliseconds(ns: float) -> str:
-    """Return a time in words: ms with three digits that count."""
-    return f"{ns / 1e6:.3g} ms" if ns < 1e9 else f"{ns / 1e9:.3g} s"
+def _cause(cause: Cause) -> dict[str, Any]:
+    return {"sentence": cause.sentence, "ns": cause.ns, "evidence": cause.evidence}
 
 
 def lines(found: Explanation) -> list[str]:
@@ -286,6 +314,8 @@ def lines(found: Explanation) -> list[str]:
     text += [f"  {milliseconds(p.ns):>9}  {p.ns / wall:6.1%}  {p.name}  [{p.evidence}]" for p in found.parts]
     text += ["", "What stands out"]
     text += [f"  {i}. {c.sentence}  [{c.evidence}]" for i, c in enumerate(found.causes, 1)] or ["  nothing"]
+    if found.around:
+        text += ["", "What happened around it", *(f"  - {c.sentence}  [{c.evidence}]" for c in found.around)]
     if found.missing:
         text += ["", "What was not recorded", *(f"  - {m}" for m in found.missing)]
     return text

@@ -107,4 +107,4 @@ def _firings(said: dict[str, Any], window: tuple[int, int], chosen: state.Range)
         }
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS")
-    st.dataframe(table, hide_index=True, column_config={"From": when}, alt="Times at which the rule would have fired")
+    parts.table(table, column_config={"From": when}, alt="Times at which the rule would have fired")

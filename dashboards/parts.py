@@ -14,6 +14,9 @@ import streamlit as st
 from dashboards import read, state, theme, words
 from warpline.errors import WarplineError
 
+NONE = "–"
+"""What a cell shows whose value is not known."""
+
 Phase = tuple[str, int, int]
 """A phase's name, and its start and end in ns."""
 
@@ -96,7 +99,7 @@ def strip(phases: Sequence[Phase], label: str) -> None:
         colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"])
         ink = "#111" if name.split(" ")[0] in ("network", "receive", "queue", "wait") else "#fff"
         said = f"{name} {words.duration(lasted)}"
-        text = html.escape(said) if share > 0.0052 * len(said) + 0.014 else ""
+        text = html.escape(next((each for each in (said, name) if share > 0.0052 * len(each) + 0.014), ""))
         title = html.escape(f"{said}, {100 * share:.1f} % of the request")
         cells.append(
             f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
@@ -130,6 +133,11 @@ def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
         found.append((name, begin, until))
         at = until
     return [*found, ("tail", at, end)] if end > at else found
+
+
+def table(shown: pd.DataFrame, *, alt: str, **more: Any) -> Any:
+    """Show a table without numbers of rows, a dash where a value is not known; return what `st.dataframe` does."""
+    return st.dataframe(shown, hide_index=True, placeholder=NONE, alt=alt, **more)
 
 
 def download(frame: pd.DataFrame, name: str, label: str = "CSV") -> None:

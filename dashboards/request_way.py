@@ -60,7 +60,7 @@ def show(row: pd.Series) -> None:
         "To": st.column_config.TextColumn(width="medium"),
         "Confidence": st.column_config.NumberColumn(format="percent"),
     }
-    st.dataframe(table, hide_index=True, column_config=columns, alt="Every edge of the join, and how it is known")
+    parts.table(table, column_config=columns, alt="Every edge of the join, and how it is known")
 
 
 def _parts(row: pd.Series) -> None:

@@ -73,7 +73,7 @@ def _services(states: pd.DataFrame) -> None:
         "Said": st.column_config.DatetimeColumn("Last word", format="MMM D HH:mm:ss"),
     }
     shown = table.dropna(axis="columns", how="all")
-    st.dataframe(shown, hide_index=True, column_config=columns, alt="What serves models, in its last known state")
+    parts.table(shown, column_config=columns, alt="What serves models, in its last known state")
 
 
 def _of(have: object, want: object) -> str | None:
@@ -137,5 +137,5 @@ def _steps(steps: pd.DataFrame) -> None:
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
     why = st.column_config.TextColumn(width="large")
-    st.dataframe(table, hide_index=True, column_config={"When": when, "Why": why}, alt="Steps of scaling, newest first")
+    parts.table(table, column_config={"When": when, "Why": why}, alt="Steps of scaling, newest first")
     parts.download(newest, "scaling")

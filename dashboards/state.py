@@ -38,6 +38,11 @@ class Range:
         named = {"since_ns": self.since_ns, "until_ns": self.until_ns}
         return {key: value for key, value in named.items() if value is not None}
 
+    @property
+    def query(self) -> str:
+        """The same range in the address of another page."""
+        return f"window={self.name}" if self.until_ns is not None else f"range={self.name}"
+
 
 def controls(default: str = "1h") -> Range:
     """Show the time range, zone and refresh at the top of a page; return the range.

@@ -39,7 +39,12 @@ CSS = """
 .block-container, [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; padding-bottom: 3rem; max-width: none;
   padding-left: 2rem; padding-right: 2rem; }
 [data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; font-size: 1.7rem; }
-[data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
+[data-testid="stMetric"] { padding: 0.2rem 0; }
+[data-testid="stMetric"] > div { padding: 0.15rem 0.9rem; }
+.st-key-fired { gap: 0; padding: 0.5rem 0.9rem; }
+.st-key-fired p, .st-key-fired li { margin: 0 !important; line-height: 1.45; }
+.st-key-fired ul { margin: 0.15rem 0 0 !important; padding-left: 0.2rem; list-style: none; }
+.st-key-causes { gap: 0.25rem; }
 h1 { font-size: 1.75rem !important; padding: 0 0 0.2rem !important; }
 .wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; margin: 0 !important; padding: 0 !important; }
 .wl-facts dt { opacity: 0.66; font-size: 0.78rem; }

@@ -14,11 +14,17 @@ def missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
+_LONG = ((1.728e14, 8.64e13, "days"), (7.2e12, 3.6e12, "h"), (0, 6e10, "min"))
+"""From how many ns on what is long is told in which unit, of how many ns."""
+
+
 def duration(ns: Any) -> str:
     """Return a duration in ns with three or four digits and its unit; a dash where there is none."""
     if missing(ns):
         return "–"
     size = abs(float(ns))
+    if size >= 1e12:
+        return next(f"{float(ns) / unit:.3g} {name}" for least, unit, name in _LONG if size >= least)
     for unit, name in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
         if size >= unit:
             value = float(ns) / unit

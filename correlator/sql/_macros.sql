@@ -24,3 +24,47 @@ CREATE OR REPLACE MACRO internal_ids(request) AS TABLE
     SELECT value FROM aliases_of(request) WHERE kind IN ('internal_id', 'external_id', 'response_id')
     UNION
     SELECT request;
+
+-- What ran in the steps of `engines`, a list of process_uid: how long and how often, by step, GPU and name. `shared_by` is the
+-- class that a step's time is shared out by.
+CREATE OR REPLACE MACRO kernels_of_steps(engines, since_time_ns, until_time_ns) AS TABLE
+    -- A worker's engine is itself, its parent, or its parent's other child.
+    WITH family AS (
+        SELECT unnest(engines) AS engine, unnest(engines) AS process_uid
+        UNION
+        SELECT parent_uid, process_uid FROM process WHERE parent_uid IN (SELECT unnest(engines))
+        UNION
+        SELECT engine.process_uid, worker.process_uid
+        FROM process AS engine
+        JOIN process AS worker ON worker.parent_uid = engine.parent_uid
+        WHERE engine.process_uid IN (SELECT unnest(engines))
+    ),
+    launches AS (
+        SELECT process_uid, session, correlation_id, min(step_ordinal) AS step_ordinal
+        FROM launch
+        WHERE start_ns >= since_time_ns - 60000000000 AND start_ns < until_time_ns AND correlation_id IS NOT NULL AND recording_uid IS NULL
+            AND process_uid IN (SELECT process_uid FROM family)
+        GROUP BY ALL
+    ),
+    executed AS (
+        SELECT process_uid, session, correlation_id, graph_node_id, step_ordinal, gpu_uuid, kind, start_ns, end_ns,
+            -- A graph that was recorded as one, a copy, a fill: they have no name of their own.
+            coalesce(name, CASE kind WHEN 'graph' THEN 'CUDA graph' ELSE kind END) AS name,
+            coalesce(kernel_class, kind) AS kernel_class,
+            CASE kernel_class WHEN 'attention' THEN 'attention' WHEN 'sampling' THEN 'sampling' ELSE 'dense' END AS shared_by
+        FROM gpu_kernel
+        WHERE start_ns >= since_time_ns AND start_ns < until_time_ns + 60000000000 AND recording_uid IS NULL AND kind <> 'sync'
+            AND coalesce(validity, 'ok') = 'ok' AND process_uid IN (SELECT process_uid FROM family)
+    ),
+    -- Kernels inside CUDA graphs, where they were recorded: then the record of their whole graph would count them twice.
+    nodes AS (SELECT DISTINCT process_uid, session, correlation_id FROM executed WHERE graph_node_id IS NOT NULL)
+    SELECT family.engine, coalesce(executed.step_ordinal, launches.step_ordinal) AS step_ordinal, executed.gpu_uuid,
+        executed.shared_by, executed.kernel_class, executed.name, sum(executed.end_ns - executed.start_ns) AS ran_ns, count(*) AS executions
+    FROM executed
+    JOIN family ON family.process_uid = executed.process_uid
+    LEFT JOIN launches ON launches.process_uid = executed.process_uid AND launches.correlation_id = executed.correlation_id
+        AND launches.session IS NOT DISTINCT FROM executed.session
+    LEFT JOIN nodes ON executed.kind = 'graph' AND nodes.process_uid = executed.process_uid
+        AND nodes.correlation_id = executed.correlation_id AND nodes.session IS NOT DISTINCT FROM executed.session
+    WHERE nodes.process_uid IS NULL
+    GROUP BY ALL;

@@ -1,9 +1,10 @@
--- One request that fits a search. A filter that is '*' lets everything through; `outcome` is ok, failed or open; times in ns.
--- parameters: since_ns, until_ns, text, path, pod, outcome, least_ns, most_ns
+-- One request that fits a search. A filter that is '*' lets everything through, as does `method` where it is not given; `outcome` is ok, failed or open; times in ns.
+-- parameters: since_ns, until_ns, method, text, path, pod, outcome, least_ns, most_ns
 SELECT request_uid, start_ns, end_ns, open, node, pod, namespace, model, side, method, path, status, grpc_status, ttft_ns, duration_ns, longest_gap_ns,
     chunks, request_bytes, bytes, retransmits, client_node, client_start_ns, client_end_ns, request_id, response_id, trace_id, ended_by, evidence
 FROM request
 WHERE start_ns >= $since_ns AND start_ns < $until_ns
+    AND ($method::VARCHAR = '*' OR coalesce(method, $method::VARCHAR) = $method::VARCHAR)
     AND ($text::VARCHAR = '*' OR contains(
         lower(concat_ws(' ', request_uid, request_id, response_id, trace_id, pod, path, method, node, status, model)), lower($text::VARCHAR)
     ))

@@ -1,5 +1,5 @@
 -- All requests of a window in one row: how many, how many failed, and percentiles of their times in ns.
--- parameters: since_ns, until_ns
+-- parameters: since_ns, until_ns, method
 SELECT count(*) AS requests,
     count(*) FILTER (status >= 400 OR grpc_status > 0 OR ended_by = 'abort' OR (status IS NULL AND NOT open)) AS failed,
     count(*) FILTER (open) AS open,
@@ -12,3 +12,4 @@ SELECT count(*) AS requests,
     count(*) FILTER (evidence = 'exact') AS exact
 FROM request
 WHERE start_ns >= $since_ns AND start_ns < $until_ns
+    AND ($method::VARCHAR = '*' OR coalesce(method, $method::VARCHAR) = $method::VARCHAR)

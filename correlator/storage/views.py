@@ -1,8 +1,8 @@
 """The views: one file each in `sql/`, its name the view's name.
 
 The first comment says what a row is. `-- parameters: a, b` names what a view binds as `$a` and `$b`; a view that has
-none becomes a DuckDB view, which others may read. `$since_ns` and `$until_ns` may be among the parameters: they are bound
-to the ends of time where nobody gives them.
+none becomes a DuckDB view, which others may read. `$since_ns`, `$until_ns` and `$method` may be among the parameters: they
+are bound to the ends of time, and to all methods, where nobody gives them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from warpline.errors import SchemaError, StoreError
 
 WINDOW: dict[str, int] = {"since_ns": -(1 << 62), "until_ns": 1 << 62}
 """Parameters that need not be given, and what they are then."""
+
+FILTER = {"method": "*"}
+"""Likewise: what lets everything through."""
 
 SHAPE = ("limit", "order")
 """Parameters that every view takes: how many rows, and by which column (`-column` for descending)."""
@@ -35,7 +38,7 @@ class View:
     @property
     def required(self) -> tuple[str, ...]:
         """The parameters that must be given."""
-        return tuple(each for each in self.parameters if each not in WINDOW)
+        return tuple(each for each in self.parameters if each not in WINDOW and each not in FILTER)
 
 
 def load() -> dict[str, View]:
@@ -108,7 +111,7 @@ def bind(view: View, given: Mapping[str, Any], columns: Iterable[str]) -> tuple[
             f" it takes {', '.join(sorted(allowed))}"
         )
     window = {name: _whole(view.name, name, given.get(name, default)) for name, default in WINDOW.items()}
-    bound = {each: window[each] if each in WINDOW else given[each] for each in view.parameters}
+    bound = {each: window[each] if each in WINDOW else given.get(each, FILTER.get(each)) for each in view.parameters}
     sql = f"SELECT * FROM (\n{view.sql}\n)"  # noqa: S608 (a file of ours)
     present = set(columns)
     conditions = []

@@ -28,12 +28,16 @@ def _body(chosen: state.Range) -> None:
     loud = now[now["state"].isin(["firing", "pending"])]
     st.subheader("Now")
     if loud.empty:
-        quiet = "No rule has fired yet." if now.empty else f"Nothing fires. {len(now)} instances were seen before."
+        quiet = f"{len(read.rules())} rules watch. None has fired yet." if now.empty else _quiet(len(now))
         st.success(quiet, icon=":material/check_circle:")
     for _, row in loud.iterrows():
         _alert(row)
     _history(chosen)
     _kept()
+
+
+def _quiet(before: int) -> str:
+    return f"Nothing fires. {before} {'alert' if before == 1 else 'alerts'} did before: see the history."
 
 
 def _history(chosen: state.Range) -> None:
@@ -59,7 +63,7 @@ def _history(chosen: state.Range) -> None:
         }
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS")
-    st.dataframe(table, hide_index=True, column_config={"When": when}, alt="Changes of alerts, the newest first")
+    parts.table(table, column_config={"When": when}, alt="Changes of alerts, the newest first")
     parts.download(table, "alerts")
 
 
@@ -99,7 +103,7 @@ def _kept() -> None:
         "": st.column_config.LinkColumn("", display_text="its requests", width="small"),
         "From": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS"),
     }
-    st.dataframe(table, hide_index=True, column_config=columns, alt="Windows that flight recorders were asked for")
+    parts.table(table, column_config=columns, alt="Windows that flight recorders were asked for")
 
 
 show()

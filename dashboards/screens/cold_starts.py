@@ -73,7 +73,7 @@ def _stages() -> None:
     table["image"] = found["image_bytes"].map(words.size).to_numpy()
     table["image was there"] = found["image_present"].to_numpy()
     table["why it waited"] = found["why_not_scheduled"].to_numpy()
-    st.dataframe(table, hide_index=True, alt="Stages of each cold start, as a table")
+    parts.table(table, alt="Stages of each cold start, as a table")
     st.caption("Kubelet's times are whole seconds: a stage may seem to take 0 s, or one second more than it did.")
     parts.download(found, "cold-starts")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import parts, read, state, theme, words
+from dashboards import cohort, parts, read, state, theme, words
 
 SIDES = ("a", "b")
 FACTS = (
@@ -49,7 +49,7 @@ def show() -> None:
         if second is not None:
             _two(first, second)
     else:
-        _cohort(first)
+        cohort.show(first, FACTS)
 
 
 def _find(wanted: str) -> pd.Series | None:
@@ -77,9 +77,7 @@ def _two(first: pd.Series, second: pd.Series) -> None:
         st.subheader("Facts")
         rows = [(name, say(first[key]), say(second[key]), _times(first[key], second[key])) for name, key, say in FACTS]
         rows += _spent(first, second)
-        st.dataframe(
-            pd.DataFrame(rows, columns=["fact", "A", "B", "B is"]), hide_index=True, alt="Facts of both requests"
-        )
+        parts.table(pd.DataFrame(rows, columns=["fact", "A", "B", "B is"]), alt="Facts of both requests")
     with right:
         st.subheader("GPU time by class")
         _shares(first, second)
@@ -177,50 +175,7 @@ def _deltas(table: pd.DataFrame, key: str) -> None:
     table = table.assign(change=table["B"] - table["A"]).sort_values("change", key=abs, ascending=False)
     shown = table.assign(**{side: table[side].map(words.duration) for side in "AB"})
     shown["change"] = [("+" if value > 0 else "") + words.duration(value) for value in table["change"]]
-    st.dataframe(shown, hide_index=True, height=min(38 + 35 * len(shown), 420), alt=f"Totals of A and B by {key}")
-
-
-def _cohort(row: pd.Series) -> None:
-    """Compare one request with all others of its path within an hour of it."""
-    hour = 3600 * state.SECOND_NS
-    everything = {
-        "text": "*",
-        "path": str(row["path"]),
-        "pod": "*",
-        "outcome": "ok",
-        "least_ns": "0",
-        "most_ns": str(1 << 62),
-    }
-    found = read.frame(
-        "request_search",
-        **everything,
-        since_ns=int(row["start_ns"]) - hour,
-        until_ns=int(row["start_ns"]) + hour,
-        order="-start_ns",
-        limit=5000,
-    )
-    others = found[found["request_uid"] != row["request_uid"]]
-    if len(others) < 5:
-        parts.nothing(
-            "It has no like to compare with",
-            f"Only {len(others)} other requests of `{row['path']}` within an hour of it are known.",
-        )
-        return
-    st.markdown(f"Against **{len(others):,}** answered requests of `{row['path']}` within an hour of it.")
-    rows = []
-    for name, key, say in FACTS:
-        values = others[key].dropna().astype(float)
-        if words.missing(row[key]) or values.empty:
-            continue
-        percentile = 100 * ((values < float(row[key])).mean() + (values == float(row[key])).mean() / 2)
-        rows.append((name, say(row[key]), say(values.median()), say(values.quantile(0.95)), percentile))
-    bar = st.column_config.ProgressColumn("more than … of them", min_value=0, max_value=100, format="%.0f %%")
-    st.dataframe(
-        pd.DataFrame(rows, columns=["fact", "this one", "median", "p95", "at"]),
-        hide_index=True,
-        column_config={"at": bar},
-        alt="Where the request stands among its like",
-    )
+    parts.table(shown, height=min(38 + 35 * len(shown), 420), alt=f"Totals of A and B by {key}")
 
 
 show()

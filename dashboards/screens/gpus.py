@@ -46,8 +46,9 @@ def _body(chosen: state.Range) -> None:
     )
     parts.simulated_notice(bool(found["simulated"].fillna(False).any()))
     window = _heatmap(found, picked)
-    _shares(chosen)
-    _account(chosen)
+    called = dict(zip(found["gpu_uuid"], found.apply(_title, axis=1), strict=True))
+    _shares(chosen, called)
+    _account(chosen, called)
     _requests(window)
 
 
@@ -67,6 +68,11 @@ def _title(row: pd.Series) -> str:
     number = row["gpu_uuid"] if words.missing(row["index"]) else f"GPU {row['index']}"
     instance = "" if words.missing(row["gpu_instance"]) else f" · MIG {row['gpu_instance']}"
     return f"{row['node']} · {number}{instance}"
+
+
+def _named(uuids: pd.Series, names: dict[str, str]) -> pd.Series:
+    """Return GPUs as the heatmap calls them, by their UUIDs where it does not show them."""
+    return uuids.map(names).fillna(uuids)
 
 
 def _heatmap(found: pd.DataFrame, title: str) -> tuple[int, int] | None:
@@ -120,7 +126,7 @@ def _heatmap(found: pd.DataFrame, title: str) -> tuple[int, int] | None:
     return (min(starts), max(starts) + step) if starts else None
 
 
-def _shares(chosen: state.Range) -> None:
+def _shares(chosen: state.Range, names: dict[str, str]) -> None:
     found = read.frame("gpu_pod", **chosen.bounds)
     if found.empty:
         return
@@ -128,27 +134,27 @@ def _shares(chosen: state.Range) -> None:
     total, counted = found["share_ns"].sum(), (found["requests"], found["bucket"])
     table = pd.DataFrame(
         {
-            "GPU": found["gpu_uuid"],
+            "GPU": _named(found["gpu_uuid"], names),
             "Pod": found["pod"].where(~found["bucket"], found["pod"] + " (padding, overhead, unattributed)"),
             "GPU time": found["share_ns"].map(words.duration),
             "Of all": found["share_ns"].astype(float) / max(int(total), 1),
-            "Energy, J": found["share_j"],
+            "Energy, J": found["share_j"].astype(float).round(1),
             "Cost": found["cost"],
             "Requests": ["–" if bucket else words.count(each) for each, bucket in zip(*counted, strict=True)],
         }
     ).dropna(axis="columns", how="all")
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(table, hide_index=True, column_config={"Of all": bar}, alt="GPU time by pod")
+    parts.table(table, column_config={"Of all": bar}, alt="GPU time by pod")
 
 
-def _account(chosen: state.Range) -> None:
+def _account(chosen: state.Range, names: dict[str, str]) -> None:
     found = read.frame("gpu_account", **chosen.bounds)
     if found.empty:
         return
     st.subheader("Where the GPUs' time went", help="The rows of a GPU sum to the time that it was watched")
     table = pd.DataFrame(
         {
-            "GPU": found["gpu_uuid"],
+            "GPU": _named(found["gpu_uuid"], names),
             "Went to": found["went_to"],
             "Time": found["time_ns"].map(words.duration),
             "Of its time": found["time_ns"].astype(float) / found["watched_ns"].clip(lower=1),
@@ -157,7 +163,7 @@ def _account(chosen: state.Range) -> None:
         }
     ).dropna(axis="columns", how="all")
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(table, hide_index=True, column_config={"Of its time": bar}, alt="Where each GPU's time went")
+    parts.table(table, column_config={"Of its time": bar}, alt="Where each GPU's time went")
 
 
 def _requests(window: tuple[int, int] | None) -> None:
@@ -188,7 +194,7 @@ def _requests(window: tuple[int, int] | None) -> None:
         }
     )
     link = st.column_config.LinkColumn("", display_text="timeline", width="small")
-    st.dataframe(table, hide_index=True, column_config={"": link}, alt="Requests that ran in the picked time")
+    parts.table(table, column_config={"": link}, alt="Requests that ran in the picked time")
 
 
 show()

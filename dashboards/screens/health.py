@@ -75,11 +75,11 @@ def _sources(found: pd.DataFrame) -> None:
             "Node": found["node"],
             "Why not": found["reason"].where(~found["up"].astype(bool)).fillna(""),
             "Detail": [LEVELS.get(each, str(each)) for each in found["detail"]],
-            "Rows": found["rows"],
-            "Lost": found["lost"],
+            "Rows": found["rows"].map(words.count),
+            "Lost": found["lost"].map(words.count),
             "Cost": found["cost_ratio"].astype(float),
             "Budget": found["budget_ratio"].astype(float),
-            "": ["over budget" if each else "" for each in over],
+            "Spends": ["over its budget" if each else "within it" for each in over],
             "Said": state.local(found["time_ns"]),
         }
     )
@@ -90,7 +90,7 @@ def _sources(found: pd.DataFrame) -> None:
         "Said": st.column_config.DatetimeColumn("Last word", format="MMM D HH:mm:ss"),
         "Why not": st.column_config.TextColumn(width="large"),
     }
-    st.dataframe(table, hide_index=True, column_config=columns, alt="Sources by state")
+    parts.table(table, column_config=columns, alt="Sources by state")
 
 
 def _losses(found: pd.DataFrame, chosen: state.Range) -> None:
@@ -112,18 +112,17 @@ def _losses(found: pd.DataFrame, chosen: state.Range) -> None:
         }
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
-    st.dataframe(table, hide_index=True, column_config={"From": when, "To": when}, alt="Losses by reason")
+    parts.table(table, column_config={"From": when, "To": when}, alt="Losses by reason")
 
 
 def _tables(found: pd.DataFrame, chosen: state.Range) -> None:
     if found.empty:
         st.caption(f"No table has rows in the range *{chosen.name}*.")
         return
-    shown = found.sort_values("rows", ascending=False).assign(newest=state.local(found["newest_ns"]))
+    shown = found.sort_values("rows", ascending=False)
+    shown = shown.assign(rows=shown["rows"].map(words.count), newest=state.local(shown["newest_ns"]))
     when = st.column_config.DatetimeColumn("newest", format="MMM D HH:mm:ss.SSS")
-    st.dataframe(
-        shown[["name", "rows", "newest"]], hide_index=True, column_config={"newest": when}, alt="Rows by table"
-    )
+    parts.table(shown[["name", "rows", "newest"]], column_config={"newest": when}, alt="Rows by table")
 
 
 def _clocks(found: pd.DataFrame) -> None:
@@ -140,7 +139,7 @@ def _clocks(found: pd.DataFrame) -> None:
             "Messages": found["forward"].astype("Int64") + found["reverse"].astype("Int64"),
         }
     )
-    st.dataframe(table, hide_index=True, alt="Bounds between nodes' clocks")
+    parts.table(table, alt="Bounds between nodes' clocks")
 
 
 show()

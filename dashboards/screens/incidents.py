@@ -38,7 +38,7 @@ def show() -> None:
         }
     )
     link = st.column_config.LinkColumn("", display_text="its requests", width="small")
-    st.dataframe(table, hide_index=True, column_config={"": link}, alt="Bundles that were opened")
+    parts.table(table, column_config={"": link}, alt="Bundles that were opened")
 
 
 def _link(start: int, end: object) -> str:

@@ -8,8 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import differs, parts, read, state, theme, words
+from dashboards import differs, fired, parts, read, state, theme, words
 
+KINDS = {"inference": "POST", "all": "*"}
+"""Which requests a person means → the method that they have: scrapes and probes are GETs, inference is a POST everywhere."""
 TIMES = {"first byte": "ttft", "duration": "duration"}
 POINTS = 5000
 _TICKS = [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]
@@ -27,20 +29,34 @@ def show() -> None:
 
 
 def _body(chosen: state.Range) -> None:
-    summary = read.frame("request_summary", **chosen.bounds).iloc[0]
-    if not summary["requests"]:
+    every = read.frame("request_summary", **chosen.bounds).iloc[0]
+    if not every["requests"]:
         return _empty(chosen)
+    fired.show("Fired in this time", fired.within(chosen.since_ns, chosen.until_ns), f"/alerts?{chosen.query}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        kind = _choice("Requests", list(KINDS), "kind")
+        measure = TIMES[_choice("Time shown", list(TIMES), "time")]
+        asked = {**chosen.bounds, "method": KINDS[kind]}
+        summary = read.frame("request_summary", **asked).iloc[0]
+        others = int(every["requests"]) - int(summary["requests"])
+        if others:
+            st.caption(f"Scrapes, probes and other GETs are left out: {others:,}.")
+    if not summary["requests"]:
+        return parts.nothing("No inference request began in this time", "Choose *all* above to see the others.")
     _figures(summary)
-    time = st.segmented_control(
-        "Time shown", list(TIMES), default="first byte", key="time", bind="query-params", label_visibility="collapsed"
-    )
-    measure = TIMES[time or "first byte"]
     left, right = st.columns([3, 2])
     with left:
-        picked = _scatter(chosen, measure, summary)
+        picked = _scatter(asked, measure, summary)
     with right:
-        _rates(chosen, measure, summary)
+        _rates(asked, measure, summary)
     _exemplars(picked, measure)
+
+
+def _choice(title: str, names: list[str], key: str) -> str:
+    chosen = st.segmented_control(
+        title, names, default=names[0], key=key, bind="query-params", label_visibility="collapsed"
+    )
+    return chosen or names[0]
 
 
 def _empty(chosen: state.Range) -> None:
@@ -101,10 +117,10 @@ def _figures(row: pd.Series) -> None:
         )
 
 
-def _scatter(chosen: state.Range, measure: str, summary: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw each request as a point; return the points picked and the others."""
     everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
-    found = read.frame("request_search", **chosen.bounds, **everything, order="-start_ns", limit=POINTS)
+    found = read.frame("request_search", **asked, **everything, order="-start_ns", limit=POINTS)
     found = found[found[f"{measure}_ns"].notna()].reset_index(drop=True)
     failed = (found["status"].fillna(0) >= 400) | (found["grpc_status"].fillna(0) > 0) | (found["ended_by"] == "abort")
     traces: list[Any] = [
@@ -137,7 +153,7 @@ def _scatter(chosen: state.Range, measure: str, summary: pd.Series) -> tuple[pd.
                 hoverinfo="name+y",
             )
         )
-    figure = theme.figure(*traces, height=360, dragmode="select", yaxis=_MS)
+    figure = theme.figure(*traces, height=320, dragmode="select", yaxis=_MS)
     event = st.plotly_chart(
         figure,
         on_select="rerun",
@@ -157,16 +173,16 @@ def _index(point: Any) -> int:
     return int(data[0] if isinstance(data, list) else data)
 
 
-def _rates(chosen: state.Range, measure: str, summary: pd.Series) -> None:
-    since = chosen.since_ns or int(summary["first_ns"])
+def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
+    since = asked.get("since_ns") or int(summary["first_ns"])
     interval = max((int(summary["last_ns"]) - since) // BARS // state.SECOND_NS, 1) * state.SECOND_NS
-    found = read.frame("request_rate", **chosen.bounds, interval_ns=interval)
+    found = read.frame("request_rate", **asked, interval_ns=interval)
     at = state.local(found["start_ns"])
     seconds = interval / state.SECOND_NS
     rate = theme.figure(
         go.Bar(x=at, y=(found["requests"] - found["failed"]) / seconds, name="answered", marker_color=theme.SERIES[0]),
         go.Bar(x=at, y=found["failed"] / seconds, name="failed", marker_color=theme.SERIES[1]),
-        height=170,
+        height=155,
         barmode="stack",
         bargap=0.08,
         yaxis={"title": "requests/s"},
@@ -186,7 +202,7 @@ def _rates(chosen: state.Range, measure: str, summary: pd.Series) -> None:
             ("p99", 1.5, theme.SERIES[1]),
         )
     ]
-    figure = theme.figure(*lines, height=190, yaxis={"title": "ms", "rangemode": "tozero"})
+    figure = theme.figure(*lines, height=160, yaxis={"title": "ms", "rangemode": "tozero"})
     st.plotly_chart(
         figure, key="percentiles", config={"displayModeBar": False}, alt="Percentiles of the time over time"
     )
@@ -210,9 +226,8 @@ def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
             st.caption("Nothing that is known of these requests tells them from the others.")
             return
         bar = st.column_config.ProgressColumn("Difference", min_value=0.0, max_value=1.0, format="percent")
-        st.dataframe(
+        parts.table(
             ranked,
-            hide_index=True,
             column_config={"difference": bar},
             height=380,
             alt="Properties that tell the picked requests from the others",
@@ -236,9 +251,7 @@ def _list(shown: pd.DataFrame) -> None:
         "": st.column_config.LinkColumn("", display_text="timeline", width="small"),
         "Began": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS"),
     }
-    st.dataframe(
-        table, hide_index=True, height=380, column_config=columns, alt="The requests of the chart, the slowest first"
-    )
+    parts.table(table, height=380, column_config=columns, alt="The requests of the chart, the slowest first")
 
 
 show()

@@ -98,9 +98,8 @@ def _kernels(uid: str) -> None:
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(
+    parts.table(
         table,
-        hide_index=True,
         column_config={"Of all": bar, "Name": st.column_config.TextColumn(width="large")},
         alt="Kernels by total time",
     )
@@ -124,7 +123,7 @@ def _busy(uid: str) -> None:
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(table, hide_index=True, column_config={"Busy share": bar}, alt="How busy each GPU was")
+    parts.table(table, column_config={"Busy share": bar}, alt="How busy each GPU was")
     st.caption(
         "Busy is the union of a GPU's executions; kernel time is their sum, which is more where streams overlap."
     )
@@ -146,7 +145,7 @@ def _steps(uid: str) -> None:
     )
     st.plotly_chart(figure, config={"displayModeBar": False}, alt="Duration of each step")
     shown = found[["ordinal", "rank", "duration_ns", "requests", "context_tokens", "generation_tokens", "annotation"]]
-    st.dataframe(
+    parts.table(
         shown.assign(duration_ns=found["duration_ns"].map(words.duration)),
         hide_index=True,
         alt="Steps of the recording",

@@ -8,10 +8,11 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboards import flame, login, parts, read, request_way, sign, state, timeline, words
+from dashboards import fired, flame, login, parts, read, request_way, sign, state, timeline, words
 from warpline.errors import WarplineError
 
 MOST_CAUSES = 5
+MOST_AROUND = 6
 
 
 def show() -> None:
@@ -35,20 +36,23 @@ def show() -> None:
 
 def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]]) -> None:
     """Say why the request took as long as it did, the heaviest first; the timeline is on the screen before it is known."""
+    start, end = int(row["start_ns"]), int(row["end_ns"])
     try:
-        found = read.explained(str(row["request_uid"]))
+        found, alerts = read.explained(str(row["request_uid"])), fired.within(start, end)
     except WarplineError as error:
         place.caption(f":material/cloud_off: What stands out could not be read: {error}")
         return
     with place.container(key="causes"):
-        _say([*found["causes"], *findings][:MOST_CAUSES], found["missing"])
+        fired.show("Fired around it", alerts, f"/alerts?window={start - fired.LATE_NS}-{end + fired.LATE_NS}")
+        _say([*found["causes"], *findings][:MOST_CAUSES], found.get("around", [])[:MOST_AROUND], found["missing"])
 
 
-def _say(causes: list[dict[str, Any]], missing: list[str]) -> None:
-    for each in causes:
-        text = str(each["sentence"])
-        st.markdown(f":material/lightbulb: {text[:1].upper()}{text[1:]} {parts.evidence(each['evidence'])}")
-    if not causes:
+def _say(causes: list[dict[str, Any]], around: list[dict[str, Any]], missing: list[str]) -> None:
+    for icon, found in (("lightbulb", causes), ("radar", around)):
+        for each in found:
+            text = str(each["sentence"])
+            st.markdown(f":material/{icon}: {text[:1].upper()}{text[1:]} {parts.evidence(each['evidence'])}")
+    if not causes and not around:
         st.caption("Nothing stands out: its time went as the strip above shows.")
     if missing:
         advice = "".join(f"\n- {each}" for each in missing)
@@ -211,7 +215,7 @@ def _kernels(row: pd.Series, shared: bool) -> None:
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     columns = {"Of its GPU time": bar, "Kernel": st.column_config.TextColumn(width="large")}
-    st.dataframe(table, hide_index=True, column_config=columns, alt="This request's GPU time by kernel")
+    parts.table(table, column_config=columns, alt="This request's GPU time by kernel")
     parts.download(found, "kernels")
 
 
@@ -251,9 +255,8 @@ def _shares(rows: list[dict[str, Any]]) -> None:
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(
+    parts.table(
         table,
-        hide_index=True,
         column_config={"Of its GPU time": bar},
         alt="GPU time of this request by phase and class",
     )
@@ -273,14 +276,12 @@ def _blame(rows: list[dict[str, Any]]) -> None:
         column.markdown(f"**{said}** {words.duration(part['delay_ns'].sum()) if len(part) else 'nobody'}")
         if len(part):
             table = part.assign(delay=part["delay_ns"].map(words.duration))[["other", "kind", "delay", "evidence"]]
-            column.dataframe(table, hide_index=True, alt=f"Requests that this one {role}")
+            column.dataframe(table, hide_index=True, placeholder=parts.NONE, alt=f"Requests that this one {role}")
 
 
 def _facts(row: pd.Series) -> None:
     known = [(key, str(value)) for key, value in row.items() if not words.missing(value)]
-    st.dataframe(
-        pd.DataFrame(known, columns=["fact", "value"]), hide_index=True, height=420, alt="Every fact of the request"
-    )
+    parts.table(pd.DataFrame(known, columns=["fact", "value"]), height=420, alt="Every fact of the request")
     parts.download(pd.DataFrame([row]), "request")
 
 

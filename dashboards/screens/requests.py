@@ -111,9 +111,8 @@ def _table(shown: pd.DataFrame) -> None:
             "id": shown["response_id"].fillna(shown["request_id"]).fillna(shown["request_uid"]),
         }
     )
-    event = st.dataframe(
+    event = parts.table(
         table,
-        hide_index=True,
         height=min(38 + 35 * len(table), 900),
         on_select="rerun",
         selection_mode="multi-row",

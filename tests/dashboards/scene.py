@@ -55,6 +55,7 @@ def scene(kernels: int = 100_000, requests: int = 2_000, gpus: int = 8, now_ns: 
         *scene_gpu.threads(start, lasted, max(kernels // 20, 300)),
         *scene_fleet.samples(start - 60 * SECOND, lasted + 120 * SECOND, gpus),
         *scene_fleet.health(now),
+        *scene_fleet.alerts(now),
         *scene_fleet.scaling(now),
     ]
     return Scene(batches, start, start + lasted)

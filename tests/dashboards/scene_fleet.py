@@ -151,6 +151,29 @@ def health(now: int) -> list[Batch]:
     return [state, loss]
 
 
+def alerts(now: int) -> list[Batch]:
+    """Return alerts that fired in the last half hour: one was resolved, two still fire, about the GPU of the one request."""
+    gpu = '{"gpu_uuid": "' + uuid(0) + '", "node": "' + NODE + '"}'
+    return [
+        batch(
+            "alert",
+            time_ns=[now - 1100 * SECOND, now - 800 * SECOND, now - 118 * SECOND, now - 115 * SECOND],
+            rule=["queue_growing", "queue_growing", "gpu_throttled", "gpu_xid"],
+            state=["firing", "resolved", "firing", "firing"],
+            severity=["warning", "warning", "warning", "critical"],
+            labels=['{"target": "10.0.1.7:8000"}'] * 2 + [gpu] * 2,
+            summary=[
+                f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
+                f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
+                f"GPU {uuid(0)} on {NODE} was throttled (power) 14% of the last minute.",
+                f"GPU {uuid(0)} on {NODE} reported XID 94.",
+            ],
+            value=[31.0, 0.0, 0.14, 94.0],
+            notified=True,
+        )
+    ]
+
+
 def scaling(now: int) -> list[Batch]:
     """Return a model that Knative woke from zero and scaled, by a KEDA trigger, and the way of its first pod."""
     at = now - np.array([1500, 1440, 1300, 900, 400]) * SECOND

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards import login, parts, read
-from tests.dashboards import scene
+from correlator.joins.stages import Joins
+from dashboards import cohort, login, parts, read
+from tests import rule_table
+from tests.dashboards import double, scene
 from tests.dashboards.conftest import page
+from tests.dashboards.scene_parts import MILLI, NODE, SECOND, SERVER, batch
+from warpline import sample
 
 PAGES = ("requests", "request", "compare", "gpus", "alerts", "recordings", "incidents", "cold_starts", "health")
+ANY = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
 
 
 def said(app: AppTest) -> str:
@@ -166,6 +173,64 @@ def test_two_requests_are_compared_and_one_against_its_like(correlator: str, rea
     assert "Against" in said(alone)
 
 
+@pytest.fixture(scope="module")
+def pressed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The query API's address over the recorded incident of a GPU whose weights lie in the host's memory."""
+    incident = rule_table.SAMPLES / "gpu_pressed"
+    store = double.store(tmp_path_factory.mktemp("pressed"), sample.batches(incident, sample.load(incident)))
+    Joins(store.settings, store).rebuild()
+    with double.serving(store) as url:
+        yield url
+    store.close()
+
+
+def test_a_request_is_compared_with_its_like_down_to_kernels_which_sum_to_its_share(
+    pressed: str, reading: Callable[..., None]
+) -> None:
+    reading(pressed)
+    requests = read.frame("request_search", **{**ANY, "path": "/v1/completions"}, order="-duration_ns", limit=1)
+    slowest = requests.iloc[0]
+    app = page("compare", a=str(slowest["request_uid"]))
+    assert not app.exception
+    (kernels,) = (each.value for each in app.dataframe if "Kernel" in each.value)
+    assert kernels["Kernel"].iloc[0] == "memcpy"
+    assert kernels["Longer by"].iloc[0].startswith("+")
+    assert kernels["at"].iloc[0] > 90
+    assert kernels["Of its GPU time"].sum() == pytest.approx(1)
+    each = read.frame(
+        "request_kernel_each",
+        requests=str(slowest["request_uid"]),
+        since_ns=int(slowest["start_ns"]),
+        until_ns=int(slowest["end_ns"]),
+    )
+    alone = read.kernels(slowest)
+    named = ["kernel_class", "name"]
+    both = each.merge(alone, on=named, suffixes=("", "_alone"))
+    assert len(both) == len(each) == len(alone)
+    assert both["share_ns"].to_numpy() == pytest.approx(both["share_ns_alone"].to_numpy())
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+    assert [trace["name"] for trace in drawn] == ["its like, median", "this one"]
+
+
+def test_kernels_beside_ones_like_count_nothing_where_none_ran() -> None:
+    found = pd.DataFrame(
+        {
+            "request_uid": ["a", "a", "b", "c", "d"],
+            "kernel_class": ["gemm", "attention", "gemm", "gemm", "gemm"],
+            "name": ["mlp", "flash", "mlp", "mlp", "mlp"],
+            "share_ns": [10.0, 30.0, 4.0, 6.0, 8.0],
+        }
+    )
+    table, count = cohort.against("a", found)
+    assert count == 3
+    assert table["name"].tolist() == ["flash", "mlp"]
+    assert table["more"].tolist() == [30.0, 4.0]
+    assert table["median"].tolist() == [0.0, 6.0]
+    assert table["own_share"].tolist() == [0.75, 0.25]
+    assert table["median_share"].tolist() == [0.0, 1.0]
+    assert cohort.against("nobody", found)[0].empty
+
+
 def test_a_rule_is_tried_on_what_is_stored_with_numbers_of_ones_own(
     correlator: str, reading: Callable[..., None]
 ) -> None:
@@ -224,6 +289,68 @@ def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Ca
     assert figures["Requests"] == "301"
     spec = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert spec["layout"]["dragmode"] == "select"
+
+
+def fired(app: AppTest) -> str:
+    return next((str(each.value) for each in app.markdown if "Fired" in str(each.value)), "")
+
+
+def test_the_front_page_says_first_which_rules_fired_the_most_severe_first(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    lines = fired(page(range="1h")).splitlines()
+    assert [line.split("[")[1].split("]")[0] for line in lines[1:]] == ["gpu xid", "queue growing", "gpu throttled"]
+    assert "GPU-5e1f0000… on gpu-node-1 reported XID 94." in lines[1]
+    now = int(read.table("alert")["time_ns"].max())
+    assert "queue growing" not in fired(page(window=f"{now - 60 * 10**9}-{now}"))  # It was resolved before.
+    assert not fired(page(window=f"{now - 3600 * 10**9}-{now - 1800 * 10**9}"))
+
+
+def test_a_request_says_which_rules_fired_around_it(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    said_of_it = fired(page("request", id=scene.REQUEST_ID))
+    assert "gpu xid" in said_of_it
+    assert "/alerts?window=" in said_of_it
+    assert "queue growing" not in said_of_it
+
+
+def test_scrapes_and_probes_are_no_requests_of_the_front_page_unless_asked_for(
+    scraped: str, reading: Callable[..., None]
+) -> None:
+    reading(scraped)
+    counts = {kind: page(range="all", kind=kind).metric[0].value for kind in ("inference", "all")}
+    assert counts == {"inference": "41", "all": "44"}
+    assert "left out: 3" in said(page(range="all"))
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The query API's address over forty requests and one, and three scrapes of their server."""
+    made = scene.scene(4_000, 40)
+    scrapes = batch(
+        "http_exchange",
+        start_ns=made.start_ns + np.arange(3) * SECOND,
+        end_ns=made.start_ns + np.arange(3) * SECOND + 3 * MILLI,
+        node=NODE,
+        process_uid=SERVER,
+        side="server",
+        connection_id=990_000,
+        ordinal=[0, 1, 2],
+        method="GET",
+        path="/metrics",
+        status=200,
+    )
+    store = double.store(tmp_path_factory.mktemp("scraped"), [*made.batches, scrapes])
+    with double.serving(store) as url:
+        yield url
+    store.close()
+
+
+def test_a_cell_whose_value_is_not_known_shows_a_dash(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    for name in ("cold_starts", "requests", "health", "gpus"):
+        assert all(each.proto.placeholder == parts.NONE for each in page(name).dataframe)
 
 
 def test_an_address_may_name_a_window_of_its_own(correlator: str, reading: Callable[..., None]) -> None:

@@ -1,0 +1,68 @@
+"""Which alerts fired in a window, one line a rule, the most severe first: what a page about that time has to say first."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import read, state
+
+LATE_NS = 90 * state.SECOND_NS
+"""Rules look back a minute, and fire that much later than what they are about."""
+BEFORE_NS = 24 * 3600 * state.SECOND_NS
+"""How long an alert may have fired before a window and still count."""
+MOST, MOST_ROWS = 4, 5000
+SEVERITY = {"critical": "red", "warning": "orange", "info": "gray"}
+"""Colour of each severity's badge, the most severe first."""
+
+
+def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
+    """Return the rules that fired about a window, None an open end: rule, severity, summary, how many instances, when first.
+
+    What fired before it and was not resolved until then is among them. Raises StoreError.
+    """
+    bounds = {} if since_ns is None else {"since_ns": since_ns - BEFORE_NS}
+    if until_ns is not None:
+        bounds["until_ns"] = until_ns + LATE_NS
+    found = read.table("alert", **bounds, order="time_ns", limit=MOST_ROWS)
+    ended = found.groupby(["rule", "labels"], dropna=False)["time_ns"].shift(-1)
+    lasting = ended.isna() | (ended >= (since_ns or 0))
+    found = found[(found["state"] == "firing") & lasting]
+    order = {name: at for at, name in enumerate(SEVERITY)}
+    lines = (
+        found.assign(rank=found["severity"].map(order).fillna(len(order)))
+        .groupby("rule", as_index=False)
+        .agg(
+            severity=("severity", "first"),
+            summary=("summary", "first"),
+            instances=("labels", "nunique"),
+            time_ns=("time_ns", "min"),
+            rank=("rank", "min"),
+        )
+    )
+    return lines.sort_values(["rank", "time_ns"], ignore_index=True)
+
+
+def show(title: str, found: pd.DataFrame, link: str) -> None:
+    """Show the rules that fired, if any did; `link` is the address of the page Alerts for their time."""
+    if found.empty:
+        return
+    lines = [_line(row) for _, row in found.head(MOST).iterrows()]
+    more = len(found) - MOST
+    rest = f" and {more} more rule{'s' if more > 1 else ''}" if more > 0 else ""
+    with st.container(border=True, key="fired"):
+        st.markdown(f":material/notifications_active: **{title}** · [history{rest}]({link})\n" + "\n".join(lines))
+
+
+def _line(row: pd.Series) -> str:
+    badge = f":{SEVERITY.get(row['severity'], 'gray')}-badge[{str(row['rule']).replace('_', ' ')}]"
+    others = int(row["instances"]) - 1
+    more = f" *and {others} more like it*" if others else ""
+    return f"- {badge} {shortened(str(row['summary'] or ''))}{more}"
+
+
+def shortened(text: str) -> str:
+    """Return a text with the UUIDs of GPUs cut to their first part, as a person tells them apart."""
+    return re.sub(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b", r"\1…", text)
