@@ -2,16 +2,16 @@
 
 Needs a Python with torch and transformers: this one, or that of GPU_PYTHON. (a) launch ids against execution ids,
 counted by kind; (b) throughput and time per output token at each level and at concurrency 1, 8 and 64, levels in turn, so
-that the GPU's moods meet all alike; (c) a sample trace; (d) whether times stay valid over 25 million records.
+that the GPU's moods meet all alike; (c) sample traces; (d) whether times stay valid over 25 million records.
 
-Not run yet on a GPU: none was at hand. With `--tiny` the server's parts run on a CPU: that tries the script, it measures
-nothing.
+With `--tiny` the server's parts run on a CPU: that tries the script, it measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import statistics
 import subprocess
@@ -45,8 +45,8 @@ _PYTHON = os.environ.get("GPU_PYTHON", sys.executable)
 _LEVELS = ("absent", "none", "callbacks", "graph", "node")
 _CONCURRENCY = (1, 8, 64)
 _PEER_STRIATRACE, _PEER_PARCAGPU = 0.052, 0.64
-_PARTS = ("counts", "sample", "levels", "large", "many")
-_ON_A_CPU = ("sample", "levels")
+_PARTS = ("counts", "sample", "prefill", "levels", "graphs", "large", "many")
+_ON_A_CPU = ("sample", "prefill", "levels")
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, a hundredth of the records")
     parser.add_argument("--tiny", action="store_true", help="only the server's parts, on a CPU where there is no GPU")
-    parser.add_argument("--sample", type=Path, help="where the sample trace goes (default: none is kept)")
+    parser.add_argument("--sample", type=Path, help="where the sample traces go (default: none is kept)")
     parser.add_argument("--parts", type=_names, default=_PARTS, help=f"some of {','.join(_PARTS)} (default: all)")
     args = parser.parse_args()
-    first, rounds = ("tiny" if args.tiny else "small"), (1 if args.quick or args.tiny else 3)
+    first, large = ("tiny", "tiny") if args.tiny else ("small", "large")
+    rounds = 1 if args.quick or args.tiny else 3
     parts: dict[str, Callable[[], None]] = {
         "counts": _counts,
-        "sample": lambda: _sample(first, args.sample),
+        "sample": lambda: _sample(first, kept(args.sample, "real_gpu"), sample.ordinary, sample.ORDINARY),
+        "prefill": lambda: _sample(large, kept(args.sample, "real_prefill"), sample.long_prefill, sample.LONG_PREFILL),
         "levels": lambda: _levels(first, rounds),
+        "graphs": lambda: _levels("graphs", rounds),
         "large": lambda: _levels("large", rounds),
         "many": lambda: _many(250_000 if args.quick else 25_000_000),
     }
@@ -80,6 +83,11 @@ def main() -> None:
             parts[name]()
         except (WarplineError, OSError, RuntimeError, httpx.HTTPError, subprocess.SubprocessError) as error:
             print(f"# failed: {type(error).__name__}: {error}", flush=True)
+
+
+def kept(directory: Path | None, name: str) -> Path | None:
+    """Return where the sample trace `name` goes."""
+    return directory and directory / name
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -146,50 +154,66 @@ def _counts() -> None:
 
 
 def _levels(size: str, rounds: int) -> None:
-    """(b): every level in turn, `rounds` times."""
+    """(b): a server at every level, all at once; they are under load in turn, for the GPU is idle in those that are not."""
     found: dict[tuple[str, int], list[Load]] = {}
-    for _ in range(rounds):
-        for level in _LEVELS:
-            for concurrency, load in _serve(size, level).items():
+    tokens = 8 if size == "tiny" else 64
+    with ExitStack() as opened:
+        servers = {each: _Served(opened, size, each) for each in _LEVELS}
+        for each in servers.values():
+            each.until_up()
+            asyncio.run(_load(each.port, 8, 8, tokens))
+        for turn, concurrency in itertools.product(range(rounds), _CONCURRENCY):
+            for level in _LEVELS[turn:] + _LEVELS[:turn]:
+                load = asyncio.run(_load(servers[level].port, concurrency, max(4, 3 * concurrency), tokens))
                 found.setdefault((level, concurrency), []).append(load)
+        for level, each in servers.items():
+            each.stop()
+            rows = {table: len(_column(each.seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
+            steps = sum(one is not None for one in _column(each.seen, "gpu_kernel", "step_ordinal"))
+            print(f"# {size} {level}: {rows}, {steps} executions with a step, losses {_losses(each.seen)}", flush=True)
     for (level, concurrency), loads in found.items():
-        base = found.get(("absent", concurrency), [])
-        if level == "absent" or not base:
-            continue
-        throughput = _median(loads, "tokens_per_s") / _median(base, "tokens_per_s")
-        token = _median(loads, "ms_per_token") / _median(base, "ms_per_token")
-        label = f"model={size} level={level} concurrency={concurrency}"
-        print(f"FIGURE gpu.real.throughput_loss_ratio {1 - throughput:.4f} 1 {label} peer_parcagpu={_PEER_PARCAGPU}")
+        _say(size, level, concurrency, loads, found["absent", concurrency])
+
+
+def _say(size: str, level: str, concurrency: int, loads: list[Load], base: list[Load]) -> None:
+    label = f"model={size} level={level} concurrency={concurrency}"
+    if level == "absent":
         print(
-            f"FIGURE gpu.real.tpot_added_ratio {token - 1:.4f} 1 {label} peer_striatrace={_PEER_STRIATRACE}", flush=True
+            f"# {label}: {_median(base, 'tokens_per_s'):.0f} tokens/s, {_median(base, 'ms_per_token'):.2f} ms a token"
         )
+        return
+    throughput = statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(loads, base, strict=True))
+    token = statistics.median(a.ms_per_token / b.ms_per_token for a, b in zip(loads, base, strict=True))
+    print(f"FIGURE gpu.real.throughput_loss_ratio {1 - throughput:.4f} 1 {label} peer_parcagpu={_PEER_PARCAGPU}")
+    print(f"FIGURE gpu.real.tpot_added_ratio {token - 1:.4f} 1 {label} peer_striatrace={_PEER_STRIATRACE}", flush=True)
 
 
 def _median(loads: list[Load], name: str) -> float:
     return statistics.median(getattr(each, name) for each in loads)
 
 
-def _serve(size: str, level: str) -> dict[int, Load]:
-    """One server at one level, under load at each concurrency."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with _collected(directory) as seen, _server(port, size, _environment(directory, level)):
-            tokens = 8 if size == "tiny" else 128
-            asyncio.run(_load(port, 8, 8, tokens))
-            found = {each: asyncio.run(_load(port, each, max(4, 3 * each), tokens)) for each in _CONCURRENCY}
-        rows = {table: len(_column(seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
-        steps = sum(each is not None for each in _column(seen, "gpu_kernel", "step_ordinal"))
-        print(f"# {size} {level}: {rows}, {steps} executions with a step, losses {_losses(seen)}", flush=True)
-    return found
+class _Served:
+    """One server at one level, on its way up, with the source that reads its rings."""
+
+    def __init__(self, opened: ExitStack, size: str, level: str) -> None:
+        self.directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        self.port, environment = free_port(), _environment(self.directory, level)
+        self.inner = opened.enter_context(ExitStack())
+        self.seen = self.inner.enter_context(_collected(self.directory))
+        self.process = self.inner.enter_context(_server(self.port, size, environment))
+
+    def until_up(self) -> None:
+        _wait(f"http://127.0.0.1:{self.port}/health", self.process)
+
+    def stop(self) -> None:
+        self.inner.close()
 
 
 @contextmanager
-def _server(port: int, size: str, environment: Mapping[str, str]) -> Iterator[None]:
+def _server(port: int, size: str, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     server = subprocess.Popen([_PYTHON, "-m", "bench.gpu.server", str(port), size], env=environment)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", server)
-        yield
+        yield server
     finally:
         server.terminate()
         try:
@@ -199,21 +223,20 @@ def _server(port: int, size: str, environment: Mapping[str, str]) -> Iterator[No
             server.wait()
 
 
-def _sample(size: str, into: Path | None) -> None:
+def _sample(size: str, into: Path | None, load: sample.Load, about: str) -> None:
     """(c): a sample trace, client to kernels, and how many of its requests are followed all the way."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
         directory = Path(name)
 
         def start(port: int, variables: Mapping[str, str]) -> None:
-            opened.enter_context(_server(port, size, _environment(directory, "graph") | variables))
+            environment = _environment(directory, "graph") | variables
+            _wait(f"http://127.0.0.1:{port}/health", opened.enter_context(_server(port, size, environment)))
 
         kept = into or directory / "sample"
-        whole = sample.record(kept, directory, start, lambda line: print(line, flush=True))
+        whole = sample.record(kept, directory, start, load, about, lambda line: print(line, flush=True))
         kilobytes = sum(path.stat().st_size for path in kept.iterdir()) / 1e3
-        print(
-            f"FIGURE gpu.real.sample_followed {whole} {{request}} kilobytes={kilobytes:.0f} kept={into is not None}",
-            flush=True,
-        )
+        label = f"model={size} kilobytes={kilobytes:.0f} kept={into is not None}"
+        print(f"FIGURE gpu.real.sample_followed {whole} {{request}} {label}", flush=True)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:

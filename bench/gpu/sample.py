@@ -22,22 +22,25 @@ from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.settings import Settings
 
-_REQUESTS, _IN_FLIGHT, _TOKENS = 23, 7, 11
+_TOKENS = 11
+Load = Callable[[str], None]
+"""Sends requests to the server at an address, and returns once they are answered."""
 _QUIET_S, _MOST_S = 5.0, 120.0
 _SOURCES = "clock,cuda_kernel,engine_step,http_exchange,process,tcp"
-_ABOUT = (
-    "23 completions by transformers' continuous batching, a Llama of random weights, on a real GPU; clients, server, "
-    "sockets and GPU executions as they were"
-)
+_REAL = "by transformers' continuous batching, a Llama of random weights, on a real GPU; all of it as it was"
+ORDINARY = f"23 completions {_REAL}"
+LONG_PREFILL = f"13 completions, and while they are under way one with a prompt of 7,919 tokens, {_REAL}"
 
 
 def record(
     into: Path,
     workplace: Path,
     start_server: Callable[[int, Mapping[str, str]], object],
+    load: Load,
+    about: str,
     say: Callable[[str], None],
 ) -> int:
-    """Write a sample trace to `into`; return how many of its requests are followed to their GPU executions.
+    """Write a sample trace of `load` to `into`; return how many of its requests are followed to their GPU executions.
 
     `start_server(port, variables)` starts the server, and returns once it serves; who calls ends it.
     """
@@ -58,26 +61,38 @@ def record(
         client = Client(Settings(query_url=f"http://{addresses.query}"))
         down = _until_up(metrics)
         say(f"# sources: {_SOURCES}; not up: {', '.join(sorted(down)) or 'none'}")
-        _ask(addresses.server, 1)
+        _ask(addresses.server, "warm", 1)
         _until_quiet(client)
         began_ns = time.time_ns()
-        _ask(addresses.server, _REQUESTS)
+        load(addresses.server)
         _until_quiet(client)
-        recording.record(client, into, began_ns, time.time_ns(), _ABOUT, public=True)
+        recording.record(client, into, began_ns, time.time_ns(), about, public=True)
         paths = client.view("request_path", since_ns=began_ns, limit=10_000).to_pylist()
         missing = Counter(path["missing"] for path in paths)
         say(f"# {len(paths)} requests seen; missing: {dict(missing)}")
         return missing[None]
 
 
-def _ask(server: str, count: int) -> None:
-    def one(number: int) -> None:
-        body = {"prompt": f"request {number} " * (1 + number % 5), "max_tokens": _TOKENS, "stream": True}
-        trace = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"}
-        httpx.post(f"http://{server}/v1/completions", json=body, headers=trace, timeout=120).raise_for_status()
+def ordinary(server: str) -> None:
+    """23 short prompts, 7 in flight."""
+    with ThreadPoolExecutor(7) as pool:
+        list(pool.map(lambda number: _ask(server, f"request {number} " * (1 + number % 5)), range(23)))
 
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        list(pool.map(one, range(count)))
+
+def long_prefill(server: str) -> None:
+    """13 requests of 23 tokens each; while they decode, one comes with 7,919 tokens of prompt."""
+    with ThreadPoolExecutor(14) as pool:
+        short = [pool.submit(_ask, server, f"request {number}", 23) for number in range(13)]
+        time.sleep(0.7)
+        short.append(pool.submit(_ask, server, "word " * 7919))
+        for each in short:
+            each.result()
+
+
+def _ask(server: str, prompt: str, tokens: int = _TOKENS) -> None:
+    body = {"prompt": prompt, "max_tokens": tokens, "stream": True}
+    trace = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"}
+    httpx.post(f"http://{server}/v1/completions", json=body, headers=trace, timeout=120).raise_for_status()
 
 
 def _until_quiet(client: Client) -> None:

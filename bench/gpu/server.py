@@ -1,8 +1,8 @@
 """A continuous-batching server on a real GPU: transformers' own batching, a Llama of random weights, HTTP in front.
 
-`python -m bench.gpu.server PORT small|large|tiny`. Each generation step is told to the injected library and written into the
-step ledger. `GET /health` answers once the model has generated. `tiny` runs on a CPU too: it tries the script, it measures
-nothing.
+`python -m bench.gpu.server PORT small|graphs|large|tiny`: `graphs` is the small model whose steps are CUDA graphs; `tiny`
+runs on a CPU too: it tries the script, it measures nothing. Each generation step is told to the injected library and
+written into the step ledger. `GET /health` answers once the model has generated.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from bench.gpu import ledger
 _SIZES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8},
     "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16},
-    "large": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "large": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 24, "num_attention_heads": 32},
 }
+_SIZES["graphs"] = _SIZES["small"]
+_CACHES = {"tiny": (64, 256), "small": (256, 8192), "graphs": (256, 8192), "large": (96, 8192)}
+"""Blocks of 256 tokens in the cache, tokens in a batch: so that five servers have room on one GPU."""
 _VOCABULARY = 32_000
 
 
@@ -31,6 +34,7 @@ def make_manager(size: str) -> Any:
     """Return transformers' batching manager for a model of random weights, started."""
     import torch  # Only a machine with a GPU has it.
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     config = LlamaConfig(vocab_size=_VOCABULARY, num_key_value_heads=8, max_position_embeddings=8192, **_SIZES[size])
     with torch.device("cuda" if torch.cuda.is_available() or size != "tiny" else "cpu"):
@@ -38,12 +42,11 @@ def make_manager(size: str) -> Any:
     model.eval()
     # Without an end-of-sequence token every request gets as many tokens as it asked for.
     generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=512)
-    more = {}
-    if size == "tiny":  # Else the cache takes most of the machine's memory, as it should take a GPU's.
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
-
-        more["continuous_batching_config"] = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256)
-    manager = model.init_continuous_batching(generation_config=generation, **more)
+    blocks, batch_tokens = _CACHES[size]
+    batching = ContinuousBatchingConfig(
+        num_blocks=blocks, max_batch_tokens=batch_tokens, use_cuda_graph=size == "graphs", use_async_batching=False
+    )
+    manager = model.init_continuous_batching(generation_config=generation, continuous_batching_config=batching)
     manager.start()
     return manager
 
