@@ -27,6 +27,10 @@ _CLUSTER = """ The cluster is a double
 _STRANGER = "127.0.0.3"
 _HUBBLE = """ Hubble is a double
 (`demo/hubble_double.py`): it tells of packets that the kernel's own filter dropped, and calls that a policy's doing."""
+_BASELINE = """
+
+The week before is the recording `{baseline}`, whose times are moved to a week before this one's:
+`warpline alerts test --on sample_traces/{name} --baseline sample_traces/{baseline}`."""
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_traces"
 _LAST_ROWS_S = 4.0
 """Time after the last request in which sources hand over what they gathered."""
@@ -56,6 +60,8 @@ class Scene:
     """Whether a double of Hubble tells of packets that are dropped."""
     together: bool = False
     """Whether the second engine runs from the start."""
+    baseline: str = ""
+    """The scene that stands for how it was a week before, for rules that compare with that."""
     height_s: tuple[int, int] | None = None
     """The part that is recorded where the incident goes on before and after it, in seconds after its start."""
 
@@ -198,6 +204,12 @@ async def gpu_pressed(on: Stage) -> None:
     await on.converse(4, 76, 12, 12)
 
 
+async def slow_kernels(on: Stage) -> None:
+    """After an update matrix multiplications take half again as long as they did the week before; the load is the same."""
+    await on.fault(gemm_slowdown=1.5)
+    await healthy(on)
+
+
 async def policy_drops(on: Stage) -> None:
     """A policy denies three clients' packets for ten seconds; soon after, the agent that told of it dies."""
     assert on.hubble is not None
@@ -291,6 +303,12 @@ SCENES: dict[str, Scene] = {
         {"interconnect_saturated.most_pcie_gb_s": 16},
         "the double's PCIe moves 20 GB/s at most",
     ),
+    "slow_kernels": Scene(
+        "matrix multiplications take half again as long as a week before",
+        slow_kernels,
+        ("kernel_time_per_token_up",),
+        baseline="healthy",
+    ),
     "policy_drops": Scene(
         "three clients' packets are denied for ten seconds; then the agent that told of it dies; Hubble is a double",
         policy_drops,
@@ -324,7 +342,13 @@ async def _played(scene: Scene, on: Stage) -> None:
 def describe(name: str, folder: Path) -> None:
     """Write what the rules must make of a recorded scene beside it, and name its golden views in its manifest."""
     scene, path = SCENES[name], folder / name / "manifest.json"
-    said = {"fires": list(scene.fires), "thresholds": scene.thresholds, "why_thresholds": scene.why_thresholds}
+    said: dict[str, Any] = {
+        "fires": list(scene.fires),
+        "thresholds": scene.thresholds,
+        "why_thresholds": scene.why_thresholds,
+    }
+    if scene.baseline:
+        said["baseline"] = scene.baseline
     (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (folder / name / "README.md").write_text(_readme(name, scene), encoding="utf-8")
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -337,6 +361,7 @@ def describe(name: str, folder: Path) -> None:
 def _readme(name: str, scene: Scene) -> str:
     fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
     doubles = (_CLUSTER if scene.pods else "") + (_HUBBLE if scene.hubble else "")
+    doubles += _BASELINE.format(name=name, baseline=scene.baseline) if scene.baseline else ""
     return f"""# {name}
 
 {inspect.cleandoc(scene.play.__doc__ or "")}

@@ -71,7 +71,7 @@ def firings(case: Path, rules: list[Rule]) -> tuple[str, str]:
     fired, seen = io.StringIO(), rule_table.Seen()
     lines = csv.writer(fired, lineterminator="\n")
     lines.writerow(("rule", "labels", "after_s", "for_s", "summary"))
-    with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, found):
+    with backtest.opened(case, Settings(correlator_memory_limit_mb=512), rule_table.baseline(case)) as (store, found):
         window = found.start_ns, found.end_ns
         said = rule_table.incident(case).thresholds
         for each in backtest.run(rules, store, window, said, told=seen.note)[0]:

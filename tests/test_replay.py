@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from warpline import bundle, own, paced, sample, schema
 from warpline.batch import Batch
 from warpline.cli import main
 from warpline.client import Client
-from warpline.commands.replay import _speed
+from warpline.commands.replay import _end_ns, _speed
 from warpline.errors import SettingsError
 from warpline.importer import Door
 
@@ -90,9 +91,22 @@ def test_a_speed_is_full_or_a_number(wrong: str) -> None:
         _speed(wrong)
 
 
+@pytest.mark.parametrize(
+    ("ago", "ns"), [("0s", 0), ("90s", 90 * SECOND), ("1.5m", 90 * SECOND), ("168h", 604_800 * SECOND)]
+)
+def test_a_replay_may_end_so_long_ago(ago: str, ns: int) -> None:
+    before = time.time_ns()
+    found = _end_ns(False, ago)
+    assert found is not None and before <= found + ns <= time.time_ns()
+    assert _end_ns(False, None) is None and (_end_ns(True, None) or 0) >= before
+    with pytest.raises(SettingsError, match="--ago is '7d'"):
+        _end_ns(False, "7d")
+
+
 def test_flags_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     assert main(["replay", str(CASE), "--speed", "2"]) == 2
     assert main(["replay", str(tmp_path / "a.warpline"), "--now"]) == 2
+    assert main(["replay", str(tmp_path / "a.warpline"), "--ago", "1h"]) == 2
 
 
 def slices(directory: Path, length_ns: int) -> Iterator[tuple[int, list[Batch]]]:

@@ -22,6 +22,7 @@ from warpline.sample import Manifest
 from warpline.settings import Settings
 
 STEP_NS = 1_000_000_000
+WEEK_NS = 604_800_000_000_000
 _AFTER_NS = 120_000_000_000
 """Time after the recording's end that is still looked at, so that what fired can be resolved."""
 
@@ -47,19 +48,30 @@ def chosen(names: Sequence[str]) -> list[Rule]:
 
 
 @contextmanager
-def opened(directory: Path, settings: Settings) -> Iterator[tuple[Store, Manifest]]:
-    """Give a store of its own that holds the sample trace in `directory`, joined by today's rules."""
+def opened(directory: Path, settings: Settings, baseline: Path | None = None) -> Iterator[tuple[Store, Manifest]]:
+    """Give a store of its own that holds the sample trace in `directory`, joined by today's rules.
+
+    With `baseline`, another sample trace, it also holds that one's rows, their times moved so that it began a week before:
+    for rules that compare with last week.
+    """
     with tempfile.TemporaryDirectory(prefix="warpline-backtest-") as state_dir:
         fresh = dataclasses.replace(settings, state_dir=state_dir, correlator_retention_days=0)
         store = Store(fresh)
         try:
             found = sample.load(directory)
-            for number, batch in enumerate(sample.batches(directory, found)):
-                store.write([dataclasses.replace(batch, batch_id=f"{found.uid}/{number}")])
+            _write(store, directory, found, 0)
+            if baseline is not None:
+                earlier = sample.load(baseline)
+                _write(store, baseline, earlier, found.start_ns - WEEK_NS - earlier.start_ns)
             Joins(fresh, store).rebuild()
             yield store, found
         finally:
             store.close()
+
+
+def _write(store: Store, directory: Path, found: Manifest, shift_ns: int) -> None:
+    for number, batch in enumerate(sample.batches(directory, found, shift_ns)):
+        store.write([dataclasses.replace(batch, batch_id=f"{found.uid}{shift_ns:+}/{number}")])
 
 
 def run(

@@ -1,26 +1,40 @@
--- GPU time per token on {gpu_uuid} is {value:.0%} above what it was a week ago.
+-- GPU time per output token of {model} on {gpu_uuid} is {value:.0%} above what it was a week ago.
 -- severity: warning
 -- for: 1m
 -- threshold: most_growth_ratio = 0.2; less is the load's own variation
+-- threshold: least_tokens = 50; the cost of fewer is their batches' chance
 -- missing: quiet
--- runbook: compare a request of each time: kernels by name, clocks, batch sizes
+-- runbook: compare a request of each time: kernels by name, clocks, versions of engine and driver
 -- keep: no; it compares weeks: a minute tells nothing more
-WITH spent AS (
-    SELECT s.gpu_uuid, s.time_ns > $now_ns - 600000000000 AS recent, SUM(s.share_ns) AS ns, COUNT(DISTINCT (s.process_uid, s.step_ordinal)) AS steps
-    FROM share s
-    WHERE s.time_ns <= $now_ns AND s.phase = 'decode'
-        AND (s.time_ns > $now_ns - 600000000000 OR s.time_ns BETWEEN $now_ns - 608400000000000 AND $now_ns - 601200000000000)
+-- Like is compared with like: steps of the same number of tokens, up to a power of two. A step of one costs hardly less than
+-- one of sixty-four: a quiet hour would look like slow kernels.
+WITH step AS (
+    SELECT time_ns > $now_ns - 600000000000 AS recent, process_uid, gpu_uuid, step_ordinal, SUM(share_ns) AS ns
+    FROM share
+    WHERE phase = 'decode' AND (time_ns > $now_ns - 600000000000 AND time_ns <= $now_ns
+        OR time_ns BETWEEN $now_ns - 606000000000000 AND $now_ns - 604200000000000)
     GROUP BY ALL
-), token AS (
-    SELECT m.time_ns > $now_ns - 600000000000 AS recent, SUM(m.scheduled_tokens) AS tokens
-    FROM step_member m
-    WHERE m.time_ns <= $now_ns AND m.phase = 'decode'
-        AND (m.time_ns > $now_ns - 600000000000 OR m.time_ns BETWEEN $now_ns - 608400000000000 AND $now_ns - 601200000000000)
+), member AS (
+    SELECT time_ns > $now_ns - 600000000000 AS recent, process_uid, step_ordinal, FLOOR(LOG2(SUM(scheduled_tokens))) AS size,
+        SUM(scheduled_tokens - COALESCE(draft_tokens, 0) + COALESCE(accepted_tokens, 0)) FILTER (phase = 'decode') AS tokens
+    FROM step_member
+    WHERE time_ns > $now_ns - 600000000000 AND time_ns <= $now_ns
+        OR time_ns BETWEEN $now_ns - 606000000000000 AND $now_ns - 604200000000000
+    GROUP BY ALL
+), served AS (
+    SELECT process_uid, ANY_VALUE(model) AS model FROM engine_request
+    WHERE model IS NOT NULL AND (start_ns > $now_ns - 600000000000 AND start_ns <= $now_ns
+        OR start_ns BETWEEN $now_ns - 606000000000000 AND $now_ns - 604200000000000)
     GROUP BY ALL
 ), cost AS (
-    SELECT gpu_uuid, MAX(ns / tokens) FILTER (recent) AS now_ns_per_token, MAX(ns / tokens) FILTER (NOT recent) AS then_ns_per_token
-    FROM spent JOIN token USING (recent) WHERE tokens > 0 GROUP BY ALL
+    SELECT COALESCE(model, 'unknown') AS model, gpu_uuid, size,
+        SUM(ns) FILTER (recent) AS ns, SUM(tokens) FILTER (recent) AS tokens,
+        SUM(ns) FILTER (NOT recent) AS then_ns, SUM(tokens) FILTER (NOT recent) AS then_tokens
+    FROM step JOIN member USING (recent, process_uid, step_ordinal) LEFT JOIN served USING (process_uid)
+    WHERE tokens > 0
+    GROUP BY ALL
 )
-SELECT gpu_uuid, now_ns_per_token / then_ns_per_token - 1 AS value,
-    now_ns_per_token / then_ns_per_token - 1 > $most_growth_ratio AS firing
-FROM cost WHERE now_ns_per_token IS NOT NULL AND then_ns_per_token > 0
+SELECT model, gpu_uuid, SUM(ns) / SUM(tokens * then_ns / then_tokens) - 1 AS value,
+    LEAST(SUM(tokens), SUM(then_tokens)) >= $least_tokens
+        AND SUM(ns) / SUM(tokens * then_ns / then_tokens) - 1 > $most_growth_ratio AS firing
+FROM cost WHERE tokens > 0 AND then_ns > 0 GROUP BY ALL

@@ -136,6 +136,9 @@ async def _fault(server: Server, wanted: dict[str, Any]) -> JSONResponse:
         spilled = wanted.pop("weights_on_host_mb", None)
         if spilled is not None:
             await server.engine.call("spill_weights", int(spilled))
+        slowdown = wanted.pop("gemm_slowdown", None)
+        if slowdown is not None:
+            await server.engine.call("slow_gemm", float(slowdown))
         server.page.taken_mib = int(wanted.pop("memory_taken_mib", server.page.taken_mib))
         if wanted:
             await server.engine.call("set_policy", wanted)

@@ -118,6 +118,7 @@ class Engine:
             "set_policy": self.set_policy,
             "fail_memory": self.fail_memory,
             "spill_weights": self.spill_weights,
+            "slow_gemm": self.slow_gemm,
         }
         try:
             answer = UtilityOutput(call_id, None, allowed[method](*arguments))
@@ -156,6 +157,13 @@ class Engine:
             raise ValueError(f"weights on the host {megabytes} MB: not at least 0")
         self.worker.weights_on_host = megabytes * 1_000_000
         return megabytes
+
+    def slow_gemm(self, times: float) -> float:
+        """Fault: let matrix multiplications take so many times as long, as after an update that chose worse ones."""
+        if not 1 <= times <= 100:
+            raise ValueError(f"slowdown of matrix multiplications {times}: not in [1, 100]")
+        self.worker.gemm_slowdown = times
+        return times
 
     def fail_memory(self, count: int) -> int:
         """Fault: let the GPU find `count` uncorrectable memory errors; requests in flight lose what they have and end."""

@@ -43,6 +43,8 @@ class Worker:
         self.stream = self.driver.stream()
         self._graphs: dict[int, Graph] = {size: self._capture() for size in GRAPH_SIZES}
         self.padded = 0
+        self.gemm_slowdown = 1.0
+        """How many times as long as ever matrix multiplications take."""
         self.weights_on_host = 0
         """Bytes of weights that do not fit on the device: each step reads them from the host."""
         self.received_bytes = self.sent_bytes = 0
@@ -76,7 +78,8 @@ class Worker:
 
     def _replay(self, size: int, attention_ns: int) -> None:
         self.padded = size
-        durations = [duration for _ in range(GROUPS) for _, duration in _group(size, attention_ns)]
+        group = _group(size, attention_ns, self.gemm_slowdown)
+        durations = [duration for _ in range(GROUPS) for _, duration in group]
         self.driver.set_durations(self._graphs[size], durations)
         self.driver.replay(self._graphs[size], self.stream)
 
@@ -84,7 +87,7 @@ class Worker:
         self.padded = tokens
         self.driver.launch("vocab_embedding_kernel", 2_000 + 20 * tokens, self.stream)
         for _ in range(GROUPS):
-            for name, duration_ns in _group(tokens, attention_ns):
+            for name, duration_ns in _group(tokens, attention_ns, self.gemm_slowdown):
                 self.driver.launch(name, duration_ns, self.stream)
 
     def _sample(self, rows: int) -> None:
@@ -103,9 +106,9 @@ def _attention_ns(context: int, tokens: int) -> int:
     return _PAIR_NS * tokens * (context + tokens // 2) + _KV_NS_PER_TOKEN * context // 10
 
 
-def _group(rows: int, attention_ns: int) -> list[tuple[str, int]]:
+def _group(rows: int, attention_ns: int, gemm_slowdown: float = 1.0) -> list[tuple[str, int]]:
     """The kernels of one group of layers, and what each lasts."""
-    dense = max(_WEIGHTS_NS, _TOKEN_NS * rows) // GROUPS
+    dense = int(max(_WEIGHTS_NS, _TOKEN_NS * rows) * gemm_slowdown) // GROUPS
     return [
         ("rms_norm_kernel", _NORM_NS + 10 * rows),
         ("qkv_gemm_kernel", dense // 3),

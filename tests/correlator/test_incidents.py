@@ -11,7 +11,8 @@ import pytest
 from correlator import explain
 from correlator.alerting import alert_rule, backtest
 from tests import golden, rule_table
-from warpline import sample, schema
+from warpline import bundle, sample, schema
+from warpline.cli import main
 from warpline.settings import Settings
 
 CASES = rule_table.incidents()
@@ -95,6 +96,21 @@ def test_no_rule_fires_on_the_healthy_recording_nor_would_with_thresholds_a_tent
                 f"{rule.name}.{each.name}": each.default * factor for rule in rules for each in rule.thresholds
             }
             assert backtest.run(rules, store, (found.start_ns, found.end_ns), thresholds)[0] == []
+
+
+@pytest.mark.slow
+def test_a_rule_is_tried_on_a_bundle_with_another_as_the_week_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpline.log.start", lambda level: None)
+    files = [tmp_path / f"{name}.warpline" for name in ("slow_kernels", "healthy")]
+    for file in files:
+        bundle.pack(rule_table.SAMPLES / file.stem, file)
+    test = ["alerts", "test", "kernel_time_per_token_up", "--on", str(files[0])]
+    assert main(test) == 0
+    assert "0 firings of 1 rules" in capsys.readouterr().out
+    assert main([*test, "--baseline", str(files[1])]) == 0
+    assert "1 firings of 1 rules" in capsys.readouterr().out
 
 
 @pytest.mark.slow

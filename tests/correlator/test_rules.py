@@ -1,4 +1,4 @@
-"""Rules that fire on no sample incident, on rows of their kind: each on what it is about, and not on what comes close."""
+"""Rules on rows of their kind: each fires on what it is about, and not on what comes close."""
 
 from __future__ import annotations
 
@@ -37,13 +37,19 @@ def transfers(count: int, gb: float, seconds: float) -> Rows:
     return [("kv_transfer", row)] * count
 
 
-def decodes(ago_ns: int, share_ms: float) -> Rows:
-    """Ten decode tokens of one step and the GPU time that they took."""
-    at = {"time_ns": NOW - ago_ns, "node": "n1", "process_uid": "n1:1:2", "step_ordinal": 1, "phase": "decode"}
-    share = {"gpu_uuid": "GPU-1", "kernel_class": "gemm", "owner": "r", "share_ns": int(share_ms * 1e6)}
-    member = {"internal_id": "r", "scheduled_tokens": 10, "engine_index": 0, "level": "plugin"}
-    known = {"evidence": "exact"}
-    return [("share", at | share | known | {"busy_ns": 1}), ("step_member", at | member | known)]
+def decodes(ago_ns: int, token_ms: float, tokens: int = 64, model: str = "m", drafts: int = 0) -> Rows:
+    """A step that puts out tokens, and the GPU time that each of them took; `drafts` more were not accepted."""
+    engine = {"node": "n1", "process_uid": f"n1:{ago_ns}:{tokens}{model}"}
+    at = engine | {"time_ns": NOW - ago_ns, "step_ordinal": 1, "phase": "decode", "evidence": "exact"}
+    share = {"gpu_uuid": "GPU-1", "kernel_class": "gemm", "owner": "r", "share_ns": int(token_ms * 1e6 * tokens)}
+    drafted = {"draft_tokens": drafts, "accepted_tokens": 0} if drafts else {}
+    member = {"internal_id": "r", "scheduled_tokens": tokens + drafts, "engine_index": 0, "level": "plugin"}
+    asked = engine | {"start_ns": NOW - ago_ns, "internal_id": "r", "model": model}
+    return [
+        ("share", at | share | {"busy_ns": 1}),
+        ("step_member", at | member | drafted),
+        ("engine_request", asked),
+    ]
 
 
 def counted(gb: float, seconds: float, count: int) -> Rows:
@@ -123,8 +129,8 @@ CASES: dict[str, tuple[Rows, Rows]] = {
         ],
     ),
     "kernel_time_per_token_up": (
-        decodes(SECOND, 13) + decodes(WEEK, 10),
-        decodes(SECOND, 11) + decodes(WEEK, 10),
+        decodes(SECOND, 1.3) + decodes(WEEK, 1),
+        decodes(SECOND, 1.1) + decodes(WEEK, 1),
     ),
     "kv_transfer_slow": (transfers(7, 1, 2), transfers(4, 1, 2)),
     "path_drops": ([flow("DROPPED")], [flow("FORWARDED")]),
@@ -156,6 +162,26 @@ def fires(store: Store, name: str, rows: Rows) -> bool:
 
 
 MORE: dict[str, tuple[str, Rows, Rows]] = {
+    "kernels of another model": (
+        "kernel_time_per_token_up",
+        decodes(SECOND, 1.3) + decodes(WEEK, 1) + decodes(WEEK, 9, model="other"),
+        decodes(SECOND, 1.3) + decodes(WEEK, 1, model="other"),
+    ),
+    "steps of another size": (
+        "kernel_time_per_token_up",
+        decodes(SECOND, 4, tokens=32) + decodes(SECOND, 1.3) + decodes(WEEK, 1),
+        decodes(SECOND, 4, tokens=32) + decodes(SECOND, 1.1) + decodes(WEEK, 1),
+    ),
+    "few tokens": (
+        "kernel_time_per_token_up",
+        decodes(SECOND, 1.3, tokens=50) + decodes(WEEK, 1, tokens=50),
+        decodes(SECOND, 1.3, tokens=49) + decodes(WEEK, 1, tokens=49),
+    ),
+    "drafts that are not accepted": (
+        "kernel_time_per_token_up",
+        decodes(SECOND, 1.3, drafts=60) + decodes(WEEK, 1, drafts=60),
+        decodes(SECOND, 1.1, drafts=60) + decodes(WEEK, 1, drafts=60),
+    ),
     "the pod's creation": (
         "cold_start_slow",
         pod_of(400, container("started", 70), container("ready", 60)),

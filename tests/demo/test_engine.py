@@ -187,9 +187,28 @@ def test_a_prompt_that_the_cache_cannot_hold_is_refused_and_the_engine_goes_on(t
             assert json.loads(answer.read())["usage"] == {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
 
 
+def test_matrix_multiplications_can_be_slowed_and_nothing_else_is(tmp_path: Path) -> None:
+    ran: list[dict[str, int]] = []
+    for times in (1, 3):
+        run = _serve(tmp_path / str(times), 3, 1, gemm_slowdown=times)
+        ran.append({})
+        for row in run.truth:
+            if row["kind"] == "kernel":
+                ran[-1][row["name"]] = int(row["end_ns"]) - int(row["start_ns"])
+    assert {name: round(ran[1][name] / ran[0][name], 2) for name in ran[0]} == {
+        name: 3 if name in ("qkv_gemm_kernel", "mlp_gemm_kernel") else 1 for name in ran[0]
+    }
+
+
 def test_a_fault_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with launch.start(tmp_path, watched=False) as server:
-        for values in ({"clock_ratio": 0}, {"clock_ratio": 2}, {"kv_blocks": 0}, {"nonsense": 1}):
+        for values in (
+            {"clock_ratio": 0},
+            {"clock_ratio": 2},
+            {"gemm_slowdown": 0.5},
+            {"kv_blocks": 0},
+            {"nonsense": 1},
+        ):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 _fault(server.url, **values)
             assert refused.value.code == 400

@@ -24,6 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     test = actions.add_parser("test", help="say when rules would have fired on recorded incidents")
     test.add_argument("rules", nargs="*", metavar="RULE", help="rules to test (default: all)")
     test.add_argument("--on", nargs="+", type=Path, required=True, metavar="FILE", help="bundles or sample traces")
+    test.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="a recording of how it was: its times are moved to a week before each, for rules that compare with last week",
+    )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -34,7 +40,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.action == "list":
         return _list(rules)
     for file in args.on:
-        _test(backtest, rules, file, settings)
+        _test(backtest, rules, file, args.baseline, settings)
     return 0
 
 
@@ -47,13 +53,20 @@ def _list(rules: list[Any]) -> int:
     return 0
 
 
-def _test(backtest: Any, rules: list[Any], file: Path, settings: Settings) -> None:
+def _unpacked(file: Path, folder: Path) -> Path:
+    """Return the directory of a sample trace, or that to which a bundle was unpacked."""
+    if file.is_dir():
+        return file
+    bundle.unpack(file, folder / file.stem)
+    return folder / file.stem
+
+
+def _test(backtest: Any, rules: list[Any], file: Path, baseline: Path | None, settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="warpline-backtest-") as folder:
-        directory = file if file.is_dir() else Path(folder) / file.stem
-        if not file.is_dir():
-            bundle.unpack(file, directory)
+        directory = _unpacked(file, Path(folder) / "on")
+        earlier = None if baseline is None else _unpacked(baseline, Path(folder) / "baseline")
         with (
-            backtest.opened(directory, settings) as (store, found),
+            backtest.opened(directory, settings, earlier) as (store, found),
             Progress(console=Console(stderr=True), transient=True) as bar,
         ):
             task = bar.add_task(f"{len(rules)} rules on {file.name}", total=1.0)

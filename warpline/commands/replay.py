@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -26,15 +27,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--speed", default="full", help="full, or times its own pace: 1, 10 (in a correlator of its own)"
     )
     parser.add_argument("--seconds", type=float, help="keep that correlator, with a dashboard, so long; 0 until Ctrl-C")
-    parser.add_argument("--now", action="store_true", help="move its times so that it ends now")
+    moved = parser.add_mutually_exclusive_group()
+    moved.add_argument("--now", action="store_true", help="move its times so that it ends now")
+    moved.add_argument("--ago", metavar="TIME", help="move its times so that it ended so long ago: 90s, 10m, 168h")
     parser.add_argument("--endpoint", help="OTLP/HTTP address of the correlator (collector_endpoint)")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Replay and return 0; raise SourceError where it is not whole, StoreError where nobody takes it."""
     if args.own or not args.path.is_dir():
-        if args.now or args.endpoint:
-            raise SettingsError("replay: --now and --endpoint are for sample traces that go to a running correlator")
+        if args.now or args.ago or args.endpoint:
+            raise SettingsError(
+                "replay: --now, --ago and --endpoint are for sample traces that go to a running correlator"
+            )
         return show(args.path, settings, _speed(args.speed), args.seconds)
     if args.speed != "full":
         raise SettingsError("replay: --speed needs a correlator of its own; add --own")
@@ -70,13 +75,23 @@ def _into_running(args: argparse.Namespace, settings: Settings) -> int:
         settings = dataclasses.replace(settings, collector_endpoint=args.endpoint)
     began = time.monotonic()
     with _bar(args.path.name) as told:
-        found = sample.replay(settings, args.path, time.time_ns() if args.now else None, told)
+        found = sample.replay(settings, args.path, _end_ns(args.now, args.ago), told)
     seconds = (found.end_ns - found.start_ns) / 1e9
     print(
         f"{found.name}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {seconds:.1f} s long,"
         f" sent in {time.monotonic() - began:.1f} s"
     )
     return 0
+
+
+def _end_ns(now: bool, ago: str | None) -> int | None:
+    """Return when a replay is to end; None for when it did."""
+    if ago is None:
+        return time.time_ns() if now else None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", ago)
+    if found is None:
+        raise SettingsError(f"replay: --ago is {ago!r}; give a number and s, m or h, such as 168h for a week")
+    return time.time_ns() - int(float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] * 1e9)
 
 
 def _speed(text: str) -> float:
