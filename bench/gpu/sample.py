@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.gpu import nvml_page
 from demo.addresses import Addresses
 from warpline import recording
 from warpline.children import Children, answers, free_port
@@ -26,7 +27,7 @@ _TOKENS = 11
 Load = Callable[[str], None]
 """Sends requests to the server at an address, and returns once they are answered."""
 _QUIET_S, _MOST_S = 5.0, 120.0
-_SOURCES = "clock,cuda_kernel,engine_step,http_exchange,process,tcp"
+_NODE, _SOURCES = "gpu-node-0", "clock,cuda_kernel,engine_step,http_exchange,process,tcp"
 _REAL = "by transformers' continuous batching, a Llama of random weights, on a real GPU; all of it as it was"
 ORDINARY = f"23 completions {_REAL}"
 LONG_PREFILL = f"13 completions, and while they are under way one with a prompt of 7,919 tokens, {_REAL}"
@@ -48,9 +49,12 @@ def record(
         children = Children(workplace / "logs")
         opened.callback(children.stop)
         addresses = Addresses(*(f"127.0.0.1:{free_port()}" for _ in range(6)))
+        page = opened.enter_context(nvml_page.served(_NODE, free_port()))
+        sources = f"{_SOURCES},dcgm" if page else _SOURCES
         environment = addresses.environment(workplace) | {
-            "WARPLINE_NODE": "gpu-node-0",
-            "WARPLINE_COLLECTOR_SOURCES": _SOURCES,
+            "WARPLINE_NODE": _NODE,
+            "WARPLINE_COLLECTOR_SOURCES": sources,
+            "WARPLINE_DCGM_URLS": page or "",
         }
         children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
         children.wait_until("correlator", lambda: answers(f"http://{addresses.query}/healthz"), 120)
@@ -59,8 +63,8 @@ def record(
         metrics = f"http://{environment['WARPLINE_COLLECTOR_METRICS_ADDRESS']}/metrics"
         children.wait_until("collector", lambda: answers(metrics), 120)
         client = Client(Settings(query_url=f"http://{addresses.query}"))
-        down = _until_up(metrics)
-        say(f"# sources: {_SOURCES}; not up: {', '.join(sorted(down)) or 'none'}")
+        down = _until_up(metrics, sources)
+        say(f"# sources: {sources}; not up: {', '.join(sorted(down)) or 'none'}")
         _ask(addresses.server, "warm", 1)
         _until_quiet(client)
         began_ns = time.time_ns()
@@ -105,12 +109,12 @@ def _until_quiet(client: Client) -> None:
         time.sleep(0.5)
 
 
-def _until_up(metrics: str) -> set[str]:
+def _until_up(metrics: str, sources: str) -> set[str]:
     """Wait until the sources are up; return those that are not after a minute: `warpline check` says why."""
     until = time.monotonic() + 60
     while True:
         page = httpx.get(metrics, timeout=10).text
-        down = {each for each in _SOURCES.split(",") if f'warpline_source_up{{source="{each}"}} 1.0' not in page}
+        down = {each for each in sources.split(",") if f'warpline_source_up{{source="{each}"}} 1.0' not in page}
         if not down or time.monotonic() > until:
             return down
         time.sleep(0.5)
