@@ -50,7 +50,7 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
     directory.mkdir(parents=True, exist_ok=True)
     kept = [column for column in table.columns if rows[column.name].null_count < rows.num_rows]
     rows = rows.select([column.name for column in kept]).unify_dictionaries()
-    rows = rows.replace_schema_metadata(notes(table, batch_ids))
+    rows = pa.Table.from_arrays(rows.columns, schema=_layout(rows, notes(table, batch_ids)))
     path = directory / name
     pq.write_table(
         rows,
@@ -75,6 +75,11 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
         times["max"].as_py(),
         tuple(rows.column_names),
     )
+
+
+def _layout(rows: pa.Table, said: dict[str, str]) -> pa.Schema:
+    """Return the schema of rows; a column without a NULL says so, and Parquet keeps no word of each value's presence."""
+    return pa.schema([field.with_nullable(rows[field.name].null_count > 0) for field in rows.schema], metadata=said)
 
 
 def _codec(column: pa.ChunkedArray) -> str:

@@ -350,6 +350,31 @@ def test_spans_whose_transaction_failed_are_stored_when_they_come_again(
     assert count(store, "span") == count(store, "(SELECT DISTINCT span_id FROM span)") == 15
 
 
+def test_segments_with_and_without_nulls_in_a_column_are_read_and_merged_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_MANY", 2)
+    settings = small(tmp_path)
+    store = Store(settings)
+    whole = spans_of("hash-1", range(ROWS))
+    ends = pa.array([NOON + n if n % 2 else None for n in range(ROWS)], pa.int64())
+    rows = spans_of("hash-2", range(ROWS, 2 * ROWS)).rows
+    some = rows.set_column(rows.schema.get_field_index("end_ns"), SPAN.arrow.field("end_ns"), ends)
+    none_missing = some.set_column(rows.schema.get_field_index("end_ns"), SPAN.arrow.field("end_ns"), ends.fill_null(1))
+    other_ids = spans_of("hash-3", range(2 * ROWS, 3 * ROWS)).rows["span_id"]
+    full = none_missing.set_column(rows.schema.get_field_index("span_id"), SPAN.arrow.field("span_id"), other_ids)
+    for batch in (whole, Batch(SPAN, some, "hash-2"), Batch(SPAN, full, "hash-3")):
+        store.write([batch])
+    wanted = (3 * ROWS, ROWS // 2 + ROWS)
+
+    def found() -> tuple[int, ...]:
+        return tuple(store.query("SELECT count(*) AS a, count(end_ns) AS b FROM span").to_pylist()[0].values())
+
+    assert len(store.days[NOON // DAY].segments) == 3 and found() == wanted
+    Upkeep(settings, store).run_once()
+    assert len(store.days[NOON // DAY].segments) == 1 and found() == wanted
+
+
 # Upkeep
 
 

@@ -40,7 +40,8 @@ static int64_t mutate(int64_t length) {
 
 static void read_column(const Column *c, int64_t rows) {
     int64_t filled = 0;
-    for (int64_t row = 0; row < rows; row++) {
+    if (!c->data && (c->filled || c->text.length)) abort(); /* a column without a value has no memory */
+    for (int64_t row = 0; c->data && row < rows; row++) {
         filled += is_set(c, row);
         if (c->kind == WIDE) sum += load64(c->data + row * 8);
         if (c->kind == ID) sum += load64(c->data + row * 16 + 8);
@@ -72,6 +73,12 @@ static void read_handed(Scan *s) {
     whole.release(&whole);
 }
 
+static uint8_t *exactly(const uint8_t *from, int64_t length) {
+    uint8_t *made = malloc((size_t)length ? (size_t)length : 1);
+    memcpy(made, from, (size_t)length);
+    return made;
+}
+
 int main(int count, char **given) {
     static uint8_t *seeds[MOST_SEEDS];
     static int64_t lengths[MOST_SEEDS];
@@ -94,10 +101,12 @@ int main(int count, char **given) {
         int64_t seed = below(known), length = lengths[seed] < MOST ? lengths[seed] : MOST;
         memcpy(body, seeds[seed], (size_t)length);
         if (round >= known) length = mutate(length);
-        uint8_t *exact = malloc((size_t)length ? (size_t)length : 1);
-        memcpy(exact, body, (size_t)length);
-        int64_t ends[] = {below(4) ? length : below(length + 1), length}; /* two requests, which the cut may part anywhere */
-        Scan *s = warpline_scan_requests(keys, signal, exact, ends, 2, 1764000000000000000, columns, column_count, &code);
+        int64_t cut = below(4) ? length : below(length + 1), sizes[] = {cut, length - cut};
+        uint8_t *bodies[] = {exactly(body, cut), exactly(body + cut, length - cut)}; /* two requests, parted anywhere */
+        const uint8_t *const *given_bodies = (const uint8_t *const *)bodies;
+        Scan *s = warpline_scan_requests(
+            keys, signal, given_bodies, sizes, 2, 1764000000000000000, columns, column_count, &code
+        );
         if (s) {
             for (int64_t i = 0; i < column_count; i++) read_column(&s->columns[i], s->rows);
             for (int64_t key = 0; signal == 0 && key < keys->pool.count; key++) /* make columns of some keys */
@@ -106,7 +115,8 @@ int main(int count, char **given) {
         taken += s != NULL, left += s == NULL;
         if (s && s->rows) read_handed(s);
         else warpline_scan_free(s);
-        free(exact);
+        free(bodies[0]);
+        free(bodies[1]);
         if (keys->pool.count > 4000 || !s) { /* as scanner.py does after a scan that was given up */
             warpline_keys_free(keys);
             keys = warpline_keys_new(random64());

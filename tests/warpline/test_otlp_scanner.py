@@ -77,7 +77,7 @@ def _row(table: Any, row: dict[str, Any]) -> dict[str, Any]:
 
 def scanned(signal: Signal, body: bytes) -> Decoded | None:
     request = Request(NOW, Redaction())
-    batches = scanner.scan(signal, body, request)
+    batches = scanner.scan(signal, [body], request)
     if batches is None:
         return None
     request.outcome.batches = batches
@@ -158,6 +158,18 @@ def test_doubles_read_back_to_the_bit(numbers: list[float]) -> None:
     text = found.batches[0].rows.column("attributes")[0].as_py()
     assert list(json.loads(text).values()) == numbers
     assert all("." in part or "e" in part for part in text.strip("{}").split(","))
+
+
+def test_texts_of_every_length_with_an_odd_character_at_every_place_read_back() -> None:
+    odd = ['"', "\\", "\n", "\x00", "\x1f", "\x7f", "é", "語", "🚀", "!", "#"]
+    texts = ["a" * at + each + "b" * after for each in odd for at in range(20) for after in range(12)]
+    texts += ["c" * length for length in range(200)]
+    for begin in range(0, len(texts), 500):
+        request = span_request(**{f"n{i}": text for i, text in enumerate(texts[begin : begin + 500])})
+        found = scanned("traces", request.SerializeToString())
+        assert found is not None
+        text = found.batches[0].rows.column("attributes")[0].as_py()
+        assert list(json.loads(text).values()) == texts[begin : begin + 500]
 
 
 def test_typical_doubles_read_back_to_the_bit_and_the_plain_ones_are_short() -> None:

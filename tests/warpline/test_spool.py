@@ -44,6 +44,20 @@ def test_what_was_appended_is_read_again_in_order_with_its_rows(tmp_path: Path) 
     assert read[1].rows.equals(batch(2, rows=7).rows) and read[1].table is LOSS
 
 
+def test_columns_without_a_value_take_no_room_and_are_null_when_read() -> None:
+    table = schema.table("span")
+    ids = {"start_ns": list(range(512)), "trace_id": [bytes([7] * 16)] * 512, "span_id": list(range(1, 513))}
+    few, all_ = table.batch(ids), table.batch({**ids, "end_ns": [None] * 511 + [5], "path": ["/v1"] * 512})
+    bodies = [record.pack(Batch(table, rows, "a")) for rows in (few, all_)]
+    read = [record.unpack(memoryview(names + body.to_pybytes())).rows for names, body in bodies]
+    assert read == [few, all_] and all(rows.schema == table.arrow for rows in read)
+    assert bodies[0][1].size < 512 * 36
+    nothing = record.unpack(
+        memoryview(b"".join(bytes(each) for each in record.pack(Batch(table, few.slice(0, 0), "a"))))
+    )
+    assert nothing.rows.num_rows == 0 and nothing.rows.schema == table.arrow
+
+
 def test_a_reader_that_keeps_up_reads_no_file(tmp_path: Path) -> None:
     spool = Spool(tmp_path, LIMIT, keep_bytes=1 << 20)
     mine = batch(1)

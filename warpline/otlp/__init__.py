@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
@@ -46,7 +45,7 @@ def decode(
     """
     kind, read = _KINDS[signal]
     request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
-    batches = scanner.scan(signal, body, request) if fast and content_type == PROTOBUF else None
+    batches = scanner.scan(signal, [body], request) if fast and content_type == PROTOBUF else None
     if batches is None:
         batches = read(_parsed(kind, body, content_type), request)
     outcome = request.outcome
@@ -62,12 +61,11 @@ def decode_together(bodies: Sequence[bytes], keep_content: bool = False, now_ns:
     told, and where a span has no time: sent again it has another, and is known by its own request's name only.
     """
     request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
-    whole = b"".join(bodies)
-    batches = scanner.scan("traces", whole, request, list(accumulate(map(len, bodies))))
+    batches = scanner.scan("traces", bodies, request)
     outcome = request.outcome
     if batches is None or outcome.rejected or request.untimed:
         return None
-    outcome.batches = _named(batches, whole)
+    outcome.batches = _named(batches, "".join(map(scanner.digest, bodies)).encode())
     outcome.lost(REDACTED, request.redaction.count)
     return outcome
 

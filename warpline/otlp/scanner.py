@@ -85,7 +85,7 @@ def _load() -> Any:
     library.warpline_hand_over.argtypes, library.warpline_hand_over.restype = [pointer, pointer], ctypes.c_uint64
     library.warpline_digest.argtypes, library.warpline_digest.restype = [ctypes.c_char_p, number, pointer], None
     library.warpline_scan_requests.argtypes = [
-        *(pointer, number, ctypes.c_char_p, pointer, number, number),
+        *(pointer, number, pointer, pointer, number, number),
         *(pointer, number, pointer),
     ]
     library.warpline_scan_requests.restype = ctypes.POINTER(_Scan)
@@ -220,18 +220,15 @@ def _keys(library: ctypes.PyDLL, signal: _Signal, keep: bool) -> _Keys:
     return found
 
 
-def scan(signal: str, body: bytes, request: Request, ends: Sequence[int] = ()) -> list[Batch] | None:
-    """Return the batches in a protobuf request, None where upb has to read it.
-
-    `ends` says where each request in `body` ends if it holds several, one behind the other.
-    """
+def scan(signal: str, bodies: Sequence[bytes], request: Request) -> list[Batch] | None:
+    """Return the batches in protobuf requests that are read as one, None where upb has to read them."""
     described = _SIGNALS.get(signal)
-    found = _scanned(described, body, request, ends or (len(body),)) if _library and described else None
+    found = _scanned(described, bodies, request) if _library and described else None
     if _library is None or described is None or found is None:
         return None
     handed = False
     try:
-        origins = _origins(found.contents, body, request)
+        origins = _origins(found.contents, request)
         if origins is None:
             return None
         _count(found.contents, request)
@@ -244,12 +241,13 @@ def scan(signal: str, body: bytes, request: Request, ends: Sequence[int] = ()) -
             _library.warpline_scan_free(found)
 
 
-def _scanned(signal: _Signal, body: bytes, request: Request, ends: Sequence[int]) -> Any:
-    """Return what C made of a body: its own memory, to be freed or handed over; None where upb has to read it."""
+def _scanned(signal: _Signal, bodies: Sequence[bytes], request: Request) -> Any:
+    """Return what C made of bodies: its own memory, to be freed or handed over; None where upb has to read them."""
     assert _library is not None
     keys, code = _keys(_library, signal, request.redaction.keep), ctypes.c_int64()
-    parts = (ctypes.c_int64 * len(ends))(*ends)
-    given = keys.handle, signal.number, body, parts, len(ends), request.now_ns, signal.kinds, len(signal.filled)
+    count = len(bodies)
+    parts, lengths = (ctypes.c_char_p * count)(*bodies), (ctypes.c_int64 * count)(*map(len, bodies))
+    given = keys.handle, signal.number, parts, lengths, count, request.now_ns, signal.kinds, len(signal.filled)
     while True:
         found = _library.warpline_scan_requests(*given, ctypes.byref(code))
         if code.value == _NO_MEMORY:
@@ -300,15 +298,18 @@ def _null_run(kind: pa.DataType, rows: int) -> pa.Array:
     return pa.nulls(rows, kind)
 
 
-def _origins(found: _Scan, body: bytes, request: Request) -> list[dict[str, str]] | None:
-    """Return the columns that each block gives its rows; None where a resource or scope is not what upb takes."""
+def _origins(found: _Scan, request: Request) -> list[dict[str, str]] | None:
+    """Return the columns that each block gives its rows; None where a resource or scope is not what upb takes.
+
+    The bodies have to be there still.
+    """
     places = _numbers(found.resources, 4 * found.resource_count).reshape(-1, 4).tolist()
     blocks = _numbers(found.blocks, 5 * found.block_count).reshape(-1, 5).tolist()
     if len({block[0] for block in blocks}) < len(places):
         return None  # A resource without a scope has no rows that would have it read: whether it is whole, upb says.
     origins = []
     for resource, *scope in blocks:
-        parts = [body[at : at + length] if at >= 0 else b"" for at, length in _pairs([*places[resource], *scope])]
+        parts = [ctypes.string_at(at, length) if at else b"" for at, length in _pairs([*places[resource], *scope])]
         try:
             columns, redacted = _origin(request.redaction.keep, *parts)
         except (DecodeError, UnicodeDecodeError):

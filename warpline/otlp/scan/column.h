@@ -20,8 +20,11 @@ typedef struct {
 
 enum { WIDE, ID, TEXT, NAME, FLAG };
 
+/* A column gets memory when its first value comes: of those that could be, most have none. */
 typedef struct {
     int64_t kind, filled;
+    Trap *trap;
+    const int64_t *room; /* rows that all columns of the scan have room for */
     uint8_t *valid, *data;
     Buffer text;
     Pool pool;
@@ -120,24 +123,48 @@ static void pool_free(Pool *p) {
     free(p->table);
 }
 
-static inline bool is_set(const Column *c, int64_t row) { return c->valid[row >> 3] >> (row & 7) & 1; }
+static inline int64_t column_bytes(const Column *c, int64_t rows) {
+    switch (c->kind) {
+    case WIDE: return rows * 8;
+    case ID: return rows * 16;
+    case FLAG: return rows / 8;
+    case TEXT: return rows * 4 + 4;
+    default: return rows * 4;
+    }
+}
+
+static void column_begin(Column *c) {
+    c->data = calloc(1, (size_t)column_bytes(c, *c->room));
+    c->valid = calloc(1, (size_t)(*c->room / 8));
+    if (!c->data || !c->valid) trap(c->trap, NO_MEMORY);
+}
+
+static inline void begun(Column *c) {
+    if (!c->data) column_begin(c);
+}
+
+static inline bool is_set(const Column *c, int64_t row) { return c->data && c->valid[row >> 3] >> (row & 7) & 1; }
 
 static inline void mark(Column *c, int64_t row) {
+    begun(c);
     c->valid[row >> 3] |= (uint8_t)(1 << (row & 7));
     c->filled++;
 }
 
 static inline void set_wide(Column *c, int64_t row, uint64_t value) {
+    begun(c);
     memcpy(c->data + row * 8, &value, 8);
     mark(c, row);
 }
 
 static inline void set_flag(Column *c, int64_t row, bool value) {
+    begun(c);
     c->data[row >> 3] |= (uint8_t)(value << (row & 7));
     mark(c, row);
 }
 
 static inline void set_id(Column *c, int64_t row, const uint8_t *from) {
+    begun(c);
     memcpy(c->data + row * 16, from, 16);
     mark(c, row);
 }
@@ -150,6 +177,7 @@ static inline void set_text(Trap *t, Column *c, int64_t row, Piece text) {
 
 static inline void set_number(Column *c, int64_t row, int64_t number) {
     int32_t value = (int32_t)number;
+    begun(c);
     memcpy(c->data + row * 4, &value, 4);
     mark(c, row);
 }
@@ -164,9 +192,9 @@ static inline void set_name(Trap *t, Column *c, int64_t row, Piece text) {
 }
 
 static void column_grow(Trap *t, Column *c, int64_t old, int64_t rows) {
-    int64_t width = c->kind == WIDE ? 8 : c->kind == ID ? 16 : c->kind == FLAG ? 0 : 4;
-    int64_t had = width ? old * width : old / 8, wants = width ? rows * width : rows / 8;
-    if (c->kind == TEXT) wants += 4, had += old ? 4 : 0, c->text.first = rows * USUAL_TEXT;
+    int64_t had = column_bytes(c, old), wants = column_bytes(c, rows);
+    c->text.first = rows * USUAL_TEXT;
+    if (!c->data) return;
     c->data = sized(t, c->data, (size_t)wants);
     memset(c->data + had, 0, (size_t)(wants - had));
     c->valid = sized(t, c->valid, (size_t)(rows / 8));
@@ -175,6 +203,10 @@ static void column_grow(Trap *t, Column *c, int64_t old, int64_t rows) {
 
 /* Take back what was set in a row that turned out to be refused. */
 static void column_undo(Column *c, int64_t row) {
+    if (!c->data) {
+        c->text.length = 0;
+        return;
+    }
     if (c->kind == TEXT) {
         int32_t begin;
         memcpy(&begin, c->data + row * 4, 4);

@@ -34,21 +34,36 @@ typedef struct {
     int64_t redacted;
 } Writer;
 
+/* A bit in each byte that is a control character, a quote or a backslash; a false alarm only costs time. */
+static inline uint64_t odd_bytes(uint64_t word) {
+    uint64_t ones = 0x0101010101010101ull, quote = word ^ ones * '"', slash = word ^ ones * '\\';
+    return ((word - ones * 32) | (quote - ones) | (slash - ones)) & ~word & 0x8080808080808080ull;
+}
+
+/* Whether a text of eight bytes or more is ASCII that stands in JSON as it is. */
+static inline bool is_plain(Piece p) {
+    uint64_t odd = odd_bytes(load64(p.end - 8));
+    for (const uint8_t *at = p.at; at < p.end - 8; at += 8) odd |= odd_bytes(load64(at));
+    return !odd && is_ascii(p);
+}
+
 static void json_text(Trap *t, Buffer *b, Piece p) {
     static const char hex[] = "0123456789abcdef";
+    if (size_of(p) >= 8 && is_plain(p)) {
+        uint8_t *to = reserve(t, b, size_of(p) + 2);
+        to[0] = to[size_of(p) + 1] = '"';
+        memcpy(to + 1, p.at, (size_t)size_of(p));
+        b->length += size_of(p) + 2;
+        return;
+    }
     check_text(t, p);
     append_byte(t, b, '"');
     while (p.at < p.end) {
         uint8_t *to = reserve(t, b, 16);
-        if (size_of(p) >= 8) {
-            uint64_t word = load64(p.at), ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
-            uint64_t quote = word ^ ones * '"', slash = word ^ ones * '\\';
-            uint64_t odd = (word - ones * 32) | (quote - ones) | (slash - ones);
-            if (!(odd & ~word & high)) { /* no control character, quote or backslash; a false alarm only costs time */
-                memcpy(to, p.at, 8);
-                p.at += 8, b->length += 8;
-                continue;
-            }
+        if (size_of(p) >= 8 && !odd_bytes(load64(p.at))) {
+            memcpy(to, p.at, 8);
+            p.at += 8, b->length += 8;
+            continue;
         }
         uint8_t c = *p.at++;
         if (c >= 32 && c != '"' && c != '\\') {
@@ -87,7 +102,8 @@ static void json_fraction(Trap *t, Buffer *b, uint64_t rest, uint64_t ten) {
  * m·10^-k reads back as the same double (Clinger 1990). False where there is none. */
 static bool json_short(Trap *t, Buffer *b, double value) {
     static const double tens[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7};
-    for (int places = 1; places < 8; places++) {
+    /* Below 2^49 seven places find all that fewer would, as the product is off by less than a half: zeros behind them go. */
+    for (int places = value < 56e6 ? 7 : 1; places < 8; places++) {
         double scaled = value * tens[places];
         if (scaled >= 9007199254740992.0) return false;
         uint64_t whole = (uint64_t)(scaled + 0.5);
@@ -214,6 +230,28 @@ static inline Value read_value(Trap *t, Piece p) {
 }
 
 static void write_value(Trap *t, Writer *w, Buffer *b, Value v, int depth);
+
+/* An attribute as nearly all are: key before value, each length in one byte, one text or number. False where it is another,
+ * which says nothing of it. */
+static inline bool usual_pair(Trap *t, Piece p, Piece *key, Value *value) {
+    if (size_of(p) < 6 || p.at[0] != (1 << 3 | 2) || p.at[1] > size_of(p) - 6 || p.at[1] > 127) return false;
+    *key = (Piece){p.at + 2, p.at + 2 + p.at[1]};
+    Piece rest = {key->end + 2, p.end};
+    if (key->end[0] != (2 << 3 | 2) || key->end[1] != size_of(rest) || size_of(rest) > 127) return false;
+    uint8_t tag = *rest.at++;
+    value->kind = tag >> 3;
+    if (tag == (STRING << 3 | 2)) {
+        value->text = (Piece){rest.at + 1, rest.end};
+        return rest.at[0] == size_of(value->text);
+    }
+    if (tag == (DOUBLE << 3 | 1) && size_of(rest) == 8) {
+        value->number = load64(rest.at);
+        return true;
+    }
+    if (tag != INT << 3) return false;
+    value->number = varint(t, &rest);
+    return rest.at == rest.end;
+}
 
 typedef struct {
     Piece key, value;

@@ -94,24 +94,24 @@ EXPORT void warpline_digest(const uint8_t *at, int64_t length, uint64_t *digest)
 }
 
 /* Returns 0, or the code with which the scan trapped. */
-static int run(Scan *s, const int64_t *ends, int64_t requests, Record record) {
+static int run(Scan *s, const uint8_t *const *bodies, const int64_t *lengths, int64_t requests, Record record) {
     int trapped = setjmp(s->trap.jump);
     if (trapped) return trapped;
     for (int64_t i = 0; i < requests; i++)
-        scan_request(s, (Piece){s->body + (i ? ends[i - 1] : 0), s->body + ends[i]}, record);
+        scan_request(s, (Piece){bodies[i], bodies[i] + lengths[i]}, record);
     if (!s->room) scan_grow(s);
     s->redacted = s->writer.redacted;
     return 0;
 }
 
-/* Scan requests of signal 0 (traces), 1 (logs) or 2 (metrics), which stand one behind the other in `body` and end at `ends`,
- * into columns of the kinds given. Returns NULL with *code UNSURE where upb has to look at them, NO_MEMORY where there is
- * none. */
+/* Scan requests of signal 0 (traces), 1 (logs) or 2 (metrics) into columns of the kinds given. Returns NULL with *code UNSURE
+ * where upb has to look at them, NO_MEMORY where there is none. What it returns points into the bodies. */
 EXPORT Scan *warpline_scan_requests(
-    Keys *keys, int64_t signal, const uint8_t *body, const int64_t *ends, int64_t requests, int64_t now,
+    Keys *keys, int64_t signal, const uint8_t *const *bodies, const int64_t *lengths, int64_t requests, int64_t now,
     const int64_t *kinds, int64_t count, int64_t *code
 ) {
-    int64_t length = ends[requests - 1];
+    int64_t length = 0;
+    for (int64_t i = 0; i < requests; i++) length += lengths[i];
     Scan *s = calloc(1, sizeof(Scan));
     *code = NO_MEMORY;
     if (!s) return NULL;
@@ -120,13 +120,13 @@ EXPORT Scan *warpline_scan_requests(
     if (s->columns && s->texts) {
         s->column_count = count;
         for (int64_t i = 0; i < count; i++) {
-            s->columns[i].kind = kinds[i];
+            s->columns[i] = (Column){.kind = kinds[i], .trap = &s->trap, .room = &s->room};
             if (kinds[i] == TEXT) s->texts[s->text_count++] = &s->columns[i];
         }
         s->first_room = length / 350 / 64 * 64 + 64; /* a span with eight attributes takes some 400 bytes */
-        s->body = body, s->now = now, s->writer.keys = keys;
+        s->now = now, s->writer.keys = keys;
         s->trap.most_empty = length / 8 > MOST_EMPTY ? length / 8 : MOST_EMPTY;
-        *code = run(s, ends, requests, records[signal]);
+        *code = run(s, bodies, lengths, requests, records[signal]);
     }
     if (*code) {
         scan_free(s);

@@ -4,9 +4,12 @@
 
 #include "json.h"
 
-/* Where a resource and a scope stand in the body; Python reads them, once for each distinct one. -1: absent. */
+/* Where a resource and a scope stand in memory; Python reads them, once for each distinct one. NULL: absent. */
 typedef struct {
-    int64_t at, length, schema_at, schema_length;
+    const uint8_t *at;
+    int64_t length;
+    const uint8_t *schema_at;
+    int64_t schema_length;
 } Place;
 
 typedef struct {
@@ -30,7 +33,6 @@ typedef struct {
     Trap trap;
     Writer writer;
     Buffer scratch;
-    const uint8_t *body;
     Piece key_at[64]; /* the key last seen at each place of a span's attributes, and its number: most spans look alike */
     int64_t key_numbers[64];
 } Scan;
@@ -68,6 +70,7 @@ static inline void begin_row(Scan *s) {
 static inline void end_row(Scan *s) {
     for (int64_t i = 0; i < s->text_count; i++) {
         Column *c = s->texts[i];
+        if (!c->data) continue;
         int32_t end = (int32_t)c->text.length;
         memcpy(c->data + (s->rows + 1) * 4, &end, 4);
     }
@@ -116,16 +119,6 @@ static inline void bounded(Scan *s, Column *c, uint64_t value) {
     else if (value) set_wide(c, s->rows, value);
 }
 
-static Place place(Scan *s, Piece p) {
-    Place found = {p.at ? p.at - s->body : -1, size_of(p), -1, 0};
-    return found;
-}
-
-static void put_schema(Scan *s, Place *place, Piece url) {
-    place->schema_at = url.at - s->body;
-    place->schema_length = size_of(url);
-}
-
 /* One level of resource or scope: remembers where its head (field 1) and schema URL (field 3) stand. A head that is given
  * twice would have to be merged: upb's work. Returns the next of its children (field 2). */
 static bool next_child(Scan *s, Piece *p, Place *head, Piece *child) {
@@ -136,11 +129,12 @@ static bool next_child(Scan *s, Piece *p, Place *head, Piece *child) {
             return true;
         }
         if (tag == (1 << 3 | 2)) {
-            if (head->at >= 0) trap(&s->trap, UNSURE);
-            Place found = place(s, message(&s->trap, p));
-            head->at = found.at, head->length = found.length;
+            if (head->at) trap(&s->trap, UNSURE);
+            Piece found = message(&s->trap, p);
+            head->at = found.at, head->length = size_of(found);
         } else if (tag == (3 << 3 | 2)) {
-            put_schema(s, head, piece(&s->trap, p));
+            Piece found = piece(&s->trap, p);
+            head->schema_at = found.at, head->schema_length = size_of(found);
         } else {
             skip(&s->trap, p, tag);
         }
@@ -155,7 +149,7 @@ static Place *add_resource(Scan *s) {
         s->resources = sized(&s->trap, s->resources, (size_t)s->resource_room * sizeof *s->resources);
     }
     Place *made = &s->resources[s->resource_count++];
-    *made = (Place){-1, 0, -1, 0};
+    *made = (Place){0};
     return made;
 }
 
@@ -166,7 +160,7 @@ static Block *add_block(Scan *s) {
         s->blocks = sized(&s->trap, s->blocks, (size_t)s->block_room * sizeof *s->blocks);
     }
     Block *made = &s->blocks[s->block_count++];
-    *made = (Block){s->resource_count - 1, {-1, 0, -1, 0}};
+    *made = (Block){s->resource_count - 1, {0}};
     return made;
 }
 

@@ -102,9 +102,13 @@ static void read_status(Scan *s, Piece p, Span *into) {
 }
 
 static inline void read_attribute(Scan *s, Piece p, int64_t begin, int place) {
-    Pair pair = read_pair(&s->trap, p);
+    Pair pair;
+    Value v = {NOTHING, 0, {0, 0}};
+    if (!usual_pair(&s->trap, p, &pair.key, &v)) {
+        pair = read_pair(&s->trap, p);
+        v = read_value(&s->trap, pair.value);
+    }
     int64_t key = key_at_place(s, place, pair.key);
-    Value v = read_value(&s->trap, pair.value);
     if (promote(s, s->writer.keys->uses[key], v)) return;
     write_pair(&s->trap, &s->writer, &s->columns[S_ATTRIBUTES].text, begin, key, v, 0);
 }

@@ -42,6 +42,10 @@ static inline uint32_t load32(const uint8_t *at) {
 
 static inline uint64_t varint(Trap *t, Piece *p) {
     if (p->at < p->end && *p->at < 128) return *p->at++;
+    if (size_of(*p) > 1 && p->at[1] < 128) {
+        p->at += 2;
+        return (p->at[-2] & 127) | (uint64_t)p->at[-1] << 7;
+    }
     uint64_t value = 0;
     for (int shift = 0; shift < 70 && p->at < p->end; shift += 7) {
         uint64_t byte = *p->at++;
@@ -99,11 +103,14 @@ static inline void skip(Trap *t, Piece *p, uint32_t tag) {
     }
 }
 
+/* What is left of less than a word is read as the last word, which overlaps the one before it. */
 static inline bool same(const uint8_t *one, const uint8_t *two, int64_t length) {
-    while (length >= 8) {
-        if (load64(one) != load64(two)) return false;
-        one += 8, two += 8, length -= 8;
+    if (length >= 8) {
+        for (int64_t i = 0; i < length - 8; i += 8)
+            if (load64(one + i) != load64(two + i)) return false;
+        return load64(one + length - 8) == load64(two + length - 8);
     }
+    if (length >= 4) return load32(one) == load32(two) && load32(one + length - 4) == load32(two + length - 4);
     while (length-- > 0)
         if (*one++ != *two++) return false;
     return true;
@@ -121,12 +128,25 @@ static int character(const uint8_t *at, int64_t left) {
     return length;
 }
 
+static inline bool is_ascii(Piece p) {
+    int64_t length = size_of(p);
+    uint64_t all = 0;
+    if (length >= 8) {
+        for (int64_t i = 0; i < length - 8; i += 8) all |= load64(p.at + i);
+        all |= load64(p.end - 8);
+    } else if (length >= 4) {
+        all = load32(p.at) | load32(p.end - 4);
+    } else {
+        for (; p.at < p.end; p.at++) all |= *p.at;
+    }
+    return !(all & 0x8080808080808080ull);
+}
+
 /* Traps unless the text is valid UTF-8: DuckDB refuses a whole batch for one byte. */
 static inline void check_text(Trap *t, Piece p) {
+    if (is_ascii(p)) return;
     while (p.at < p.end) {
-        if (size_of(p) >= 8 && !(load64(p.at) & 0x8080808080808080ull)) {
-            p.at += 8;
-        } else if (*p.at < 128) {
+        if (*p.at < 128) {
             p.at++;
         } else {
             int length = character(p.at, size_of(p));
