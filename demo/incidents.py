@@ -13,7 +13,6 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from demo.stage import Stage
 from warpline import recording, sample
 
 _CLUSTER = """ The cluster is a double
-(`demo/cluster_double.py`), watched by the collector's own client: its pods are those processes, its image is simulated."""
+(`demo/cluster_double.py`), watched by the collector's own client: its pods are those processes, its image is simulated.
+One name stands for all engines, and one exporter tells of all GPUs (`demo/service_double.py`)."""
 _STRANGER = "127.0.0.3"
 _HUBBLE = """ Hubble is a double
 (`demo/hubble_double.py`): it tells of packets that the kernel's own filter dropped, and calls that a policy's doing."""
@@ -99,7 +99,7 @@ async def thermal_throttling(on: Stage) -> None:
 
 
 async def packet_loss(on: Stage) -> None:
-    """One packet in eight is lost between clients and server."""
+    """One packet in eight is lost between the proxy and the server."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(on.arrive(5, 22, 12, 6))
         await asyncio.sleep(4)
@@ -169,20 +169,19 @@ async def gpu_memory_error(on: Stage) -> None:
 async def cold_start(on: Stage) -> None:
     """A second replica is wanted under load: no GPU is free for three seconds, its image of 12 GB is pulled, it starts."""
     assert on.cluster is not None
-    with ExitStack() as stack:
-        load = asyncio.create_task(on.arrive(2, 28, 12, 4))
-        await asyncio.sleep(2)
-        pod = on.cluster.create("engine-1", stage.SECOND_HOST, ["serve", "warpline-double"])
-        on.cluster.refuse(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
-        await asyncio.sleep(3)
-        on.cluster.schedule(pod)
-        await on.cluster.pull(pod, 12_000_000_000)
-        on.cluster.run(pod)
-        second = await asyncio.to_thread(on.start_second, stack)
-        on.cluster.ready(pod)
-        for _ in range(8):
-            await on.ask(12, 4, url=second.url)
-        await load
+    load = asyncio.create_task(on.arrive(2, 28, 12, 4))
+    await asyncio.sleep(2)
+    pod = on.cluster.create("engine-1", stage.SECOND_HOST, ["serve", "warpline-double"])
+    on.cluster.refuse(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    await asyncio.sleep(3)
+    on.cluster.schedule(pod)
+    await on.cluster.pull(pod, 12_000_000_000)
+    on.cluster.run(pod)
+    second = await on.begin_second()
+    on.cluster.ready(pod)
+    for _ in range(8):
+        await on.ask(12, 4, url=second.url)
+    await load
 
 
 async def prefill_decode_imbalance(on: Stage) -> None:
@@ -244,7 +243,7 @@ SCENES: dict[str, Scene] = {
         ("gpu_throttled",),
     ),
     "packet_loss": Scene(
-        "one packet in eight is lost between clients and server for sixteen seconds",
+        "one packet in eight is lost between proxy and server for sixteen seconds",
         packet_loss,
         ("path_retransmits",),
     ),
@@ -362,12 +361,13 @@ def _readme(name: str, scene: Scene) -> str:
     fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
     doubles = (_CLUSTER if scene.pods else "") + (_HUBBLE if scene.hubble else "")
     doubles += _BASELINE.format(name=name, baseline=scene.baseline) if scene.baseline else ""
+    proxy = "" if scene.together else ", Envoy"
     return f"""# {name}
 
 {inspect.cleandoc(scene.play.__doc__ or "")}
 
-Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients, server,
-sockets and packets are real; the GPU is simulated, and its rows say so.{doubles}
+Recorded by `python -m demo.incidents {name}` from the model server's double (`demo/engine`) on one machine: clients{proxy},
+server, sockets and packets are real; the GPU is simulated, and its rows say so.{doubles}
 
 What must come out (`tests/correlator/test_incidents.py`):
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any
 import httpx
 
 from collectors.inject.build import build as build_library
-from demo import hubble_double
+from demo import envoy, hubble_double, service_double
 from demo.addresses import Addresses
 from demo.cluster_double import ApiServerDouble, ClusterDouble
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
 from demo.cuda_double.build import compiler
 from demo.engine import MODEL, launch
+from demo.service_double import Service
 from warpline.children import Children, answers, free_port
 from warpline.client import Client
 from warpline.errors import WarplineError
@@ -72,10 +74,15 @@ class Stage:
     web: httpx.AsyncClient
     client: Client
     clock: _Clock
+    stack: ExitStack
+    """What ends with the stage."""
+    front: str
+    """Where clients send: Envoy's address, where there is one on their way."""
     cluster: ClusterDouble | None = None
     second: launch.Handle | None = None
     """Another engine on a GPU of its own."""
-    second_port: int = 0
+    service: Service | None = None
+    """The name that all engines of the cluster have in common."""
     hubble: hubble_double.Agent | None = None
 
     async def ask(self, prompt_tokens: int, output_tokens: int, stream: bool = True, url: str = "") -> int:
@@ -97,7 +104,7 @@ class Stage:
     async def ask_from(self, client: str, seconds: float = 10) -> int:
         """Send one completion from an address of the client's own, and give up after `seconds`."""
         apart = httpx.AsyncHTTPTransport(local_address=client)
-        async with httpx.AsyncClient(base_url=self.server.url, transport=apart, timeout=seconds) as web:
+        async with httpx.AsyncClient(base_url=self.front, transport=apart, timeout=seconds) as web:
             try:
                 return (
                     await web.post("/v1/completions", json={"model": MODEL, "prompt": "word", "max_tokens": 1})
@@ -112,12 +119,20 @@ class Stage:
         except httpx.TransportError:
             return 0, b""
 
-    def start_second(self, stack: ExitStack) -> launch.Handle:
+    def start_second(self) -> launch.Handle:
         """Start the second engine, and return when it serves. Raises WarplineError where it does not."""
         rings = {"WARPLINE_RING_DIR": self.environment["WARPLINE_RING_DIR"], "WARPLINE_DOUBLE_GPU": "1"}
         directory = Path(self.environment["WARPLINE_STATE_DIR"]) / "second"
-        self.second = stack.enter_context(launch.start(directory, self.second_port, rings, host=SECOND_HOST))
+        self.second = self.stack.enter_context(launch.start(directory, self.server.port, rings, host=SECOND_HOST))
+        if self.service is not None:
+            self.service.add(self.second.url)
         return self.second
+
+    async def begin_second(self) -> launch.Handle:
+        """Start the second engine while clients go on."""
+        # A child dies with the thread that started it: one of asyncio's own would end before the recording does.
+        lasting = self.stack.enter_context(ThreadPoolExecutor(1))
+        return await asyncio.get_running_loop().run_in_executor(lasting, self.start_second)
 
     async def arrive(self, per_second: float, seconds: float, prompt_tokens: int, output_tokens: int) -> None:
         """Send requests at a steady rate, whatever becomes of those before, and wait for all."""
@@ -170,12 +185,12 @@ class Stage:
 
     @contextmanager
     def denied(self, client: str) -> Iterator[None]:
-        """Drop every packet from a client's address to the server, by the kernel's packet filter, as a policy does.
+        """Drop every packet that comes from a client's address, by the kernel's packet filter, as a policy does.
 
         Raises WarplineError where nftables is not there or may not be used.
         """
-        name = _denied(self.server.port)
-        drop = f"ip saddr {client} tcp dport {self.server.port} counter drop;"
+        port = httpx.URL(self.front).port or 0
+        name, drop = _denied(port), f"ip saddr {client} tcp dport {port} counter drop;"
         _nft(f"table inet {name} {{ chain denied {{ type filter hook input priority 0; {drop} }}\n}}")
         try:
             yield
@@ -184,7 +199,7 @@ class Stage:
 
     @contextmanager
     def lossy_path(self, percent: int) -> Iterator[None]:
-        """Drop a share of all packets from and to the server, by the kernel's packet filter.
+        """Drop a share of all packets from and to the server, by the kernel's packet filter: where Envoy is, behind it.
 
         Raises WarplineError where nftables is not there or may not be used.
         """
@@ -220,9 +235,9 @@ def _nft(commands: str) -> None:
 def opened(pods: Sequence[str] = (), together: bool = False, hubble: bool = False) -> Iterator[Stage]:
     """Give a stage on which everything runs and one request has gone through; nothing of it stays behind.
 
-    With `pods`, the command lines of pods, there is a cluster in which they are: the first is the server's. With `together`
-    the second engine runs from the start, in the second pod; with `hubble` a double of Hubble tells of drops. Raises
-    WarplineError where a part does not come up.
+    Clients send by way of Envoy where there is one. With `pods`, the command lines of pods, there is a cluster in which they
+    are: the first is the server's. With `together` the second engine runs from the start, in the second pod, and both are
+    asked without Envoy; with `hubble` a double of Hubble tells of drops. Raises WarplineError where a part does not come up.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="warpline-incident-"))
     with ExitStack() as stack:
@@ -232,42 +247,60 @@ def opened(pods: Sequence[str] = (), together: bool = False, hubble: bool = Fals
         addresses = Addresses(
             *(f"127.0.0.1:{free_port()}" for _ in range(6))
         )  # Never the usual ones: others send there.
-        second_port = free_port()
-        environment = addresses.environment(state_dir) | _watching(addresses, second_port, bool(pods), together)
+        environment = addresses.environment(state_dir) | {
+            "WARPLINE_NODE": NODE,
+            "WARPLINE_COLLECTOR_SOURCES": _SOURCES,
+        }
         children.start("correlator", ["-m", "warpline.cli", "correlate"], environment)
         children.wait_until("correlator", lambda: answers(f"http://{addresses.query}/healthz"), 60)
-        port = int(addresses.server.rpartition(":")[2])
-        agent = stack.enter_context(hubble_double.served(_denied(port), NODE, "engine-0")) if hubble else None
+        rings = {"WARPLINE_RING_DIR": environment["WARPLINE_RING_DIR"]}
+        server = stack.enter_context(launch.start(state_dir / "engine", _port(addresses.server), rings))
+        front = addresses.server if together else _front(children, state_dir / "envoy", addresses, environment)
+        agent = stack.enter_context(hubble_double.served(_denied(_port(front)), NODE, "engine-0")) if hubble else None
         if agent is not None:
             environment["WARPLINE_HUBBLE_ADDRESS"] = agent.address
             environment["WARPLINE_COLLECTOR_SOURCES"] += ",hubble"
-        rings = {"WARPLINE_RING_DIR": environment["WARPLINE_RING_DIR"]}
-        server = stack.enter_context(launch.start(state_dir / "engine", port, rings))
+        service, arguments = None, ["-m", "warpline.cli", "collect"]
+        if pods:
+            service = _service(stack, state_dir, server, environment)
+            arguments = service.arguments(["collect"])
         clock = _Clock(state_dir)
-        collector = children.start("collector", ["-m", "warpline.cli", "collect"], environment | clock.environment)
+        collector = children.start("collector", arguments, environment | clock.environment)
         client = Client(Settings(query_url=f"http://{addresses.query}"))
-        web = httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=_IN_FLIGHT))
-        stage = Stage(
-            server, children, collector, environment, web, client, clock, second_port=second_port, hubble=agent
+        web = httpx.AsyncClient(
+            base_url=f"http://{front}", timeout=120, limits=httpx.Limits(max_connections=_IN_FLIGHT)
         )
+        stage = Stage(server, children, collector, environment, web, client, clock, stack, f"http://{front}")
+        stage.service, stage.hubble = service, agent
         if together:
-            stage.start_second(stack)
+            stage.start_second()
         if pods:
             _cluster(stage, stack, pods)
         children.wait_until("collector", lambda: _sees(stage), 120)
         yield stage
 
 
-def _watching(addresses: Addresses, second_port: int, in_cluster: bool, together: bool) -> dict[str, str]:
-    """Return what the node's collector watches, as variables."""
-    watching = {"WARPLINE_NODE": NODE, "WARPLINE_COLLECTOR_SOURCES": _SOURCES}
-    first, second = addresses.server, f"{SECOND_HOST}:{second_port}"
-    if in_cluster:
-        watching["WARPLINE_HTTP_PORTS"] = f"{first.rpartition(':')[2]},{second_port}"
-    if together:
-        watching["WARPLINE_DCGM_URLS"] = f"http://{first}/dcgm/metrics,http://{second}/dcgm/metrics"
-        watching["WARPLINE_ENGINE_URLS"] = f"{first},{second}"
-    return watching
+def _front(children: Children, directory: Path, addresses: Addresses, environment: dict[str, str]) -> str:
+    """Put Envoy before the server, and have its log read; return where clients send: to the server where there is none."""
+    if envoy.why_not():
+        return addresses.server
+    envoy.start(children, directory, addresses.front, addresses.server)
+    children.wait_until("envoy", lambda: answers(f"http://{addresses.front}/health"), 60)
+    environment["WARPLINE_COLLECTOR_SOURCES"] += ",envoy_log"
+    return addresses.front
+
+
+def _service(stack: ExitStack, state_dir: Path, server: launch.Handle, environment: dict[str, str]) -> Service:
+    """Have a name for all engines, the first among them, and an exporter of their GPUs; have both watched."""
+    service = Service(state_dir)
+    service.add(server.url)
+    environment["WARPLINE_ENGINE_URLS"] = f"dns+{service_double.NAME}:{server.port}"
+    environment["WARPLINE_DCGM_URLS"] = stack.enter_context(service_double.exporter(service))
+    return service
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _cluster(stage: Stage, stack: ExitStack, pods: Sequence[str]) -> None:
@@ -294,9 +327,11 @@ def _cluster(stage: Stage, stack: ExitStack, pods: Sequence[str]) -> None:
 def _sees(stage: Stage) -> bool:
     """Send a request and say whether those before came through to the store, from the socket to the GPU."""
     body = {"model": MODEL, "prompt": "are you there", "max_tokens": 2}
-    httpx.post(f"{stage.server.url}/v1/completions", json=body, timeout=30)
+    httpx.post(f"{stage.front}/v1/completions", json=body, timeout=30)
     time.sleep(0.5)
-    return all(_rows(stage, table) for table in ("http_exchange", "gpu_kernel", "step_member", "gpu_sample"))
+    tables = ["http_exchange", "gpu_kernel", "step_member", "gpu_sample"]
+    tables += ["hop"] if "envoy_log" in stage.environment["WARPLINE_COLLECTOR_SOURCES"] else []
+    return all(_rows(stage, table) for table in tables)
 
 
 def _rows(stage: Stage, table: str) -> int:

@@ -149,6 +149,19 @@ def test_what_comes_of_the_gpu_double_says_that_it_is_simulated_and_a_sample_is_
     assert sum(path.stat().st_size for path in case.glob("*.parquet")) < _LARGEST_BYTES
 
 
+def test_a_pod_that_comes_in_a_recording_is_read_from_when_it_is_there_and_nothing_is_lost_before() -> None:
+    case = rule_table.SAMPLES / "cold_start"
+    states = pq.read_table(case / "container_state.parquet").to_pylist()
+    (started_ns,) = {row["time_ns"] for row in states if row["kind"] == "started"}
+    for table, column in (("engine_sample", "target"), ("gpu_sample", "gpu_uuid")):
+        first: dict[str, int] = {}
+        for row in pq.read_table(case / f"{table}.parquet").to_pylist():
+            first[row[column]] = min(first.get(row[column], row["time_ns"]), row["time_ns"])
+        old, new = sorted(first.values())
+        assert old < started_ns < new < started_ns + 15 * 10**9
+    assert "loss" not in sample.load(case).rows
+
+
 def test_a_wall_clock_that_steps_by_an_hour_moves_no_row() -> None:
     case = rule_table.SAMPLES / "clock_step"
     found = sample.load(case)
