@@ -57,23 +57,32 @@ class Load:
     ms_per_token: float
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of one load: tokens that each request asks for, and how often each client asks."""
+
+    tokens: int
+    waves: int
+
+
 def main() -> None:
     """Run all parts; those that fail say so, and the others go on."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few rounds, a hundredth of the records")
+    parser.add_argument("--quick", action="store_true", help="short loads, a hundredth of the records")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each level has its turn (default: 3)")
     parser.add_argument("--tiny", action="store_true", help="only the server's parts, on a CPU where there is no GPU")
     parser.add_argument("--sample", type=Path, help="where the sample traces go (default: none is kept)")
     parser.add_argument("--parts", type=_names, default=_PARTS, help=f"some of {','.join(_PARTS)} (default: all)")
     args = parser.parse_args()
     first, large = ("tiny", "tiny") if args.tiny else ("small", "large")
-    rounds = 1 if args.quick or args.tiny else 3
+    size = Size(8, 1) if args.tiny else Size(32, 2) if args.quick else Size(128, 3)
     parts: dict[str, Callable[[], None]] = {
         "counts": _counts,
         "sample": lambda: _sample(first, kept(args.sample, "real_gpu"), sample.ordinary, sample.ORDINARY),
         "prefill": lambda: _sample(large, kept(args.sample, "real_prefill"), sample.long_prefill, sample.LONG_PREFILL),
-        "levels": lambda: _levels(first, rounds),
-        "graphs": lambda: _levels("graphs", rounds),
-        "large": lambda: _levels("large", rounds),
+        "levels": lambda: _levels(first, size, args.rounds),
+        "graphs": lambda: _levels("graphs", size, args.rounds),
+        "large": lambda: _levels("large", size, args.rounds),
         "many": lambda: _many(250_000 if args.quick else 25_000_000),
     }
     for name in args.parts:
@@ -153,30 +162,29 @@ def _counts() -> None:
         )
 
 
-def _levels(size: str, rounds: int) -> None:
+def _levels(model: str, size: Size, rounds: int) -> None:
     """(b): a server at every level, all at once; they are under load in turn, for the GPU is idle in those that are not."""
     found: dict[tuple[str, int], list[Load]] = {}
-    tokens = 8 if size == "tiny" else 64
     with ExitStack() as opened:
-        servers = {each: _Served(opened, size, each) for each in _LEVELS}
+        servers = {each: _Served(opened, model, each) for each in _LEVELS}
         for each in servers.values():
             each.until_up()
-            asyncio.run(_load(each.port, 8, 8, tokens))
+            asyncio.run(_load(each.port, 8, 8, size.tokens))
         for turn, concurrency in itertools.product(range(rounds), _CONCURRENCY):
-            for level in _LEVELS[turn:] + _LEVELS[:turn]:
-                load = asyncio.run(_load(servers[level].port, concurrency, max(4, 3 * concurrency), tokens))
+            for level in _LEVELS[turn % 5 :] + _LEVELS[: turn % 5]:
+                load = asyncio.run(_load(servers[level].port, concurrency, size.waves * concurrency, size.tokens))
                 found.setdefault((level, concurrency), []).append(load)
         for level, each in servers.items():
             each.stop()
             rows = {table: len(_column(each.seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
             steps = sum(one is not None for one in _column(each.seen, "gpu_kernel", "step_ordinal"))
-            print(f"# {size} {level}: {rows}, {steps} executions with a step, losses {_losses(each.seen)}", flush=True)
+            print(f"# {model} {level}: {rows}, {steps} executions with a step, losses {_losses(each.seen)}", flush=True)
     for (level, concurrency), loads in found.items():
-        _say(size, level, concurrency, loads, found["absent", concurrency])
+        _say(model, level, concurrency, loads, found["absent", concurrency])
 
 
-def _say(size: str, level: str, concurrency: int, loads: list[Load], base: list[Load]) -> None:
-    label = f"model={size} level={level} concurrency={concurrency}"
+def _say(model: str, level: str, concurrency: int, loads: list[Load], base: list[Load]) -> None:
+    label = f"model={model} level={level} concurrency={concurrency}"
     if level == "absent":
         print(
             f"# {label}: {_median(base, 'tokens_per_s'):.0f} tokens/s, {_median(base, 'ms_per_token'):.2f} ms a token"
