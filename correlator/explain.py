@@ -188,7 +188,7 @@ def _own(
             if others_ns >= stalls
             else "the host did not launch"
         )
-        text = f"no GPU worked for it between its steps for {milliseconds(stalls)}: {why} in time"
+        text = f"for {milliseconds(stalls)} of its prefill and decode no GPU worked on its steps: {why} in time"
         causes.append(Cause(text, stalls, "derived"))
     return causes
 
@@ -226,7 +226,7 @@ def _inference(found: dict[str, Any]) -> bool:
 
 
 def _stalls(steps: list[dict[str, Any]]) -> int:
-    """Return the time between steps of one engine that follow one another, in ns."""
+    """Return for how long, in ns, no kernel of steps that follow one another ran: within a step or between two."""
     total = 0
     placed = [s for s in steps if s["occupancy_ns"] is not None]
     for before, after in itertools.pairwise(placed):
