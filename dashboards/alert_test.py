@@ -27,13 +27,37 @@ def show(chosen: state.Range) -> None:
         "On", list(windows), key="on", bind="query-params", help="Opened incidents and sample traces, or live rows"
     )
     if name not in rules:
+        if st.session_state.pop("cancelled", False):
+            st.caption(":material/close: Cancelled: nothing goes on in the correlator. Choose a rule to try one.")
         return
     rule = rules[name]
     summary = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule["summary"])
     st.caption(f"{summary} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}")
     numbers = _numbers(rule)
     since, until = windows.get(over, windows[_RANGE])
-    _firings(read.tested(name, since, until, **numbers), (since, until), chosen)
+    _firings(_tested(name, since, until, numbers), (since, until), chosen)
+
+
+def _tested(name: str, since: int, until: int, numbers: dict[str, float]) -> dict[str, Any]:
+    """Return what came of the test; while it goes on, its progress is shown, and one may end it."""
+    place = st.empty()
+    with place.container(horizontal=True, vertical_alignment="center", key="testing"):
+        bar = st.progress(0.0, "Going through the recorded time …")
+        st.button("Cancel", on_click=_cancel, icon=":material/close:", key="cancel_test")
+    began = time.monotonic()
+
+    def told(share: float) -> None:
+        bar.progress(share, f"Going through the recorded time … {time.monotonic() - began:.0f} s")
+
+    found = read.tested(name, since, until, told, **numbers)
+    place.empty()
+    return found
+
+
+def _cancel() -> None:
+    """Choose no rule: the page runs again, and what it waited for is told that nobody reads on."""
+    st.session_state["rule"] = "none"
+    st.session_state["cancelled"] = True
 
 
 def _windows(chosen: state.Range) -> dict[str, tuple[int, int]]:

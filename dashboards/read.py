@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -16,6 +18,9 @@ from warpline.settings import Settings
 SECOND_NS = 1_000_000_000
 FRESH_S = 5
 """How old what a page shows may be."""
+TESTED_S, MOST_TESTED = 600.0, 64
+_TESTED: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
+"""Back-tests by what was asked, the oldest first, each with the time until which it serves."""
 
 
 @functools.cache
@@ -94,10 +99,21 @@ def rules() -> list[dict[str, Any]]:
     return client().rules()
 
 
-@st.cache_data(ttl=600, max_entries=64, show_spinner="Going through the recorded time …", show_time=True)
-def tested(rule: str, since_ns: int, until_ns: int, **thresholds: float) -> dict[str, Any]:
-    """Return when a rule would have fired in a window (see `Client.test_rule`). Raises StoreError."""
-    return client().test_rule(rule, since_ns, until_ns, **thresholds)
+def tested(
+    rule: str, since_ns: int, until_ns: int, progress: Callable[[float], None], **thresholds: float
+) -> dict[str, Any]:
+    """Return when a rule would have fired in a window (see `Client.test_rule`), kept for ten minutes. Raises StoreError.
+
+    Streamlit's own cache does not let what it keeps tell of its progress.
+    """
+    key = (rule, since_ns, until_ns, tuple(sorted(thresholds.items())), settings().query_url)
+    kept_until, found = _TESTED.get(key, (0.0, {}))
+    if time.monotonic() > kept_until:
+        found = client().test_rule(rule, since_ns, until_ns, progress, **thresholds)
+        while len(_TESTED) >= MOST_TESTED:
+            _TESTED.pop(next(iter(_TESTED)), None)
+        _TESTED[key] = (time.monotonic() + TESTED_S, found)
+    return found
 
 
 @st.cache_data(ttl=FRESH_S, show_spinner=False)

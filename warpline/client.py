@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,35 @@ class Client:
         fields = {"since_ns": since_ns, "until_ns": until_ns}
         return int(self.get("/api/rules/evaluate", fields, method="POST").json()["firings"])
 
-    def test_rule(self, rule: str, since_ns: int, until_ns: int, **thresholds: float) -> dict[str, Any]:
+    def test_rule(
+        self,
+        rule: str,
+        since_ns: int,
+        until_ns: int,
+        progress: Callable[[float], None] = lambda share: None,
+        **thresholds: float,
+    ) -> dict[str, Any]:
         """Return when a rule would have fired on what is stored of a window, with these thresholds where given.
 
         It holds `firings` (rule, labels, summary, start_ns, end_ns), `step_ns` between two evaluations, and `no_data`: why
-        the rule could say nothing for a time. Raises StoreError as `view` does.
+        the rule could say nothing for a time. `progress` is told how much is done, from 0 to 1; what it raises ends the test
+        in the correlator too. Raises StoreError as `view` does.
         """
         fields = {"rule": rule, "since_ns": since_ns, "until_ns": until_ns, **thresholds}
-        return dict(self.get("/api/rules/test", fields).json())
+        answer = self.get("/api/rules/test", fields, whole=False)
+        try:
+            for line in answer:
+                said: dict[str, Any] = json.loads(line)
+                if "error" in said:
+                    raise StoreError(said["error"])
+                if "progress" not in said:
+                    return said
+                progress(said["progress"])
+            raise ValueError("no more came")
+        except (ValueError, OSError, urllib3.exceptions.HTTPError) as error:
+            raise StoreError(f"query api {self.url}/api/rules/test: the answer broke off: {error}") from None
+        finally:
+            answer.close()
 
     def disk(self) -> dict[str, Any]:
         """Return the store's days with their bytes, what is left on its disk, and its bounds. Raises StoreError."""

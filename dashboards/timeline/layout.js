@@ -19,10 +19,10 @@ export class Layout {
   }
 
   /** All groups in the order shown: pinned ones, then as moved, then as the server told them. */
-  groups() {
+  groups(pinned = this.pinned) {
     const all = [...this.tracks.groups, ...this.lineGroups()];
     const rank = (group, index) => {
-      const pin = this.pinned.indexOf(group.id), moved = this.order.indexOf(group.id);
+      const pin = pinned.indexOf(group.id), moved = this.order.indexOf(group.id);
       return pin >= 0 ? pin - 1e6 : moved >= 0 ? moved : index + (this.order.length ? 1e3 : 0);
     };
     return all.map((group, index) => [rank(group, index), index, group])
@@ -117,13 +117,13 @@ export class Layout {
     this.changed();
   }
 
+  /** Move a group past its neighbour; those that are pinned stand apart, and go back to where they were when unpinned. */
   move(group, by) {
-    const ids = this.groups().map((each) => each.id), at = ids.indexOf(group.id);
-    const to = Math.min(ids.length - 1, Math.max(0, at + by));
-    ids.splice(at, 1);
-    ids.splice(to, 0, group.id);
-    this.order = ids;
     this.pinned = this.pinned.filter((id) => id !== group.id);
+    const all = this.groups([]).map((each) => each.id), free = all.filter((id) => !this.pinned.includes(id));
+    const at = free.indexOf(group.id), past = free[Math.min(free.length - 1, Math.max(0, at + by))];
+    this.order = all.filter((id) => id !== group.id);
+    this.order.splice(past === group.id ? all.indexOf(group.id) : this.order.indexOf(past) + (by > 0 ? 1 : 0), 0, group.id);
     this.changed();
   }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from tests.dashboards import double, scene
 from warpline.batch import Batch
@@ -150,12 +150,22 @@ def watch(page: Page) -> Watched:
     return watched
 
 
-@pytest.fixture
-def watched(browser: Browser) -> Iterator[Watched]:
-    """A page in a browser profile of its own."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    yield watch(context.new_page())
+@pytest.fixture(scope="module")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser profile for one module: what is fetched once stays, for half of a page's time goes into its scripts."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+    yield context
     context.close()
+
+
+@pytest.fixture
+def watched(profile: BrowserContext) -> Iterator[Watched]:
+    """A page, as one who was never here sees it: nothing that a test chose is kept for the next."""
+    page = profile.new_page()
+    yield watch(page)
+    page.evaluate("localStorage.clear()")
+    page.close()
+    profile.clear_cookies()
 
 
 def sharp(page: Page) -> None:

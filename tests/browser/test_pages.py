@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import threading
+import time
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser
 
+from correlator.alerting import backtest
+from tests import waiting
 from tests.browser.conftest import Watched, dashboard, sharp, watch
 from tests.dashboards import scene
 
@@ -53,6 +60,67 @@ def test_a_row_of_the_table_opens_its_timeline(watched: Watched, address: str) -
     page.get_by_role("link", name="Open its timeline").click()
     sharp(page)
     assert "/request?id=" in page.url
+    assert watched.errors == []
+
+
+def test_two_rows_of_the_table_are_compared_down_to_kernels(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/requests?q=chatcmpl")
+    page.get_by_text("requests, all of them").wait_for()
+    box = page.locator("[data-testid=stDataFrame]").bounding_box()
+    assert box is not None
+    for row in (1, 2):
+        page.mouse.click(box["x"] + 18, box["y"] + 20 + 35 * row)
+    page.get_by_role("link", name="Compare the two").click()
+    page.get_by_role("heading", name="Compare", exact=True).wait_for()
+    page.get_by_role("heading", name="Each one's share of kernels").wait_for()
+    sides = parse_qs(urlsplit(page.url).query)
+    assert sides["a"] != sides["b"]
+    assert page.get_by_label("Request A").input_value() == sides["a"][0]
+    page.locator(".js-plotly-plot").first.wait_for()
+    assert watched.errors == []
+
+
+def test_what_the_table_shows_is_downloaded_as_csv(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/requests?outcome=failed")
+    page.get_by_text("requests, all of them").wait_for()
+    with page.expect_download() as download:
+        page.get_by_test_id("stDownloadButton").get_by_role("button").click()
+    assert download.value.suggested_filename == "warpline-requests.csv"
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8").splitlines()))
+    assert f"{len(rows)} requests, all of them" in page.inner_text("body")
+    assert {row["status"] for row in rows} == {"503"}
+    assert {"request_uid", "duration_ns", "ttft_ns"} <= set(rows[0])
+    assert watched.errors == []
+
+
+def test_long_work_tells_how_far_it_is_and_ends_where_it_goes_on_when_cancelled(
+    watched: Watched, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went, real = list[float](), backtest.run
+
+    def slowly(*asked: Any, **more: Any) -> Any:
+        rules, store, window, thresholds, progress = asked
+
+        def told(share: float) -> None:
+            went.append(share)
+            time.sleep(0.1)  # 900 evaluations then take a minute and a half.
+            progress(share)
+
+        return real(rules, store, window, thresholds, told, **more)
+
+    monkeypatch.setattr(backtest, "run", slowly)
+    page = watched.page
+    page.goto(f"{address}/alerts?range=24h&rule=rows_lost")
+    page.get_by_text("Going through the recorded time").wait_for()
+    waiting.until(lambda: len(went) > 20)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled: nothing goes on in the correlator").wait_for()
+    waiting.until(lambda: not any(each.name == "back-test" for each in threading.enumerate()))
+    assert max(went) < 1
+    assert "rule=" not in page.url or "rule=none" in page.url
+    assert page.get_by_text("would have fired").count() == 0
     assert watched.errors == []
 
 

@@ -7,6 +7,7 @@ import time
 import pytest
 from playwright.sync_api import Page
 
+from tests import waiting
 from tests.browser.conftest import Watched, sharp
 from tests.dashboards import scene
 
@@ -35,6 +36,9 @@ FIRST_KERNEL = """(() => {
   const down = item.y - t.parts.scroller.scrollTop + item.h / 2;
   return [box.x + (ns - t.t0) / (t.t1 - t.t0) * t.width, box.y + down]; })()"""
 
+PAINTED = """(() => {
+  const rows = warplineTimeline.layout.items.filter((each) => each.kind === "row");
+  return [...new Set(rows.map((each) => each.group.title))].slice(0, 4); })()"""
 PLACED = "warplineTimeline.layout.placeOf(each[0])"
 FIRST_MARK = """(() => {
   const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "marks"), mark = item.marks[0];
@@ -179,13 +183,52 @@ def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, ad
     assert watched.errors == []
 
 
-def test_groups_collapse_move_and_stay_so_on_the_next_visit(watched: Watched, address: str) -> None:
+def test_groups_collapse_and_stay_so_on_the_next_visit(watched: Watched, address: str) -> None:
     page = opened(watched, address + REQUEST)
     assert page.evaluate(OPEN_ROWS) == 2
     page.get_by_role("button", name="▾ GPU 0", exact=True).click()
     assert page.evaluate(OPEN_ROWS) == 0
     opened(watched, address + REQUEST)
     assert page.evaluate(OPEN_ROWS) == 0
+
+
+def groups(page: Page) -> list[str]:
+    """Return the titles of the groups from top to bottom, as they stand on the screen."""
+    stand = (
+        "(heads) => heads.map((each) => [each.getBoundingClientRect().top, each.querySelector('.wl-fold').textContent])"
+    )
+    return [str(title).lstrip("▾▸ ") for _, title in sorted(page.locator(".wl-group").evaluate_all(stand))]
+
+
+def press(page: Page, group: str, button: str) -> None:
+    """Press a button on a group's head, which shows it under the pointer."""
+    head = page.locator(".wl-group").filter(has_text=group)
+    head.hover()
+    head.get_by_role("button", name=button, exact=True).click()
+
+
+def stand(page: Page, *first: str) -> None:
+    """Wait until groups stand on the screen in this order, the first ones first."""
+    waiting.until(lambda: groups(page)[: len(first)] == list(first), 20)
+
+
+def test_a_group_is_pinned_to_the_top_others_are_moved_and_both_stay_so(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.locator(".st-key-causes").wait_for()  # They stand above, and move the timeline down.
+    stand(page, "Client", "Mesh hops", "Network", "Server", "Server threads")
+    press(page, "Engine", "Pin to the top")
+    stand(page, "Engine", "Client", "Mesh hops", "Network")
+    press(page, "Network", "Move up")
+    stand(page, "Engine", "Client", "Network", "Mesh hops")
+    press(page, "Client", "Move down")
+    stand(page, "Engine", "Network", "Client", "Mesh hops")
+    assert page.evaluate(PAINTED) == ["Engine", "Network", "Client", "Mesh hops"]  # The canvas follows the heads.
+    opened(watched, address + REQUEST)
+    page.locator(".st-key-causes").wait_for()
+    stand(page, "Engine", "Network", "Client", "Mesh hops")
+    press(page, "Engine", "Unpin")
+    stand(page, "Network", "Client", "Mesh hops", "Server", "Server threads", "Engine")
+    assert watched.errors == []
 
 
 def test_the_timeline_is_a_table_for_those_who_hear_it(watched: Watched, address: str) -> None:
