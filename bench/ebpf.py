@@ -30,7 +30,7 @@ import numpy as np
 
 from collectors.bpf import loader
 from collectors.bpf.ring import Ring
-from collectors.http_exchange import ATTACH, ROWS_EVERY, Probe
+from collectors.http_exchange import ROWS_EVERY, Probe
 from warpline.clock import NodeClock
 from warpline.settings import Settings
 from warpline.source import Context
@@ -91,9 +91,9 @@ class Bench:
 
     def attach(self, on: bool) -> None:
         if on:
-            self.probe.loaded.attach_raw(ATTACH)
+            self.probe.loaded.attach_raw(self.probe.attaches)
             return
-        for function, tracepoint in ATTACH.items():
+        for function, tracepoint in self.probe.attaches.items():
             self.probe.loaded.detach((function, tracepoint))
 
     def close(self) -> None:
@@ -248,8 +248,12 @@ def _in_turn(bench: Bench, window: Callable[[], Any], pairs: int = PAIRS) -> tup
 
 
 def per_call(bench: Bench) -> None:
-    """What one system call costs more: of a process that is not watched, and of a TCP pair that is."""
-    for kind, calls, watch, limit in (("nothing", 300_000, False, 150), ("pair", 40_000, True, 2000)):
+    """What one system call costs more: of a process that is not watched (no socket, a TCP pair), and of one that is."""
+    for kind, calls, watch, name, limit in (
+        ("nothing", 300_000, False, "other_call_ns", 150),
+        ("pair", 40_000, False, "other_socket_call_ns", 150),
+        ("pair", 40_000, True, "watched_call_ns", 2000),
+    ):
 
         def window(kind: str = kind, calls: int = calls, watch: bool = watch) -> float:
             command = ["taskset", "-c", "0", str(bench.folder / "load"), kind, str(calls)]
@@ -260,7 +264,6 @@ def per_call(bench: Bench) -> None:
 
         off, on = _in_turn(bench, window)
         added = statistics.median(b - a for a, b in zip(off, on, strict=True))
-        name = "watched_call_ns" if watch else "other_call_ns"
         print(f"FIGURE ebpf.http.{name} {added:.0f} ns base_ns={statistics.median(off):.0f} limit={limit}")
 
 

@@ -1,14 +1,14 @@
 """HTTP requests and responses on the sockets of watched processes, HTTP/1, HTTP/2 and gRPC, without touching the processes.
 
-One BPF program at the end of every system call (raw tracepoint `sys_exit`) takes what read, write, readv, writev, recvfrom,
-sendto, recvmsg and sendmsg moved, walks from the file descriptor to the socket, and parses HTTP/1 as a stream: heads that
-are split anywhere, pipelined requests, vectors, keep-alive, TCP and AF_UNIX, both the server's and the client's side, and
-connections older than the probe. Under TLS the same parser reads what OpenSSL's SSL_read and SSL_write (and their _ex forms)
-give and take, found in whatever libssl.so a watched process maps, with memory BIOs tied to their socket. Streamed chunks are
-counted in the Linux kernel: a token costs no event. One row leaves for each exchange when its response ends. Heads are read
-up to `http_head_bytes`; of them only the request line, `host`, `traceparent` and `x-request-id` are kept, of a response's
-body only its id (chatcmpl-…). No body's bytes leave the kernel but the first 96 of a response, in which the id is looked
-for, and which are dropped then.
+BPF programs take what read, write, readv, writev, recvfrom, sendto, recvmsg and sendmsg moved, where the socket tells of it
+(raw tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3) or else at the end of every system call (`sys_exit`),
+and parse HTTP/1 as a stream: heads that are split anywhere, pipelined requests, vectors, keep-alive, TCP and AF_UNIX, both
+the server's and the client's side, and connections older than the probe. Under TLS the same parser reads what OpenSSL's
+SSL_read and SSL_write (and their _ex forms) give and take, found in whatever libssl.so a watched process maps, with memory
+BIOs tied to their socket. Streamed chunks are counted in the Linux kernel: a token costs no event. One row leaves for each
+exchange when its response ends. Heads are read up to `http_head_bytes`; of them only the request line, `host`,
+`traceparent` and `x-request-id` are kept, of a response's body only its id (chatcmpl-…). No body's bytes leave the kernel
+but the first 96 of a response, in which the id is looked for, and which are dropped then.
 
 Of HTTP/2, prior knowledge or by TLS, each stream is a row: frames are walked in the kernel from the client's preface on, cut
 where they may be; DATA costs no event and is counted by frames; header blocks come here and are decoded (HPACK), and of them
@@ -27,8 +27,9 @@ left out at detail 1 where OpenSSL's functions are single-stepped under a probe,
 more than `collector_budget_ratio` (the price is measured at start).
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. No kprobes, no kernel headers.
-Costs (bench/ebpf.py prints today's): about 1 µs for each system call that moves data of a watched process, about 0.1 µs for
-every other system call of the node, 1 to 3 % of a core to read 1,000 requests/s of HTTP/1; a gRPC call's heads cost about
+Costs (bench/ebpf.py prints today's): about 0.6 µs for each system call that moves data of a watched process, 0.1 µs for one
+of another process on a socket, nothing for all others (before Linux 6.3 about 1 µs, and 0.1 µs for every system call of the
+node), 1 to 3 % of a core to read 1,000 requests/s of HTTP/1; a gRPC call's heads cost about
 40 µs more, most of it HPACK.
 
 Not seen: TLS that is no shared OpenSSL (Envoy's and gRPC's BoringSSL, Go, rustls), TLS sessions whose library was first
@@ -80,8 +81,10 @@ STEPS = ("step", "head", "frames", "join")
 """What the programs do in turn, each the next one's tail call: most of HTTP/1, its heads, HTTP/2, where that begins."""
 TWINS = {f"uprobe_tls_{name}": (f"raw_{name}", _TLS_MAPS) for name in STEPS}
 """Programs that read HTTP under TLS: the same code, compiled once, with other maps."""
+SOCKETS = "http_sockets.bpf.c", {"raw_sent": "sock_send_length", "raw_received": "sock_recv_length"}
+SYSTEM_CALLS = "http_syscalls.bpf.c", {"raw_sys_exit": "sys_exit"}
+"""Where data is seen: at the socket (Linux 6.3), or at the end of every system call: a text, and what it attaches to."""
 ATTACH = {
-    "raw_sys_exit": "sys_exit",
     "raw_sock_state": "inet_sock_set_state",
     "raw_retransmit": "tcp_retransmit_skb",
 }
@@ -163,14 +166,16 @@ def run(context: Context) -> Iterator[Batch]:
 class Probe(Programs):
     """The program, attached, and what reads it."""
 
-    attaches, keeps = ATTACH, ("connections", "streams")
+    keeps = ("connections", "streams")
 
     def __init__(self, context: Context, defines: dict[str, int] | None = None) -> None:
         """Compile, attach, and watch what the settings ask for."""
         uprobe_price.begin()
         head_bytes = min(max(context.settings.http_head_bytes, 256), 4096)
         macros = {**SIZES, **http_scanner.DEFINES, "HEAD_BYTES": head_bytes, **(defines or {})}
-        super().__init__(context, TEXTS, macros, LOSSES, _rules(context.settings), TWINS)
+        text, hooks = SOCKETS if all(map(loader.offers, SOCKETS[1].values())) else SYSTEM_CALLS
+        self.attaches = hooks | ATTACH
+        super().__init__(context, (*TEXTS, text), macros, LOSSES, _rules(context.settings), TWINS)
         self.loaded.map("tls_masks", "<u4", "<u8").set(0, (1 << 64) - 1)
         self.loaded.map("scanners", "<u4", http_scanner.SCANNER).set(0, http_scanner.scanner())
         self.loaded.set_tail_calls("steps", [f"raw_{name}" for name in STEPS])
@@ -230,9 +235,9 @@ class Probe(Programs):
 
     def _batch(self, *ended: Records) -> Batch:
         """Return the rows of exchanges, those of HTTP/1 before those of HTTP/2."""
-        every = np.concatenate([each[list(EXCHANGE.names or ())] for each in ended])
-        if not len(every):
+        if not any(map(len, ended)):
             return _NOTHING
+        every = np.concatenate([each[list(EXCHANGE.names or ())] for each in ended])
         is_http2 = (every["flags"] & HTTP2) != 0
         parts = []
         for rows, makes in ((every[~is_http2], self.assembler.rows), (every[is_http2], self.streams.rows)):

@@ -1,12 +1,13 @@
-/* HTTP exchanges on the sockets of watched processes: one program at the end of every system call. x86-64's pt_regs still
- * holds the call's number and arguments there, so no second probe at its start is needed. */
-#define MOVES_DATA (1ULL << 0 | 1ULL << 1 | 1ULL << 19 | 1ULL << 20 | 1ULL << 44 | 1ULL << 45 | 1ULL << 46 | 1ULL << 47)
+/* HTTP exchanges on the sockets of watched processes: the steps through what a call moved, how they begin, and the ends of
+ * connections. The programs that see the calls are those of http_sockets.bpf.c or of http_syscalls.bpf.c. */
+#define TAKES_DATA (1ULL << 0 | 1ULL << 19 | 1ULL << 45 | 1ULL << 47) /* read, readv, recvfrom, recvmsg */
 #define BY_VECTOR (1ULL << 19 | 1ULL << 20)
 #define BY_MESSAGE (1ULL << 46 | 1ULL << 47)
 #define NO_DATA_FLAGS 0x2002 /* MSG_PEEK: the bytes will be read again; MSG_ERRQUEUE: they are none of the stream's */
 
+/* A system call that moved data: its number, its file descriptor, where its bytes or vectors lie, their number. */
 struct call {
-	u64 r10, r9, r8, ax, cx, dx, si, di, number; /* pt_regs from r10 to orig_ax */
+	u64 number, descriptor, data, count;
 };
 
 static __always_inline struct work *my_work(void)
@@ -26,10 +27,35 @@ static __always_inline struct work *step_work(void)
 	return works.lookup((void *)&key);
 }
 
+/* Whether a system call's socket is one whose HTTP may be followed; asked before the first step. The way from the descriptor to
+ * the socket is gone for those that are not known yet, since a kernel's own socket may move data within a call on another file,
+ * and for AF_UNIX, whose sockets' memory is used again. */
+static __always_inline int look_at(struct work *w, struct connection *c)
+{
+	u64 file = w->file;
+	w->looked_at = 1;
+	if (c && c->ends.family != FAMILY_UNIX)
+		return 1;
+	if (!file && socket_of(w->descriptor, &file) != w->socket)
+		return 0;
+	w->file = file;
+	if (!c)
+		return socket_family(file, w->socket) && !carries_tls(w->socket, file, w->outgoing);
+	if (c->inode != inode_of(file)) {
+		end_connection(w->key, w->now);
+		return 2;
+	}
+	return 1;
+}
+
 int raw_step(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct work *w = step_work();
-	int next = w ? walk(w) : -1;
+	if (!w)
+		return 0;
+	struct connection *c = connections.lookup(&w->key);
+	int found = w->looked_at ? 1 : look_at(w, c);
+	int next = found ? walk(w, found == 1 ? c : 0) : -1;
 	if (next < 0)
 		return 0;
 	steps.call(ctx, next);
@@ -70,67 +96,38 @@ int raw_join(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
+/* Makes ready for the first step through the `moved` bytes of a call; returns whether there is one. `file` is 0 where the socket
+ * is known by other means than the call's file descriptor. */
+static __always_inline int begin_steps(struct call *call, u64 socket, u64 file, u64 moved, u32 watch)
 {
-	s64 moved = ctx->args[1];
-	if (moved <= 0)
-		return 0;
-	u64 file = 0, message[4] = {};
-	u32 process = bpf_get_current_pid_tgid() >> 32;
-	u32 *watched = targets.lookup(&process);
-	struct call call;
-	if (!watched || read_kernel(&call, sizeof(call), (void *)(ctx->args[0] + OFFSET_pt_regs__r10)))
-		return 0;
-	u64 number = call.number;
-	if (number > 47 || !((1ULL << number) & MOVES_DATA))
-		return 0;
-	if ((number == 45 && (call.r10 & NO_DATA_FLAGS)) || (number == 47 && (call.dx & NO_DATA_FLAGS)))
-		return 0;
-	u64 socket = socket_of(call.di, &file);
-	if (!socket)
-		return 0;
-	struct connection *c = connections.lookup(&socket);
-	if (c) {
-		if (c->ends.family == FAMILY_UNIX && c->inode != inode_of(file)) { /* the old one's memory was used again */
-			if (c->requests != c->responses)
-				finish(c, bpf_ktime_get_ns(), ABORTED);
-			if (c->ways[0].state == FRAMES)
-				tell_closing(c, bpf_ktime_get_ns());
-			connections.delete(&socket);
-		}
-	} else if (!socket_family(file, socket)) {
-		return 0;
-	} else if (carries_tls(socket, file, number)) {
-		return 0;
-	}
+	u64 message[4] = {};
 	struct work *w = my_work();
 	if (!w)
 		return 0;
 	w->key = w->socket = socket;
-	w->tls = 0;
-	w->tls_read = watches_tls();
+	w->tls = w->looked_at = 0;
 	w->file = file;
+	w->descriptor = call->descriptor;
 	w->now = bpf_ktime_get_ns();
-	w->watch = *watched;
-	w->outgoing = ((1ULL << number) & SENDS_DATA) != 0;
+	w->watch = watch;
+	w->outgoing = ((1ULL << call->number) & SENDS_DATA) != 0;
 	w->total = moved;
-	w->at = call.si;
+	w->at = call->data;
 	w->left = moved;
 	w->vectors = 0;
 	w->done = w->joins = 0;
-	if ((1ULL << number) & (BY_VECTOR | BY_MESSAGE)) {
+	if ((1ULL << call->number) & (BY_VECTOR | BY_MESSAGE)) {
 		w->left = 0;
-		w->vector = call.si;
-		w->vectors = call.dx;
-		if ((1ULL << number) & BY_MESSAGE) {
-			if (read_user(message, sizeof(message), (void *)call.si))
+		w->vector = call->data;
+		w->vectors = call->count;
+		if ((1ULL << call->number) & BY_MESSAGE) {
+			if (read_user(message, sizeof(message), (void *)call->data))
 				return 0;
 			w->vector = message[2]; /* struct msghdr: name, its length, vectors, their number */
 			w->vectors = message[3];
 		}
 	}
-	steps.call(ctx, 0);
-	return 0;
+	return 1;
 }
 
 /* -- the ends of connections ---------------------------------------------------------------------------------------- */

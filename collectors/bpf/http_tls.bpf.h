@@ -33,13 +33,13 @@ static __always_inline int watches_tls(void)
 
 /* A system call on a socket without HTTP of its own: remembers it for the TLS library's calls of the same thread. Returns
  * whether the socket is known to carry TLS, so that its bytes need not be looked at. */
-static __always_inline int carries_tls(u64 socket, u64 file, u64 number)
+static __always_inline int carries_tls(u64 socket, u64 file, u32 outgoing)
 {
 	if (!watches_tls())
 		return 0;
 	u64 thread = bpf_get_current_pid_tgid(), key = socket | 1;
 	struct carrier c = {socket, file};
-	if ((1ULL << number) & SENDS_DATA) {
+	if (outgoing) {
 		struct session *s = pending_write.lookup(&thread);
 		if (s) {
 			struct session session = *s;
@@ -126,7 +126,7 @@ int uprobe_tls_return(struct pt_regs *ctx)
 	w->at = call.data;
 	w->vectors = 0;
 	w->done = w->joins = 0;
-	w->tls = 1;
+	w->tls = w->looked_at = 1;
 	tls_steps.call(ctx, 0);
 	return 0;
 }

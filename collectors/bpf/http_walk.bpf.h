@@ -123,38 +123,45 @@ static __always_inline void at_boundary(struct connection *c, struct direction *
 	}
 }
 
-/* One step in any state but HEAD and FRAMES. Returns 1 where a head is to be scanned, 2 where frames follow, 3 where frames
- * may be found in the middle of a connection, 0 to go on, -1 at the end. */
-static __always_inline int step(struct work *w)
+/* The first bytes on a connection without a state. Returns 3 where frames may be found in the middle of it, 0 where its state was
+ * made, -1 where there is nothing to follow. */
+static __always_inline int begin_connection(struct work *w)
+{
+	u64 words[2] = {}, bytes;
+	if (!w->left && !next_segment(w))
+		return -1;
+	bytes = w->left;
+	CLAMP(bytes, 16);
+	if (read_user(words, bytes, (void *)w->at))
+		return -1;
+	if (!w->joins && is_plausible(read_head(words[0], words[1])))
+		return 3;
+	return open_connection(w, words, bytes < 8 ? bytes : 8) ? 0 : -1;
+}
+
+/* One step in any state but HEAD and FRAMES. Returns 1 where a head is to be scanned, 2 where frames follow, 0 to go on, -1 at
+ * the end. */
+static __always_inline int step(struct work *w, struct connection *c)
 {
 	u64 words[2] = {};
 	if (!w->left && !next_segment(w))
 		return -1;
-	struct connection *c = connections.lookup(&w->key);
-	u32 way = c ? (w->outgoing != 0) ^ (c->role == CLIENT) : 0;
+	u32 way = (w->outgoing != 0) ^ (c->role == CLIENT);
 	u64 place = way & 1;
-	struct direction *d = c ? &c->ways[place] : 0;
-	u32 state = d ? d->state : IDLE;
+	struct direction *d = &c->ways[place];
+	u32 state = d->state;
 	if (state == HEAD)
 		return 1;
 	if (state == FRAMES)
 		return 2;
-	if (state == IDLE && c && c->ways[0].state == OPAQUE)
+	if (state == IDLE && c->ways[0].state == OPAQUE)
 		state = OPAQUE;
 	if (state == IDLE) {
 		u64 bytes = w->left;
 		CLAMP(bytes, 16);
 		if (read_user(words, bytes, (void *)w->at))
 			return -1;
-		bytes = bytes < 8 ? bytes : 8;
-		if (!c) {
-			if (!w->joins && is_plausible(read_head(words[0], words[1])))
-				return 3;
-			if (!open_connection(w, words, bytes))
-				return -1;
-			return 0;
-		}
-		at_boundary(c, d, w, way, words, bytes);
+		at_boundary(c, d, w, way, words, bytes < 8 ? bytes : 8);
 	} else if (state == CHUNK_SIZE || state == TRAILER) {
 		chunk_line(c, d, w, way);
 	} else if (state == LENGTH || state == CHUNK_DATA) {
@@ -226,12 +233,20 @@ static __always_inline int scan_head(struct work *w)
 	return d->state == HEAD && w->left;
 }
 
-/* Up to six steps; returns what `step` does. */
-static __always_inline int walk(struct work *w)
+/* Up to six steps; returns what `step` and `begin_connection` do. `c`: what is kept of the connection, or 0. */
+static __always_inline int walk(struct work *w, struct connection *c)
 {
+	if (!c) {
+		int next = begin_connection(w);
+		if (next)
+			return next;
+		c = connections.lookup(&w->key);
+		if (!c)
+			return -1;
+	}
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 6; i++) {
-		int next = step(w);
+		int next = step(w, c);
 		if (next)
 			return next;
 	}

@@ -255,11 +255,21 @@ def _why_not() -> str | None:
     return why_no_compiler()
 
 
-def _try() -> None:
+@lru_cache
+def offers(tracepoint: str) -> bool:
+    """Return whether this kernel has a raw tracepoint of that name, found by a trial."""
+    try:
+        _try(tracepoint)
+    except OSError:
+        return False
+    return True
+
+
+def _try(tracepoint: str = "sys_exit") -> None:
     """Load and attach the least program that there is; raise OSError where the kernel refuses."""
     program = syscall.load_program(_TRIAL, syscall.RAW_TRACEPOINT, 0, "trial")
     try:
-        os.close(syscall.open_raw_tracepoint(program, "sys_exit"))
+        os.close(syscall.open_raw_tracepoint(program, tracepoint))
     finally:
         os.close(program)
 

@@ -41,6 +41,7 @@ class Ring:
             )
         self.size, self._mask, self._stride = size, size - 1, self.record.itemsize
         self._most = max(take_bytes // self._stride, 1)
+        self._none = np.empty(0, self.record)
         page = mmap.PAGESIZE
         own = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         # The data lies in memory twice in a row, for the programs' sake; what we map of it counts as memory of ours.
@@ -63,6 +64,8 @@ class Ring:
         """
         at = int(self._consumer[0])
         count = min((int(self._producer[0]) - at) // self._stride, self._most)
+        if not count:
+            return self._none
         block = self._copied(at & self._mask, count)
         headers = block[_HEADER]
         busy = (headers & np.uint64(_BUSY)) != 0

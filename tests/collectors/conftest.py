@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from collectors.bpf import loader
 from collectors.http_exchange import Probe
 from tests.collectors.http_watch import Watch
 from warpline.batch import Batch
@@ -37,6 +39,21 @@ class Caught:
 def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caught]:
     """A context for the sources of one test module."""
     yield Caught(tmp_path_factory.mktemp("state"))
+
+
+@contextmanager
+def http_probe(caught: Caught, way: str) -> Iterator[Probe]:
+    """A probe of HTTP exchanges that sees data by "sockets", or at the end of "system calls", as where Linux is older."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "system calls":
+            patch.setattr(loader, "offers", lambda tracepoint: False)
+        found = Probe(caught.context)
+    assert ("raw_sys_exit" in found.attaches) == (way == "system calls")
+    yield found
+    found.close()
+
+
+WAYS = ("sockets", "system calls")
 
 
 @pytest.fixture(scope="module")

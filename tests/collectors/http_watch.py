@@ -18,15 +18,15 @@ class Watch:
         self.probe = probe
 
     def rows(self, count: int, side: str = "server", settle_s: float = 0.1) -> list[Row]:
-        """Poll until there are `count` rows of `side`, and a little longer for ones too many."""
+        """Poll until there are `count` rows of `side` ("" for both), and a little longer for ones too many."""
         found: list[Row] = []
         end = time.monotonic() + 20
         while time.monotonic() < end:
             found += self.probe.poll().rows.to_pylist()
-            if len([row for row in found if row["side"] == side]) >= count:
+            if len([row for row in found if side in ("", row["side"])]) >= count:
                 end = min(end, time.monotonic() + settle_s)
             time.sleep(0.02)
-        return sorted((row for row in found if row["side"] == side), key=lambda row: row["start_ns"])
+        return sorted((row for row in found if side in ("", row["side"])), key=lambda row: row["start_ns"])
 
 
 def connect(port: int) -> socket.socket:

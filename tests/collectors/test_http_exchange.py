@@ -14,12 +14,19 @@ import pytest
 
 from collectors import http_exchange
 from collectors.http_exchange import Probe
-from tests.collectors.conftest import Caught
+from tests.collectors.conftest import WAYS, Caught, http_probe
 from tests.collectors.http_watch import Row, Watch, connect, numbers, read_until, request
 from warpline.settings import Settings
 
 pytestmark = pytest.mark.needs_bpf
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def http_watch(bpf: None, caught: Caught, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    """A probe that sees data in each of the ways that there are."""
+    with http_probe(caught, request.param) as probe:
+        yield Watch(probe)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from collectors.bpf import tls as tls_libraries
 from collectors.bpf.tls import linked_in
 from collectors.http_exchange import Probe
 from tests.collectors import tls_files
-from tests.collectors.conftest import Caught
+from tests.collectors.conftest import WAYS, Caught, http_probe
 from warpline.settings import Settings
 
 pytestmark = pytest.mark.needs_bpf
@@ -42,11 +42,10 @@ one_after_the_other() if mode == "sync" else asyncio.run(together())
 """
 
 
-@pytest.fixture(scope="module")
-def probe(bpf: None, caught: Caught) -> Iterator[Probe]:
-    found = Probe(caught.context)
-    yield found
-    found.close()
+@pytest.fixture(scope="module", params=WAYS)
+def probe(bpf: None, caught: Caught, request: pytest.FixtureRequest) -> Iterator[Probe]:
+    with http_probe(caught, request.param) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
