@@ -1,6 +1,6 @@
-// Chunks of bars: asked for, decoded, kept. The layout of the bytes is told in correlator/timeline_wire.py.
+// Chunks of bars: asked for, decoded, kept. The layout of the bytes is told in correlator/timeline/timeline_wire.py.
 
-const MAGIC = 0x31544c57;
+const MAGIC = 0x32544c57;
 export const TILE = 512;
 const PARTS = 8;
 const MAX_TILES = 8;
@@ -20,13 +20,18 @@ export function decode(buffer, first) {
     at += part.byteLength;
     return part;
   };
+  const wide = () => {
+    const low = take(Uint8Array, bars), high = take(Uint8Array, bars), part = new Uint16Array(bars);
+    for (let each = 0; each < bars; each++) part[each] = low[each] | (high[each] << 8);
+    return part;
+  };
   const ids = Array.from(take(BigUint64Array, rows), (each) => each.toString(16));
   const counts = take(BigUint64Array, rows);
   const busy = take(BigUint64Array, rows);
   const offsets = take(Uint32Array, rows + 1);
   const chunk = {
     level, start: first * TILE * bucket, unit: bucket / PARTS, bars,
-    x: take(Uint16Array, bars), w: take(Uint16Array, bars), name: take(Uint16Array, bars),
+    x: summed(wide()), w: wide(), name: wide(),
     density: take(Uint8Array, bars), count: take(Uint8Array, bars), bytes: buffer.byteLength, rows: new Map(),
   };
   chunk.names = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, at, length)));
@@ -36,6 +41,12 @@ export function decode(buffer, first) {
     });
   });
   return chunk;
+}
+
+/** Turn distances into positions, in place; 16 bits wrap as they did when they were told. */
+function summed(distances) {
+  for (let each = 1; each < distances.length; each++) distances[each] += distances[each - 1];
+  return distances;
 }
 
 /** How many bars one drawn bar stands for. */

@@ -112,6 +112,12 @@ def totals(chunk: bytes) -> list[tuple[int, int]]:
     return sorted(zip(counts.tolist(), busy.tolist(), strict=True))
 
 
+def wide(chunk: bytes, count: int, at: int) -> np.ndarray:
+    """Return numbers of 16 bits that lie as low bytes and then high ones."""
+    low, high = np.frombuffer(chunk, np.uint8, 2 * count, at).reshape(2, count).astype(np.uint16)
+    return low | high << 8
+
+
 @given(bars, windows, st.sampled_from(HOW))
 @example([(0, 32_755, 30, 0), (0, 32_760, 20, 1), (0, 32_700, 100, 0)], (6, 0, 1), "levels")
 @settings(max_examples=120, deadline=None)
@@ -145,9 +151,8 @@ def test_every_drawn_bar_lies_in_its_window_and_the_names_are_there(
     chunk = chunks.chunk(loaded(rows, how), *window)
     _, count, row_count, text, _, _ = struct.unpack_from("<6I", chunk)
     at = 24 + 24 * row_count + 4 * (row_count + 1)
-    position = np.frombuffer(chunk, "<u2", count, at).astype(int)
-    width = np.frombuffer(chunk, "<u2", count, at + 2 * count)
-    name = np.frombuffer(chunk, "<u2", count, at + 4 * count)
+    position = np.cumsum(wide(chunk, count, at), dtype=np.uint16).astype(int)
+    width, name = wide(chunk, count, at + 2 * count), wide(chunk, count, at + 4 * count)
     assert len(chunk) == at + 8 * count + text
     edge = timeline_wire.PARTS * timeline_wire.TILE_BUCKETS * window[2]
     assert (position + width <= edge).all()

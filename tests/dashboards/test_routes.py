@@ -26,7 +26,7 @@ def test_a_signed_address_gets_a_chunk(client: TestClient, correlator: str, read
     reading(correlator)
     answer = client.get(f"/wl/chunk?{QUERY}&level=20&first=0&tiles=2")
     assert answer.status_code == 200
-    assert answer.content[:4] == b"WLT1"
+    assert answer.content[:4] == b"WLT2"
 
 
 def test_a_chunk_is_packed_for_who_can_unpack_it(
