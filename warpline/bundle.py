@@ -1,16 +1,13 @@
 """Incident bundles: a sample trace in one portable file, checksummed, that opens anywhere.
 
 A bundle is a zip archive whose members are stored as they are (Parquet is compressed already): the manifest first, a
-checksum list, one Parquet file per table, and the alert rules that were in force. Pod, namespace, container and node names
-can be replaced by pseudonyms, the same one for the same name throughout the bundle, with a key that is thrown away.
+checksum list, one Parquet file per table, and the alert rules that were in force. Names can be replaced (`pseudonyms.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,27 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import pyarrow as pa
-
 from warpline import recording, sample, schema
 from warpline.client import Client
 from warpline.errors import SourceError
+from warpline.pseudonyms import Pseudonyms
 from warpline.sample import Manifest, Writer
-from warpline.schema import Table
 
 SUFFIX = ".warpline"
 CHECKSUMS = "checksums.json"
 IDENTITY = ("node", "process", "pod", "gpu")
 """Tables whose rows may be older than the incident and still say who took part in it."""
 _IDENTITY_NS = 86_400_000_000_000
-_NAMES = frozenset(
-    {
-        *("node", "other_node", "pod", "namespace", "container", "service", "process_uid", "parent_uid", "proxy"),
-        *("source_pod", "source_namespace", "destination_pod", "destination_namespace", "destination_service"),
-        *("object", "owner_name", "upstream_cluster", "host", "authority", "target"),
-    }
-)
-"""Columns that name things of the cluster."""
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 """What zipfile raises at bytes that were changed: a flag that says "encrypted" is a RuntimeError."""
 _PIECE = 1 << 20
@@ -74,14 +61,17 @@ def record(
     Rows are written as they come. Raises StoreError where the correlator does not answer, SourceError where the window is
     empty.
     """
-    rename = _pseudonym() if pseudonyms else None
-    writer = Writer(directory)
+    names = Pseudonyms() if pseudonyms else None
+    writer, written = Writer(directory), []
     for table, parts in recording.stored(client, *window, IDENTITY, _IDENTITY_NS, progress):
-        writer.add(table, parts if rename is None else (_renamed(table, rows, rename) for rows in parts))
+        writer.add(table, parts if names is None else (names.renamed(table, rows) for rows in parts))
+        written += [table] if table.name in writer.rows else []
     if not writer.rows.keys() - IDENTITY:
         raise SourceError(
             "incident: nothing was stored in that window; look at the Overview page for when something was"
         )
+    if names is not None:
+        names.tell(directory, written)
     return writer.finish(about)
 
 
@@ -177,40 +167,3 @@ def _checksum(path: Path) -> str:
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
     return iter(lambda: file.read(_PIECE), b"")
-
-
-Rename = Callable[[str], str]
-
-
-def _pseudonym() -> Rename:
-    key = secrets.token_bytes(16)
-
-    def rename(name: str) -> str:
-        return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:10]
-
-    return rename
-
-
-def _renamed(table: Table, rows: pa.Table, rename: Rename) -> pa.Table:
-    """Return rows whose names of things in the cluster are pseudonyms; parts of a process_uid keep their place."""
-    columns = {}
-    for column in table.columns:
-        values = rows[column.name]
-        if column.name in _NAMES and pa.types.is_dictionary(values.type):
-            values = _renamed_values(column.name, pa.concat_arrays(values.chunks) if values.chunks else values, rename)
-        columns[column.name] = values
-    return pa.Table.from_batches([table.batch(columns, rows.num_rows)])
-
-
-def _renamed_values(column: str, values: pa.Array, rename: Rename) -> pa.Array:
-    if not len(values):
-        return pa.array([], pa.string())
-    words = [None if word is None else _renamed_word(column, word, rename) for word in values.dictionary.to_pylist()]
-    return pa.DictionaryArray.from_arrays(values.indices, pa.array(words, pa.string()))
-
-
-def _renamed_word(column: str, word: str, rename: Rename) -> str:
-    if column in ("process_uid", "parent_uid"):
-        node, colon, rest = word.partition(":")
-        return rename(node) + colon + rest
-    return rename(word)

@@ -90,8 +90,13 @@ def load(directory: Path) -> Manifest:
     try:
         text = path.read_bytes()
         said = json.loads(text)
-        if said["format"] != FORMAT or said["version"] > VERSION or said["schema_version"] > schema.VERSION:
+        if said["format"] != FORMAT or said["version"] > VERSION:
             raise SourceError(f"{path}: is {said['format']} version {said['version']}; this Warpline reads {VERSION}")
+        if said["schema_version"] > schema.VERSION:
+            raise SourceError(
+                f"{path}: {said.get('made_by', 'it')} wrote schema version {said['schema_version']}, this Warpline knows"
+                f" {schema.VERSION}; open it with a newer one"
+            )
         known = {f.name for f in dataclasses.fields(Manifest)}
         made = Manifest(**{key: value for key, value in said.items() if key in known})
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import random
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 from correlator.alerting import backtest
 from tests import golden
 from warpline import bundle, sample, schema
+from warpline.cli import main
 from warpline.commands.incident import window
 from warpline.errors import SettingsError, SourceError
+from warpline.pseudonyms import Pseudonyms
 from warpline.settings import Settings
 
 START = 1_790_000_000_000_000_000
@@ -93,6 +97,29 @@ def test_a_bundle_of_a_later_version_is_refused(trace: Path, tmp_path: Path) -> 
         bundle.pack(trace, tmp_path / "c.warpline")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"version": 99}, "warpline-sample-trace version 99"),
+        ({"schema_version": schema.VERSION + 1}, f"schema version {schema.VERSION + 1}"),
+    ],
+)
+def test_a_bundle_that_a_later_warpline_wrote_is_refused_with_what_is_newer(
+    file: Path, tmp_path: Path, changed: dict[str, int], said: str
+) -> None:
+    """As a later one would write it: whole, its checksums right."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(tmp_path / "later.warpline", "w") as later:
+        manifest = json.dumps(json.loads(old.read("manifest.json")) | changed).encode()
+        sums = json.loads(old.read(bundle.CHECKSUMS)) | {"manifest.json": hashlib.sha256(manifest).hexdigest()}
+        later.writestr("manifest.json", manifest)
+        later.writestr(bundle.CHECKSUMS, json.dumps(sums))
+        for name in ("gpu_kernel.parquet", "loss.parquet"):
+            later.writestr(name, old.read(name))
+    with pytest.raises(SourceError, match=said):
+        bundle.unpack(tmp_path / "later.warpline", tmp_path / "out")
+    assert main(["incident", "verify", str(tmp_path / "later.warpline")]) == 1
+
+
 def test_a_bundle_of_an_older_version_opens_with_what_is_lost_named_and_is_correlated_anew(tmp_path: Path) -> None:
     """As an older Warpline would have written it: a table that is gone since, a column that was not there yet."""
     old, now = tmp_path / "old", sample.load(golden.SAMPLES / "streaming_server")
@@ -134,13 +161,66 @@ def test_pseudonyms_hide_names_and_keep_what_joins() -> None:
     rows = kernel.batch(
         {"start_ns": [1, 2], "node": ["n1", "n2"], "kind": "kernel", "process_uid": ["n1:5:7", "n2:6:8"]}
     )
-    rename = bundle._pseudonym()
-    found = bundle._renamed(kernel, pa.Table.from_batches([rows]), rename).to_pylist()
+    found = Pseudonyms().renamed(kernel, pa.Table.from_batches([rows])).to_pylist()
     assert {row["node"] for row in found}.isdisjoint({"n1", "n2"})
     assert [row["process_uid"] for row in found] == [
         f"{row['node']}:{rest}" for row, rest in zip(found, ("5:7", "6:8"), strict=True)
     ]
     assert [row["kind"] for row in found] == ["kernel", "kernel"]
+
+
+def test_of_a_place_the_name_is_hidden_and_the_address_and_the_port_are_kept() -> None:
+    sample_table = schema.table("engine_sample")
+    targets = ["10.0.0.9:8000", "[fd00::2]:8000/x", "engine-1.ml:8000", "ml/engine-1"]
+    row = {"time_ns": 1, "engine": "vllm", "metric": "kv.used", "statistic": "value", "value": 1.0}
+    rows = sample_table.batch(row | {"target": targets}, rows=len(targets))
+    names = Pseudonyms()
+    found = names.renamed(sample_table, pa.Table.from_batches([rows]))["target"].to_pylist()
+    assert found[:3] == [*targets[:2], f"{names.of('engine-1.ml')}:8000"] and names.of("ml/engine-1").count("/") == 1
+
+
+@pytest.mark.parametrize("case", ["cold_start", "policy_drops", "model_server_double"])
+def test_no_name_is_left_anywhere_in_a_bundle_with_pseudonyms_and_the_same_rules_fire(
+    case: str, tmp_path: Path
+) -> None:
+    whole = golden.SAMPLES / case
+    found, names, hidden, tables = sample.load(whole), Pseudonyms(), set[str](), []
+    writer = sample.Writer(tmp_path / "hidden")
+    for name in found.rows:
+        rows, table = pa.Table.from_batches([each.rows for each in sample.rows_of(whole, name)]), schema.table(name)
+        for column in ("node", "pod", "namespace", "object", "proxy", "service", "destination_pod"):
+            hidden.update(filter(None, rows[column].to_pylist()) if column in rows.column_names else ())
+        writer.add(table, [names.renamed(table, rows)])
+        tables.append(table)
+    names.tell(tmp_path / "hidden", tables)
+    writer.finish("hidden")
+    hidden = {part for name in hidden for part in name.split("/")}
+    assert hidden
+    spelled = re.compile(f"(?<![A-Za-z0-9])({'|'.join(map(re.escape, hidden))})(?![A-Za-z0-9])")
+    for name in found.rows:
+        rows = pa.Table.from_batches([each.rows for each in sample.rows_of(tmp_path / "hidden", name)])
+        assert rows.num_rows == found.rows[name]
+        for column in rows.column_names:
+            if column not in ("observed_by", "engine", "source", "metric", "name", "executable"):  # Names of programs.
+                texts = [text for text in rows[column].to_pylist() if isinstance(text, str)]
+                assert not [text for text in texts if spelled.search(_values(text))], (name, column)
+    fired = []
+    for directory in (whole, tmp_path / "hidden"):
+        with backtest.opened(directory, Settings(correlator_memory_limit_mb=256)) as (store, seen):
+            rules = backtest.chosen(["cold_start_slow", "path_drops", "source_down", "gpu_idle_while_waiting"])
+            thresholds = {"cold_start_slow.most_s": 10.0}
+            firings = backtest.run(rules, store, (seen.start_ns, seen.end_ns), thresholds)[0]
+            fired.append([(each.rule, each.start_ns, each.end_ns) for each in firings])
+    assert fired[0] == fired[1]
+
+
+def _values(text: str) -> str:
+    """What a text says, without the keys of JSON."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return text
+    return " ".join(map(str, said.values())) if isinstance(said, dict) else text
 
 
 def test_a_window_is_read_as_a_person_writes_it() -> None:
