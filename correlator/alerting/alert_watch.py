@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from correlator.alerting import alert_rule, alerts
 from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alerts
+from correlator.alerting.event_time import EventTime
 from correlator.alerting.keep import Keeper
 from correlator.alerting.notify import Notifier
 from correlator.storage import snapshot
@@ -49,7 +50,7 @@ class AlertWatch:
         rules = [rule for rule in alert_rule.load() if rule.name not in off]
         thresholds = alert_rule.overrides(settings.alerts_thresholds, alert_rule.load())
         self.alerts = Alerts(rules, store.query, thresholds)
-        self._store, self.keeper = store, keeper
+        self._store, self.keeper, self._time = store, keeper, EventTime(store.query)
         self.seconds = 0.0
         self.notifier = Notifier(settings)
         self._name = f"{settings.node or socket.gethostname()}/alerts/{time.time_ns()}"
@@ -89,7 +90,7 @@ class AlertWatch:
     def _loop(self) -> None:
         while not self._stop.wait(max(self._settings.alerts_every_s - self.seconds, 0.05)):
             try:
-                self.look(time.time_ns() - int(self._settings.alerts_lateness_s * 1e9), self._due())
+                self.look(self._time.now_ns() - int(self._settings.alerts_lateness_s * 1e9), self._due())
             except StoreError as error:  # The spool is full or the store is away: the next look says the same again.
                 log.warning("alerts: %s", error)
 
@@ -111,6 +112,10 @@ class AlertWatch:
                 count = counted[rule.name, rule.severity, state]
                 yield Reading("warpline.alerts", count, "{alert}", labels=labels, doc="alerts by rule and state")
         yield Reading("warpline.alerts.evaluation", self.seconds, "s", doc="time that one evaluation of all rules took")
+        refused_s = self._time.refused_ns / 1e9
+        yield Reading(
+            "warpline.alerts.clock_step", refused_s, "s", doc="step of the wall clock that rows do not confirm"
+        )
         yield Reading("warpline.alerts.broken", len(self.alerts.errors), "{rule}", doc="rules that cannot be evaluated")
         yield Reading("warpline.alerts.notified", self.notifier.sent, "{notification}", True, doc="notifications taken")
         yield from self.keeper.readings()

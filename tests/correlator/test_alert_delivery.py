@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.alerting import alert_rule
+from correlator.alerting import alert_rule, event_time
 from correlator.alerting.alert_watch import AlertWatch
 from correlator.alerting.alerts import Alerts
 from correlator.alerting.keep import Keeper
@@ -153,6 +153,53 @@ def test_a_clock_step_of_an_hour_fires_nothing(store: Store) -> None:
         node.says("clock_pair", time_ns=at, realtime_ns=at + (second > 10) * 3600 * SECOND, **clocks)
         watched.look(at)
     assert [a.state for a in watched.alerts.active()] in ([], ["no_data"])
+
+
+class Clocks:
+    """The correlator's own clocks: the wall clock steps where the test says, the monotonic one goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.elapsed_ns = self.step_ns = 0
+        monkeypatch.setattr(event_time.time, "time_ns", lambda: NOW + self.elapsed_ns + self.step_ns)
+        monkeypatch.setattr(event_time.time, "monotonic_ns", lambda: self.elapsed_ns)
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600, 90 * 86_400, -90 * 86_400])
+def test_a_step_of_the_correlators_own_clock_fires_and_resolves_nothing(
+    store: Store, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    clocks = Clocks(monkeypatch)
+    node, watched = Node(store), watch(store, webhook.url)
+    silent = watch(store, webhook.url, only="collector_silent")
+    node.xid(NOW - 10 * SECOND, 0)
+    node.xid(NOW - SECOND, 79)
+    for second in range(0, 90, 3):
+        clocks.elapsed_ns = second * SECOND
+        clocks.step_ns = step_s * SECOND if 20 < second < 60 else 0
+        at = NOW + second * SECOND
+        own = {"boot_id": "b", "monotonic_ns": at, "boottime_ns": at, "realtime_ns": at, "half_width_ns": 100}
+        node.says("clock_pair", time_ns=at, **own)
+        for each in (watched, silent):
+            each.look(each._time.now_ns())
+        assert watched._time.refused_ns == clocks.step_ns
+    assert [(t["rule"], t["state"]) for t in webhook.told] == [("gpu_xid", "firing")]
+
+
+def test_a_clock_that_was_wrong_at_the_start_is_followed_once_the_rows_say_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks(monkeypatch)
+    clocks.step_ns = -86_400 * SECOND
+    moment, node = event_time.EventTime(store.query), Node(store)
+    assert moment.now_ns() == NOW - 86_400 * SECOND
+    for number, wrong_s in enumerate((0, 7200, 0)):  # A node whose own time is wrong decides nothing.
+        at = NOW + wrong_s * SECOND
+        own = {"boot_id": "b", "monotonic_ns": at, "boottime_ns": at, "realtime_ns": at, "half_width_ns": 100}
+        node.says("clock_pair", node=f"n{number}", time_ns=at, **own)
+    clocks.step_ns, clocks.elapsed_ns = 0, SECOND
+    assert moment.now_ns() == NOW + SECOND
+    clocks.step_ns = SECOND // 2  # Slewed, as NTP does.
+    assert (moment.now_ns(), moment.refused_ns) == (NOW + SECOND + SECOND // 2, 0)
 
 
 def test_a_rule_that_must_hold_for_long_is_looked_at_less_often(store: Store) -> None:
