@@ -26,7 +26,7 @@ class BuildWithLibrary(build_py):
             self.warn(f"the library for CUDA processes was not built: {error}")
 
 
-FLAGS = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
+FLAGS = ["-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
 
 setup(
     cmdclass={"build_py": BuildWithLibrary},
