@@ -104,7 +104,7 @@ _SAY: dict[str, Callable[[Row, str], str]] = {
     "kv_cache": lambda row, when: f"the KV cache of the engine at {row['what']} was {row['amount']:.0%} full",
     "kv_transfer": lambda row, when: f"KV caches came to {row['what']} at {row['amount'] / 1e9:.2g} GB/s",
     "gpu_memory": lambda row, when: f"{row['what']} had {row['amount']:.1%} of its memory left",
-    "interconnect": lambda row, when: f"{row['what']}s {row['amount'] / 1e9:.3g} GB/s",
+    "interconnect": lambda row, when: f"{row['what']} at {row['amount'] / 1e9:.3g} GB/s",
     "cold_start": _cold_start,
     "silent": lambda row, when: (
         f"the collector on {row['what']} was silent for {milliseconds(row['amount'])}, from {when}:"

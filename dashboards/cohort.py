@@ -28,11 +28,20 @@ def show(row: pd.Series, facts: Sequence[Fact]) -> None:
             "Name a second request above, or wait for more.",
         )
         return
-    st.markdown(f"Against **{len(others):,}** answered requests of `{row['path']}` within an hour of it.")
-    _facts(row, others, facts)
-    with st.spinner(f"Adding up the kernels of {min(len(others), MOST)} requests …", show_time=True):
-        found = _each(row, others)
-    _kernels(str(row["request_uid"]), found)
+    link, began = parts.request_link(str(row["request_uid"])), state.said(int(row["start_ns"]))
+    st.markdown(
+        f"[{row['method']} {row['path']}]({link}) {words.duration(row['duration_ns'])} · {began} · "
+        f"Against **{len(others):,}** answered requests of its path within an hour of it."
+    )
+    left, right = st.columns([3, 2])
+    with left:
+        _facts(row, others, facts)
+    with right, st.spinner(f"Adding up the kernels of {min(len(others), MOST)} requests …", show_time=True):
+        table, count = against(str(row["request_uid"]), _each(row, others))
+        if count >= LEAST:
+            _classes(table)
+    st.subheader("Down to its kernels")
+    _kernels(table, count)
 
 
 def _like(row: pd.Series) -> pd.DataFrame:
@@ -116,9 +125,7 @@ def against(own: str, found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table.sort_values(["more", "own"], ascending=False).reset_index(), like.shape[1]
 
 
-def _kernels(own: str, found: pd.DataFrame) -> None:
-    st.subheader("Down to its kernels")
-    table, count = against(own, found)
+def _kernels(table: pd.DataFrame, count: int) -> None:
     if table.empty:
         parts.nothing(
             "No GPU time is attributed to this request",
@@ -126,14 +133,9 @@ def _kernels(own: str, found: pd.DataFrame) -> None:
             "Pipeline health says which sources run.",
             icon=":material/memory:",
         )
-        return
-    if count < LEAST:
+    elif count < LEAST:
         parts.nothing("Its like have no GPU time", f"Of {count} of them alone it is known which kernels ran for them.")
-        return
-    left, right = st.columns([2, 3])
-    with left:
-        _classes(table)
-    with right:
+    else:
         _names(table, count)
 
 
@@ -151,7 +153,7 @@ def _classes(table: pd.DataFrame) -> None:
         for key, title, colour in (("median", "its like, median", "#8A8F98"), ("own", "this one", theme.SERIES[1]))
     ]
     figure = theme.figure(
-        *bars, height=120 + 44 * len(by), xaxis={"title": "GPU time, ms"}, yaxis={"automargin": True}, bargap=0.3
+        *bars, height=110 + 27 * len(by), xaxis={"title": "GPU time, ms"}, yaxis={"automargin": True}, bargap=0.3
     )
     figure.update_layout(legend={"traceorder": "reversed"})
     st.plotly_chart(

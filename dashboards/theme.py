@@ -42,6 +42,8 @@ CSS = """
 [data-testid="stMetric"] { padding: 0.2rem 0; }
 [data-testid="stMetric"] > div { padding: 0.15rem 0.9rem; }
 .st-key-fired { gap: 0; padding: 0.5rem 0.9rem; }
+.st-key-fired [data-testid="stMarkdownContainer"], .st-key-causes [data-testid="stMarkdownContainer"] { margin-bottom: 0; }
+.st-key-causes p { margin: 0 !important; }
 .st-key-fired p, .st-key-fired li { margin: 0 !important; line-height: 1.45; }
 .st-key-fired ul { margin: 0.15rem 0 0 !important; padding-left: 0.2rem; list-style: none; }
 .st-key-causes { gap: 0.25rem; }

@@ -98,7 +98,7 @@ FROM (
 GROUP BY what HAVING min(free) < 0.02
 UNION ALL
 -- A model that lies in the GPU's own memory moves next to nothing from the host.
-SELECT 'interconnect', concat(what, ', ', upper(split_part(metric, '.', 3)), ' ', part), avg(value), NULL, NULL
+SELECT 'interconnect', concat(what, if(part = 'receive', ' received', ' sent'), if(metric LIKE '%pcie%', ' over PCIe', ' over NVLink')), avg(value), NULL, NULL
 FROM gpu_reading WHERE metric LIKE '%.throughput' AND near AND part IN ('transmit', 'receive')
 GROUP BY what, metric, part HAVING avg(value) > if(metric LIKE '%pcie%', 5e9, 1e11)
 UNION ALL

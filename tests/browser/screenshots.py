@@ -26,6 +26,14 @@ SETTLED = """(() => {
   if (undrawn || !read) window.warplineSettled = now;
   window.warplineSettled ||= now;
   return now - window.warplineSettled > 1500; })()"""
+OWN = """(() => {
+  const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "row" && each.track.lane === "member");
+  const chunk = t.shown[t.shown.length - 1], part = chunk.rows.get(item.row.id);
+  for (let at = part.from; at < part.to; at++) {
+    const ns = chunk.start + (chunk.x[at] + chunk.w[at] / 2) * chunk.unit;
+    if (ns > t.total * 0.4) return t.show(ns, ns + 6e5);
+  } })()"""
+"""Shows the middle of one of the request's own steps: kernels of another's are faded."""
 NEAR = """(() => {
   const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "row" && each.track.lane === "kernel");
   t.parts.scroller.scrollTop = item.y - 260;
@@ -76,9 +84,10 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
 def _request(page: Page, address: str, file: Path) -> None:
     page.goto(f"{address}/{REQUEST}")
     sharp(page)
-    page.wait_for_timeout(1_500)
+    page.locator(".st-key-causes").wait_for()
+    page.wait_for_timeout(1_000)
     page.screenshot(path=file)
-    page.evaluate("warplineTimeline.show(warplineTimeline.total * 0.4, warplineTimeline.total * 0.4 + 6e5)")
+    page.evaluate(OWN)
     page.wait_for_timeout(200)
     sharp(page)
     page.evaluate(NEAR)
