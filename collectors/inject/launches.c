@@ -11,7 +11,8 @@ enum { NOTES = 1 << 16, TIMED_EVERY = 64 };
 static struct launch_note notes[NOTES];
 static uint64_t newest;
 static int64_t process_step = -1;
-static __thread int64_t thread_step = -2; /* -2: never told; then the process's holds */
+#define NEVER_TOLD INT64_MIN
+static __thread int64_t thread_step = NEVER_TOLD; /* then the process's holds */
 static __thread uint32_t outer_correlation, thread_id;
 static uint16_t call_names[3][1024];
 static int8_t capture_calls[1024]; /* 1: begins a capture, -1: ends one */
@@ -27,7 +28,7 @@ uint64_t unwrap(uint32_t correlation) {
 }
 
 int64_t current_step(void) {
-    return thread_step != -2 ? thread_step : __atomic_load_n(&process_step, __ATOMIC_RELAXED);
+    return thread_step != NEVER_TOLD ? thread_step : __atomic_load_n(&process_step, __ATOMIC_RELAXED);
 }
 
 static void remember(uint64_t correlation, int64_t step, uint16_t kernel) {
@@ -144,7 +145,8 @@ void launches_watch(void *subscriber, bool on) {
     watch(subscriber, DOMAIN_DRIVER, driver_calls, sizeof driver_calls / sizeof *driver_calls, on);
 }
 
-/* The engine's plugin calls this before each step, on the thread that runs it, and with -1 after it. */
+/* The engine's plugin calls this before each step, on the thread that runs it, and with -1 after it. Steps that no request
+ * caused have numbers below that. */
 __attribute__((visibility("default"))) void warpline_set_step(int64_t ordinal) {
     thread_step = ordinal;
     __atomic_store_n(&process_step, ordinal, __ATOMIC_RELAXED);

@@ -25,7 +25,7 @@ struct ring_record {
     uint8_t kind, flags, level, device;
     uint32_t thread; /* of a launch; of an execution its CUDA stream */
     uint64_t start_ns, end_ns, correlation;
-    int64_t step; /* -1: none */
+    int64_t step; /* -1: none; below: one that no request caused */
     uint16_t name, context; /* of a launch: its call, and the kernel's name where the call tells it */
     uint32_t graph;
     uint64_t value; /* launch: result; kernel: graph node; copy, memset: bytes; trial: ns in callbacks */

@@ -21,6 +21,8 @@ _LEVELS = pa.array(["none", "callbacks", "graph", "node"])
 _VALIDITY = pa.array(["ok", "no_time", "reversed", "outside_session"])
 SAMPLED, NESTED, NO_TIME, REVERSED, OUTSIDE, CAPTURED = 1, 2, 4, 8, 16, 32
 _GRAPH_LEVEL = 2
+_NO_STEP = -1
+"""What the library writes outside steps; numbers below it are steps that no request caused."""
 
 Records = npt.NDArray[np.void]
 
@@ -86,7 +88,7 @@ def launches(records: Records, origin: Origin) -> pa.RecordBatch:
             "correlation_id": records["correlation"],
             "thread_id": records["thread"].astype(np.int64),
             "api": _names(records["name"], [*["unknown"], *origin.names[1:]]),
-            "step_ordinal": _or_null(step, step < 0),
+            "step_ordinal": _or_null(step, step == _NO_STEP),
             "kernel_name": _names(records["context"], origin.names),
             "result": records["value"],
             "observed_by": origin.observed_by,
@@ -125,7 +127,7 @@ def gpu_kernels(records: Records, origin: Origin, now_ns: int) -> pa.RecordBatch
             "graph_node_id": _or_null(records["value"], moved | (records["value"] == 0)),
             "name": _names(records["name"], origin.names),
             "kind": _pick(_KINDS, kind),
-            "step_ordinal": _or_null(step, step < 0),
+            "step_ordinal": _or_null(step, step == _NO_STEP),
             "moved_bytes": _or_null(records["value"], ~moved),
             "validity": _pick(_VALIDITY, validity),
             "detail": _pick(_LEVELS, records["level"]),

@@ -28,7 +28,14 @@ EMISSION_COLUMNS = (
 )
 MESSAGE_COLUMNS = (
     *("time_ns", "message", "engine_time_ns", "running", "waiting", "kv_used_ratio", "context_tokens"),
-    *("generation_tokens", "preempted_requests", "preempted_queried_tokens", "preempted_hit_tokens", "message_bytes"),
+    *(
+        "generation_tokens",
+        "preempted_requests",
+        "preempted_queried_tokens",
+        "preempted_hit_tokens",
+        "drafted_requests",
+    ),
+    *("draft_tokens", "message_bytes"),
 )
 
 
@@ -111,10 +118,19 @@ class Engine:
         stats = said.scheduler_stats or vllm.Stats()
         details, cache = stats.iteration_details or vllm.Details(), stats.prefix_cache_stats
         again = (cache.preempted_requests, cache.preempted_queries, cache.preempted_hits) if cache else (None,) * 3
+        drafts = stats.spec_decoding_stats
+        drafted = (drafts.num_drafts, drafts.num_draft_tokens) if drafts else (None,) * 2
         self.rows["engine_message"].append(
             (
                 *(time_ns, self.messages, engine_ns, stats.num_running_reqs, stats.num_waiting_reqs),
-                *(stats.kv_cache_usage, details.num_ctx_tokens, details.num_generation_tokens, *again, body_bytes),
+                *(
+                    stats.kv_cache_usage,
+                    details.num_ctx_tokens,
+                    details.num_generation_tokens,
+                    *again,
+                    *drafted,
+                    body_bytes,
+                ),
             )
         )
         emissions = self.rows["engine_emission"]

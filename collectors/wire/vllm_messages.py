@@ -76,6 +76,13 @@ class CacheStats(msgspec.Struct, gc=False):
     preempted_hits: int = 0
 
 
+class DraftStats(msgspec.Struct, gc=False):
+    """How many requests of a step had drafts, and how many tokens these were, accepted or not."""
+
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+
+
 class Stats(msgspec.Struct, gc=False):
     """The scheduler's queues after a step."""
 
@@ -84,6 +91,7 @@ class Stats(msgspec.Struct, gc=False):
     kv_cache_usage: float | None = None
     iteration_details: Details | None = None
     prefix_cache_stats: CacheStats | None = None
+    spec_decoding_stats: DraftStats | None = None
 
 
 class Outputs(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

@@ -82,7 +82,8 @@ def find(query: Query, since_ns: int, until_ns: int) -> Found:
     engines = {code for code, (kind, _, _) in names.items() if kind == "engine"}
     engine_of = _engines(names, engines, query(load("family"), {}))
     kernels, steps = _kernels(read["kernel"], engine_of, read["message"], (since_ns, until_ns))
-    book = ledger.build(steps, read["member"], read["step"])
+    teller = pa.array(_mapped(column(read["step"], "process"), engine_of))
+    book = ledger.build(steps, read["member"], read["step"].append_column("engine", teller))
     measured, start, process = _measured(kernels, book)
     energy, powered = _energy(measured.gpu, start, measured.busy_ns, read["power"])
     measured = replace(measured, energy_nj=energy)
@@ -96,16 +97,20 @@ def _names(rows: pa.Table) -> dict[int, tuple[str, str, str | None]]:
 
 
 def _engines(names: dict[int, tuple[str, str, str | None]], engines: set[int], family: pa.Table) -> dict[int, int]:
-    """Return the engine whose ledger holds for each process: its own, its parent's, or its parent's only other child's."""
+    """Return the engine whose ledger holds for each process: its own, its parent's, or its parent's only other child's.
+
+    Where no engine is known, it is the process by what it tells of steps.
+    """
     parent = dict(zip(family["process_uid"].to_pylist(), family["parent_uid"].to_pylist(), strict=True))
     by_name = {names[code][1]: code for code in engines}
+    telling = {name: code for code, (kind, name, _) in names.items() if kind == "teller"}
     found = {}
     for code, (kind, name, _) in names.items():
-        if kind != "process":
+        if kind not in ("process", "teller"):
             continue
         siblings = [n for n in by_name if n != name and parent.get(n) is not None and parent.get(n) == parent.get(name)]
         near = [name, parent.get(name), *(siblings if len(siblings) == 1 else [])]
-        found[code] = next((by_name[n] for n in near if n in by_name), by_name.get(name, code))
+        found[code] = next((by_name[n] for n in near if n in by_name), telling.get(name, code))
     return found
 
 

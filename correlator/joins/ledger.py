@@ -77,7 +77,7 @@ def numbers(steps: Steps, engine: Int64, ordinal: Int64) -> Int64:
 
 
 def build(steps: Steps, members: pa.Table, told: pa.Table) -> Ledger:
-    """Return the ledger of `steps` from rows of the join queries `_join_member` and `_join_step`."""
+    """Return the ledger of `steps` from rows of the join queries `_join_member` and `_join_step`, this with `engine`."""
     count = len(steps.engine)
     said = _told(steps, told, count)
     rows, completeness = _members(steps, members, said.disagree, count)
@@ -145,11 +145,15 @@ class _Told:
 def _told(steps: Steps, told: pa.Table, count: int) -> _Told:
     step = numbers(steps, column(told, "engine"), column(told, "ordinal"))
     padded, scheduled = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
-    dummy, disagree = np.zeros(count + 1, bool), np.zeros(count + 1, bool)
+    dummy = np.zeros(count + 1, bool)
+    least, most = np.full(count + 1, np.iinfo(np.int64).max), np.full(count + 1, -1, np.int64)
     np.maximum.at(padded, step, column(told, "padded"))
     np.maximum.at(scheduled, step, column(told, "scheduled"))
     np.logical_or.at(dummy, step, column(told, "dummy").astype(bool))
-    np.logical_or.at(disagree, step[step >= 0], column(told, "disagree").astype(bool)[step >= 0])
+    np.minimum.at(least, step, column(told, "least_hash"))
+    np.maximum.at(most, step, column(told, "most_hash"))
+    disagree = least < most
+    disagree[-1] = False
     return _Told(padded, scheduled, dummy, disagree)
 
 

@@ -67,6 +67,7 @@ def from_wire(
         totals=_totals(messages),
         resumed=_whole(messages["preempted_requests"], 0),
         recomputed=_whole(messages["preempted_queried_tokens"], 0) - _whole(messages["preempted_hit_tokens"], 0),
+        drafts=_drafts(messages),
         idle=(_whole(messages["running"]) == 0) & (_whole(messages["waiting"], 0) == 0),
         emit_step=step[known],
         emit_request=emit_code[known],
@@ -191,6 +192,13 @@ def _whole(column: Any, missing: int = -1) -> Int64:
 def _totals(messages: pa.Table) -> Int64:
     both = pc.add(messages["context_tokens"], messages["generation_tokens"])
     return _whole(both)
+
+
+def _drafts(messages: pa.Table) -> Int64:
+    """Return how many drafts each drafted request of a step had; 0 for none, -1 where the message has no totals at all."""
+    drafted, tokens = _whole(messages["drafted_requests"], 0), _whole(messages["draft_tokens"], 0)
+    none = np.where(_whole(messages["running"]) < 0, -1, 0)
+    return np.where(drafted > 0, -(-tokens // np.maximum(drafted, 1)), none)
 
 
 def _best(count: int, sources: list[tuple[Int64, pa.ChunkedArray]]) -> Int64:

@@ -37,6 +37,8 @@ class Wire:
     """Requests resumed after preemption since the message before."""
     recomputed: Int64
     """Tokens that they had to compute again: looked up and not found."""
+    drafts: Int64
+    """Drafts of each request that had some in the step, accepted or not; 0 for none, -1 where the message does not say."""
     idle: NDArray[np.bool_]
     """True where nothing was left to run after the message."""
     emit_step: Int64
@@ -230,16 +232,20 @@ def _decodes(wire: Wire, step: Int64, request: Int64, tokens: Int64, before: Int
     """Return a row for every token that no window explains: a decode; several tokens at once are accepted drafts.
 
     Only a request that got a token in the step before too surely decoded one row. After a pause it may have computed
-    again, where the events that say so were lost; and its first token ends a prefill whose beginning was lost.
+    again, where the events that say so were lost; and its first token ends a prefill whose beginning was lost. Drafts that
+    were all refused show in the step's total of them alone.
     """
     rows = np.flatnonzero(~used & (tokens > 0))
     opens = before[rows] == 0
-    width = int(tokens[rows][~opens].max(initial=1))
+    told = wire.drafts[step[rows]]
+    most = int(tokens[rows][~opens].max(initial=1))
+    width = np.maximum(np.where(told >= 0, 1 + told, most) if wire.drafts.max(initial=0) > 0 else most, tokens[rows])
+    single = (most == 1) & (told == 0) & (wire.drafts.max(initial=0) == 0)
     prompt, computed = np.maximum(wire.prompt[request[rows]], 0), wire.computed[request[rows]]
     whole = np.maximum(np.where(computed >= 0, computed, prompt), 1)
     steady = np.zeros(len(step), bool)
     steady[1:] = (np.diff(request) == 0) & (np.diff(step) == 1) & (np.diff(wire.number[step]) == 1)
-    evidence = np.where(opens, ESTIMATED, np.where(steady[rows] & (width == 1), EXACT, DERIVED))
+    evidence = np.where(opens, ESTIMATED, np.where(steady[rows] & single, EXACT, DERIVED))
     zeros = np.zeros(len(rows), np.int64)
     return Members(
         step[rows],

@@ -19,3 +19,13 @@ SELECT 'engine', hash(process_uid), any_value(process_uid), NULL, false
 FROM step_member
 WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000
 GROUP BY ALL
+UNION ALL
+-- A worker tells of the steps that its ranks ran; they are its engine's.
+SELECT 'teller', hash(process_uid), any_value(process_uid), NULL, false
+FROM engine_step
+WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns + 5000000000 AND recording_uid IS NULL
+    AND process_uid NOT IN (
+        SELECT process_uid FROM step_member
+        WHERE time_ns >= $since_ns - 5000000000 AND time_ns < $until_ns + 5000000000 AND process_uid IS NOT NULL
+    )
+GROUP BY ALL

@@ -1,11 +1,13 @@
--- One engine step around a stretch of time, all its ranks together; ranks that disagree on who was in it are told apart.
+-- One engine step around a stretch of time, as one process told it: the scheduler's, or a worker's of the ranks that it runs.
+-- Ranks that had other members than the scheduler bear another hash.
 SELECT
-    hash(process_uid) AS engine,
+    hash(process_uid) AS process,
     ordinal,
     coalesce(max(padded_tokens), 0) AS padded,
     coalesce(bool_or(dummy), false) AS dummy,
     coalesce(max(scheduled_tokens), 0) AS scheduled,
-    count(DISTINCT member_hash) > 1 AS disagree
+    coalesce(min(CASE WHEN NOT coalesce(dummy, false) THEN member_hash END), 9223372036854775807) AS least_hash,
+    coalesce(max(CASE WHEN NOT coalesce(dummy, false) THEN member_hash END), -1) AS most_hash
 FROM engine_step
 WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns + 5000000000 AND recording_uid IS NULL
 GROUP BY ALL

@@ -45,7 +45,7 @@ def mixed(driver: Driver) -> None:
 
 
 def steps(driver: Driver) -> None:
-    """61 steps of 5 kernels and one replay each, told to the library."""
+    """61 steps of 5 kernels and one replay each, told to the library, and one of 7 that no request caused."""
     set_step = ctypes.CDLL(os.environ["CUDA_INJECTION64_PATH"]).warpline_set_step
     graph = driver.capture([("decode_attention", 3_000), ("decode_gemm", 4_000)])
     for step in range(61):
@@ -54,6 +54,10 @@ def steps(driver: Driver) -> None:
             driver.launch(f"norm_{n}", 1_500)
         driver.replay(graph)
         driver.wait()
+    set_step(ctypes.c_int64(-2))
+    for n in range(7):
+        driver.launch(f"norm_{n % 5}", 1_500)
+    driver.wait()
     set_step(ctypes.c_int64(-1))
 
 

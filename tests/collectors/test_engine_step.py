@@ -172,6 +172,17 @@ def test_a_dummy_step_is_marked(tmp_path: Path) -> None:
     assert [(row["dummy"], row["rank"], row["scheduled_tokens"]) for row in seen.rows("engine_step")] == [(True, 0, 0)]
 
 
+def test_launches_of_a_dummy_step_bear_its_number_and_none_after_it(tmp_path: Path) -> None:
+    _, worker, recorder = _wrapped([])
+    told: list[int] = []
+    recorder.tell_library = told.append  # type: ignore[method-assign]
+    worker.execute_dummy_batch()
+    worker.execute_dummy_batch()
+    steps = _read(tmp_path, recorder).rows("engine_step")
+    assert told == [-2, -1, -3, -1]
+    assert [row["ordinal"] for row in steps] == [-2, -3]
+
+
 def test_a_layout_that_does_not_add_up_switches_it_off_and_the_engine_goes_on(tmp_path: Path) -> None:
     wrong = output({"a": (10, 0, 10)}, {})
     wrong.total_num_scheduled_tokens = 11

@@ -35,7 +35,7 @@ def ledger(
     prompts: dict[str, int],
     **more: Any,
 ) -> list[tuple[int, str, int, int, str, str]]:
-    resumed = more.pop("resumed", {})
+    resumed, drafts, running = more.pop("resumed", {}), more.pop("drafts", {}), more.pop("running", 1)
     messages = [
         {
             "time_ns": at * MS + 1,
@@ -44,6 +44,9 @@ def ledger(
             "preempted_requests": resumed.get(i, (0, 0, 0))[0],
             "preempted_queried_tokens": resumed.get(i, (0, 0, 0))[1],
             "preempted_hit_tokens": resumed.get(i, (0, 0, 0))[2],
+            "running": running,
+            "drafted_requests": drafts.get(i, (None, None))[0],
+            "draft_tokens": drafts.get(i, (None, None))[1],
         }
         for i, at in enumerate(sent_ms)
     ]
@@ -75,6 +78,15 @@ def ledger(
         )
         for r in found.to_pylist()
     ]
+
+
+def test_drafts_that_were_all_refused_are_counted_and_nothing_is_called_exact() -> None:
+    told = ([10, 20, 30], [(0, "a", 1), (1, "a", 1), (2, "a", 1)], [(1, "a", "scheduled")], {"a": 100})
+    assert ledger(*told, drafts={1: (1, 3), 2: (1, 2)})[1:] == [
+        (1, "a", 4, 100, "decode", "derived"),
+        (2, "a", 3, 101, "decode", "derived"),
+    ]
+    assert {row[5] for row in ledger(*told, running=None)[1:]} == {"derived"}  # Without totals nobody tells of drafts.
 
 
 def test_a_batch_of_one_is_a_prefill_and_a_decode_for_each_further_token() -> None:

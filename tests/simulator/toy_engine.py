@@ -35,13 +35,17 @@ class Plan:
     cached_ratio: float = 0.3
     resume_hit_ratio: float = 0.5
     drafts: int = 0
+    accepted: float = 0.6
+    """Chance of each draft to be accepted."""
+    aborted_ratio: float = 0.0
+    """Share of the requests whose clients go away in the midst of the answer."""
     plugin: bool = False
     lost_ratio: float = 0.0
     mixed: bool = True
     """False for SGLang's schedule: chunks of prompts and decodes are never in one batch."""
     told: str = "wire"
-    """How the engine tells its steps: `wire` as vLLM to its API server, `spans` as SGLang in its trace, `windows` as Triton
-    in its own (toy_triton.py)."""
+    """How the engine tells its steps: `wire` as vLLM to its API server, `plugin` as from inside vLLM, `spans` as SGLang in
+    its trace, `windows` as Triton in its own (toy_triton.py)."""
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Request:
     out: int = 0
     preempted: int = 0
     ended: bool = False
+    leaves_at: int = 0
+    """Tokens after which its client goes away; 0 for never."""
 
 
 @dataclass
@@ -76,7 +82,7 @@ class Toy:
     running: list[Request] = field(default_factory=list)
     events: list[tuple[int, str, str]] = field(default_factory=list)
     emissions: list[tuple[int, int, str, int, str | None, int, int, int]] = field(default_factory=list)
-    messages: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)
+    messages: list[tuple[int, ...]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     resumed: list[tuple[int, int]] = field(default_factory=list)
 
@@ -151,7 +157,7 @@ class Toy:
             if not samples or request.ended or context + tokens < request.prompt + request.out:
                 continue
             new = 1 + (
-                int(self.random.binomial(self.plan.drafts, 0.6))
+                int(self.random.binomial(self.plan.drafts, self.plan.accepted))
                 if self.plan.drafts and tokens > 1 and request.out
                 else 0
             )
@@ -164,12 +170,17 @@ class Toy:
             reason = ("stop" if request.by_stop else "length") if ends else None
             known = (request.prompt, request.prompt - request.cached, request.cached) if first else (-1, -1, -1)
             self.emissions.append((now, message, request.name, new, reason, *known))
+            if not ends and request.leaves_at and request.out >= request.leaves_at:
+                self.events.append((now + MS // 10, request.name, "aborted"))
+                ends = True
             if ends:
                 request.ended = True
                 if request in self.running:
                     self.running.remove(request)
         queried, hits = sum(q for q, _ in self.resumed), sum(h for _, h in self.resumed)
-        self.messages.append((now, message, len(self.running), len(self.waiting), len(self.resumed), queried, hits))
+        drafted = sum(self.plan.drafts > 0 and tokens == 1 + self.plan.drafts for _, tokens, _, _, _ in step.rows)
+        told = (len(self.running), len(self.waiting), len(self.resumed), queried, hits)
+        self.messages.append((now, message, *told, drafted, drafted * self.plan.drafts))
         self.resumed.clear()
 
 
@@ -183,7 +194,10 @@ def arrivals(plan: Plan, random: np.random.Generator) -> list[Request]:
         output = int(np.clip(random.lognormal(np.log(plan.output), 0.9), 2, 900))
         cached = prompt // 2 // 16 * 16 if random.random() < plan.cached_ratio else 0
         name = f"chatcmpl-{len(found):06d}-{int(random.integers(2**32)):08x}"
-        found.append(Request(name, BASE + int(at * 1e9), prompt, output, cached, bool(random.random() < 0.5)))
+        leaves = output // 2 if plan.aborted_ratio and random.random() < plan.aborted_ratio else 0
+        found.append(
+            Request(name, BASE + int(at * 1e9), prompt, output, cached, bool(random.random() < 0.5), leaves_at=leaves)
+        )
 
 
 def simulate(plan: Plan) -> tuple[Toy, list[Request]]:

@@ -22,8 +22,30 @@ from warpline import schema
 
 
 def seen(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
-    engine = sglang(toy, everyone) if toy.plan.told == "spans" else _wire(toy, everyone)
-    return {**engine, "http_exchange": _exchanges(toy, everyone), **_gpu(toy)}
+    tell = {"spans": sglang, "plugin": _plugin}.get(toy.plan.told, _wire)
+    return {**tell(toy, everyone), "http_exchange": _exchanges(toy, everyone), **_gpu(toy)}
+
+
+def _plugin(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
+    """Return what the plugin tells: each step with its members, and the requests; the plan's share of the steps is lost."""
+    kept = np.random.default_rng(toy.plan.seed + 1).random(len(toy.steps)) >= toy.plan.lost_ratio
+    steps = [(n, s) for n, s in enumerate(toy.steps) if kept[n]]
+    members = [(s.scheduled, n, r.name, tokens, context) for n, s in steps for r, tokens, context, _, _ in s.rows]
+    marked = [(s.scheduled, s.scheduled + MS, n, len(s.rows), sum(r[1] for r in s.rows), 7 * n + 1) for n, s in steps]
+    engine = {"node": "n1", "process_uid": "n1:1:100", "engine_index": 0, "simulated": True}
+    known = ("time_ns", "step_ordinal", "internal_id", "scheduled_tokens", "computed_before_tokens")
+    told = ("start_ns", "end_ns", "ordinal", "requests", "scheduled_tokens", "member_hash")
+    certain = {"level": "plugin", "evidence": "exact", "confidence": 1.0}
+    return {
+        "step_member": _batch("step_member", known, members, {**engine, **certain}),
+        "engine_step": _batch("engine_step", told, marked, engine),
+        "engine_request": _requests(everyone, engine),
+    }
+
+
+def _requests(everyone: list[Request], engine: dict[str, Any]) -> pa.RecordBatch:
+    names = ("start_ns", "internal_id", "external_id", "prompt_tokens", "output_tokens")
+    return _batch("engine_request", names, [(r.arrive, r.name, r.name[:-9], r.prompt, r.out) for r in everyone], engine)
 
 
 def _wire(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
@@ -43,6 +65,8 @@ def _wire(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
                 "preempted_requests",
                 "preempted_queried_tokens",
                 "preempted_hit_tokens",
+                "drafted_requests",
+                "draft_tokens",
             ),
             messages,
             {**engine, "time_ns": [m[0] + 80_000 for m in messages]},
@@ -63,12 +87,7 @@ def _wire(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
             engine,
         ),
         "engine_event": _batch("engine_event", ("time_ns", "internal_id", "kind"), toy.events, engine),
-        "engine_request": _batch(
-            "engine_request",
-            ("start_ns", "internal_id", "external_id", "prompt_tokens", "output_tokens"),
-            [(r.arrive, r.name, r.name[:-9], r.prompt, r.out) for r in everyone],
-            engine,
-        ),
+        "engine_request": _requests(everyone, engine),
     }
 
 
@@ -118,7 +137,9 @@ def _gpu(toy: Toy) -> dict[str, pa.RecordBatch]:
         for i, (name, start, end) in enumerate(step.kernels):  # type: ignore[attr-defined]
             at = step.scheduled + MS // 10 + i * MS // 5
             correlation = ordinal * 8 + i
-            launches.append((at, at + 5000, correlation, ordinal if toy.plan.plugin else None))
+            launches.append(
+                (at, at + 5000, correlation, ordinal if toy.plan.plugin or toy.plan.told == "plugin" else None)
+            )
             kernels.append(
                 (step.start + start, step.start + end, correlation, name, "memcpy" if name == "memory" else "kernel")
             )

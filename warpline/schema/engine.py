@@ -155,6 +155,8 @@ ENGINE_MESSAGE = Table(
         integer("preempted_requests", "Requests resumed after preemption since the last message."),
         integer("preempted_queried_tokens", "Tokens that they looked up in the prefix cache."),
         integer("preempted_hit_tokens", "Tokens that they found there."),
+        integer("drafted_requests", "Requests of the step that had drafts; NULL for none, or where it does not say."),
+        integer("draft_tokens", "Draft tokens that they had, accepted or not."),
         integer("message_bytes", "Length of the message."),
         SIMULATED,
     ),

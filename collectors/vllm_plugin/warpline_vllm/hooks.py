@@ -59,7 +59,7 @@ class Recorder:
             self._ring.refuse(f"{type(error).__name__}: {error}")
 
     def tell_library(self, ordinal: int) -> None:
-        """Tell the library that CUDA loaded, if it did, which step this thread runs; -1 is none."""
+        """Tell the library that CUDA loaded, if it did, which step this thread runs; -1 is none, less a dummy step."""
         if not self._looked:
             self._looked = True
             self._tell = _set_step()
@@ -194,6 +194,13 @@ def _end(recorder: Recorder, ordinal: int, start: int, output: Any, worker: Any)
     recorder.write(EXECUTED, lambda: steps.executed(ordinal, times, output, thread, int(rank or 0)))
 
 
+def _tell(recorder: Recorder, ordinal: int) -> None:
+    try:
+        recorder.tell_library(ordinal)
+    except Exception as error:  # Fail open.
+        recorder.fail(error)
+
+
 def _wrap_sampling(worker: type, recorder: Recorder, state: threading.local) -> None:
     sample = getattr(worker, "sample_tokens", None)
     if sample is None:
@@ -201,10 +208,7 @@ def _wrap_sampling(worker: type, recorder: Recorder, state: threading.local) -> 
 
     @functools.wraps(sample)
     def sampling(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            recorder.tell_library(getattr(state, "ordinal", -1))
-        except Exception as error:  # Fail open.
-            recorder.fail(error)
+        _tell(recorder, getattr(state, "ordinal", -1))
         return sample(self, *args, **kwargs)
 
     worker.sample_tokens = sampling  # type: ignore[attr-defined]
@@ -220,13 +224,11 @@ def _wrap_dummy(worker: type, recorder: Recorder) -> None:
     def idling(self: Any, *args: Any, **kwargs: Any) -> Any:
         count[0] += 1
         ordinal, start = -1 - count[0], time.monotonic_ns()  # A dummy step is no scheduler's: its numbers go down.
-        try:
-            recorder.tell_library(-1)
-        except Exception as error:  # Fail open.
-            recorder.fail(error)
+        _tell(recorder, ordinal)
         try:
             return dummy(self, *args, **kwargs)
         finally:
+            _tell(recorder, -1)
             _end(recorder, ordinal, start, None, self)
 
     worker.execute_dummy_batch = idling  # type: ignore[attr-defined]
