@@ -2,7 +2,8 @@
 
 An id that only one attempt can bear joins at once. An id that two attempts bear (a client that repeats X-Request-Id, a
 retry, a prefill and a decode under one id) joins nothing by itself: each server's exchange stands for an attempt, and any
-other bearer joins the only one that it fits in time, or none.
+other bearer joins the only one that it fits in time, or none. X-Request-Id names a request and not an attempt: that one
+attempt alone was seen to bear it may be because another's rows were lost, so what it joins is derived, never exact.
 """
 
 from __future__ import annotations
@@ -85,8 +86,11 @@ def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> li
     several |= count_distinct(engine_key, pair_codes(found.process, found.internal), size) > count_distinct(
         engine_key, outside, size
     )
+    if name == "request_id":
+        exchanges = ~found.engine & (found.response >= 0)
+        several |= count_distinct(np.where(exchanges, key, -1), found.response, size) > 1
     clear = np.where((key >= 0) & ~several[key], key, -1)
-    _merge(result, *star(clear), name)
+    _merge(found, result, star(clear), name, DERIVED if name == "request_id" else EXACT)
     rows = np.flatnonzero((key >= 0) & several[key])
     rows = rows[np.argsort(key[rows], kind="stable")]
     groups = np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1) if len(rows) else []
@@ -104,16 +108,22 @@ def _terminal(found: Entities, key: Int64) -> Bool:
     return found.server & (key >= 0) & (onward[place] < found.start)
 
 
-def _merge(result: Grouping, left: Int64, right: Int64, name: str, evidence: int = EXACT) -> None:
+def _merge(found: Entities, result: Grouping, pairs: tuple[Int64, Int64], name: str, evidence: int) -> None:
+    """Join the attempts of each pair. What is joined is as sure as `evidence` says, but for the part that names the whole:
+    the one with the response's id, else the one that comes first."""
+    left, right = pairs
     fresh = result.attempt[left] != result.attempt[right]
     left, right = left[fresh], right[fresh]
     for row in right.tolist():
         result.rule[row] = name
-    result.evidence[right] = np.maximum(result.evidence[right], evidence)
-    count = len(result.attempt)
-    result.attempt = components(
-        count, np.concatenate([np.arange(count), left]), np.concatenate([result.attempt, right])
-    )
+    before, count = result.attempt, len(result.attempt)
+    result.attempt = components(count, np.concatenate([np.arange(count), left]), np.concatenate([before, right]))
+    anchor = np.arange(count)
+    answered = np.flatnonzero(found.response >= 0)[::-1]
+    anchor[result.attempt[answered]] = before[answered]
+    joined = np.isin(result.attempt, result.attempt[right])
+    weak = joined & (before != anchor[result.attempt])
+    result.evidence[weak] = np.maximum(result.evidence[weak], evidence)
 
 
 def _join_where_only_one_fits(found: Entities, result: Grouping, bearers: Int64, terminal: Bool, name: str) -> None:
@@ -125,7 +135,8 @@ def _join_where_only_one_fits(found: Entities, result: Grouping, bearers: Int64,
         if len(np.unique(result.attempt[inside])) == 1:
             left.append(inside[0])
             right.append(row)
-    _merge(result, np.array(left, np.int64), np.array(right, np.int64), f"{name}_and_interval", DERIVED)
+    pairs = np.array(left, np.int64), np.array(right, np.int64)
+    _merge(found, result, pairs, f"{name}_and_interval", DERIVED)
 
 
 def _fits(found: Entities, row: int, heads: Int64) -> Bool:

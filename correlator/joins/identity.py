@@ -41,7 +41,7 @@ def identify(exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Tab
     found = build(exchanges, engine)
     pairs = pair_ends(exchanges, connections)
     phases = _phases(found, engine)
-    grouping = group(found, (pairs.client, pairs.server, pairs.evidence == DERIVED), [(d, p) for d, p, _ in phases])
+    grouping = group(found, (pairs.client, pairs.server, pairs.evidence == DERIVED), [(d, p) for d, p, *_ in phases])
     names = _names(found, grouping, exchanges, engine)
     return Identity(
         _aliases(found, grouping, names, exchanges, engine),
@@ -50,19 +50,27 @@ def identify(exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Tab
     )
 
 
-def _phases(found: Entities, engine: pa.Table) -> list[tuple[int, int, str]]:
-    """Return (decode, prefill, rule) for engine requests of which one names the other, rows counted over all entities."""
+Phase = tuple[int, int, str, int]
+"""(decode, prefill, rule, evidence); rows counted over all entities."""
+
+
+def _phases(found: Entities, engine: pa.Table) -> list[Phase]:
+    """Return the pairs of engine requests of which one names the other, or that bear one transfer's id.
+
+    Such an id is drawn at random or given by a router: where both go by different names outside, it may be another's.
+    """
     if not len(engine):
         return []
     internal = engine["internal_id"].cast(pa.string()).to_pylist()
     row_of: dict[str, list[int]] = {}
     for row, name in enumerate(internal):
         row_of.setdefault(name, []).append(row)
-    base, found_pairs = found.exchanges, []
+    base = found.exchanges
+    found_pairs: list[Phase] = []
     for row, remote in enumerate(engine["remote_request_id"].cast(pa.string()).to_pylist()):
         if remote is not None and len(row_of.get(remote, [])) == 1 and row_of[remote] != [row]:
-            found_pairs.append((base + row, base + row_of[remote][0], "remote_request_id"))
-    known = {d for d, _, _ in found_pairs}
+            found_pairs.append((base + row, base + row_of[remote][0], "remote_request_id", EXACT))
+    known = {d for d, *_ in found_pairs}
     roles = engine["role"].cast(pa.string()).to_pylist()
     transfers: dict[str, list[int]] = {}
     for row, transfer in enumerate(engine["transfer_id"].cast(pa.string()).to_pylist()):
@@ -72,7 +80,9 @@ def _phases(found: Entities, engine: pa.Table) -> list[tuple[int, int, str]]:
         decode = [r for r in rows if roles[r] == "decode"]
         prefill = [r for r in rows if roles[r] == "prefill"]
         if len(decode) == len(prefill) == 1 and base + decode[0] not in known:
-            found_pairs.append((base + decode[0], base + prefill[0], "transfer_id"))
+            one, other = base + decode[0], base + prefill[0]
+            same = found.external[one] == found.external[other] or found.trace[one] == found.trace[other] >= 0
+            found_pairs.append((one, other, "transfer_id", EXACT if same else DERIVED))
     return found_pairs
 
 
@@ -157,9 +167,7 @@ def _aliases(
     return schema.table("alias").batch({c: once[c].combine_chunks() for c in once.column_names}, rows=len(once))
 
 
-def _edges(
-    found: Entities, grouping: Grouping, names: _Names, pairs: Pairs, phases: list[tuple[int, int, str]]
-) -> pa.RecordBatch:
+def _edges(found: Entities, grouping: Grouping, names: _Names, pairs: Pairs, phases: list[Phase]) -> pa.RecordBatch:
     uid, attempt = found.uid.to_pylist(), names.attempt.to_pylist()
     kinds = np.where(found.engine, "engine_request", "http_exchange").tolist()
     relation = np.where(found.engine, "served_by", "carried_by").tolist()
@@ -178,9 +186,9 @@ def _edges(
         rows.append(
             (at, "http_exchange", uid[server], "http_exchange", uid[client], "relayed_as", known, "one_process")
         )
-    for decode, prefill, rule in phases:
+    for decode, prefill, rule, known in phases:
         at = int(found.start[prefill])
-        rows.append((at, "engine_request", uid[decode], "engine_request", uid[prefill], "prefilled_by", 0, rule))
+        rows.append((at, "engine_request", uid[decode], "engine_request", uid[prefill], "prefilled_by", known, rule))
     for before, after, rule, known in grouping.retried:
         at = int(found.start[before])
         rows.append((at, "attempt", attempt[before], "attempt", attempt[after], "retried", known, rule))
