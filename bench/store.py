@@ -201,14 +201,16 @@ def throughput() -> None:
 
 
 def growth() -> None:
-    """How cost grows with what is stored: batches and spans, alone, then while a reader reads."""
+    """How cost grows with what is stored: batches and spans, alone, then while a reader reads; merged as upkeep does."""
     for table, made, rows in (("gpu_kernel", _kernel_bodies, BATCH_ROWS), ("span", _span_bodies, SPAN_ROWS)):
         with tempfile.TemporaryDirectory() as directory:
             chain, held = Chain(directory, table), 0
+            upkeep = Upkeep(Settings(state_dir=directory, correlator_retention_days=0), chain.store)
             for wanted in GROWTH:
                 while held < wanted:
                     chain.run(made(held, 16 * BATCH_ROWS), 16 * BATCH_ROWS)
                     held += 16 * BATCH_ROWS
+                    upkeep.run_once()
                 for reading in (False, True):
                     _grown(chain, made(held, 16 * BATCH_ROWS), held, rows, reading)
                     held += 16 * BATCH_ROWS
@@ -239,7 +241,7 @@ def _kernel_bodies(held: int, rows: int) -> list[bytes]:
 
 
 def _span_bodies(held: int, rows: int) -> list[bytes]:
-    return list(requests("mixed", SPAN_ROWS, rows // SPAN_ROWS, seed=held))
+    return list(requests("mixed", SPAN_ROWS, rows // SPAN_ROWS, seed=held, begin=held // SPAN_ROWS))
 
 
 def _read(store: Store, table: str, stop: threading.Event, taken: list[float]) -> None:
