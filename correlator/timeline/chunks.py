@@ -246,16 +246,18 @@ def _bar(bar: dict[str, Any]) -> dict[str, Any]:
 
 
 def _series(found: pa.Table, bucket_ns: int) -> list[dict[str, Any]]:
-    """Return one series per GPU, measure and part: bucket numbers and values; of what only grows, its rate a second."""
+    """Return one series per GPU, measure and part: bucket numbers and values; of what only grows, its rate a second.
+
+    One reading alone of what grows tells no rate, and is no series.
+    """
     if not found.num_rows:
         return []
     texts = [pc.fill_null(found[name].cast(pa.string()), "") for name in _SERIES]
     key = pc.binary_join_element_wise(*texts, "\x1f").combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    return [
-        _line(found.slice(begin, end - begin), bucket_ns)
-        for begin, end in zip(first, np.append(first[1:], len(key)), strict=True)
-    ]
+    ends = np.append(first[1:], len(key))
+    lines = [_line(found.slice(begin, end - begin), bucket_ns) for begin, end in zip(first, ends, strict=True)]
+    return [line for line in lines if line["at"]]
 
 
 def _line(part: pa.Table, bucket_ns: int) -> dict[str, Any]:

@@ -55,8 +55,9 @@ def _say(causes: list[dict[str, Any]], around: list[dict[str, Any]], missing: li
     if not causes and not around:
         st.caption("Nothing stands out: its time went as the strip above shows.")
     if missing:
-        advice = "".join(f"\n- {each}" for each in missing)
-        st.caption(f"Not recorded, so that less is explained:{advice}")
+        st.caption(
+            f"Not recorded, so that less is explained: {'; '.join(each.replace(': ', ' (', 1) + ')' for each in missing)}."
+        )
 
 
 def _ask() -> None:

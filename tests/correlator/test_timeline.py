@@ -144,6 +144,20 @@ def test_a_window_between_two_readings_still_has_lines(client: TestClient) -> No
     assert all(line["at"][0] < 0 and line["at"][-1] > 400 for line in found)
 
 
+def test_one_reading_alone_of_what_grows_is_no_line(tmp_path: Path) -> None:
+    whole = scene.scene(80, 0, gpus=1)
+    more = scene_parts.batch(
+        "gpu_sample", time_ns=[whole.start_ns + 5], value=[700.0], metric="hw.energy", monotonic=True, simulated=True,
+        node=scene_parts.NODE, gpu_uuid=scene_parts.uuid(0), index=0,
+    )  # fmt: skip
+    store = double.store(tmp_path, [*whole.batches, more])
+    with TestClient(Starlette(routes=list(chunks.routes(store)))) as found:
+        metrics = {line["metric"] for line in get(found, "lines")["lines"]}
+    store.close()
+    assert "hw.power" in metrics
+    assert "hw.energy" not in metrics
+
+
 def test_a_mig_instance_has_a_group_of_its_own_and_a_kv_transfer_a_track(tmp_path: Path) -> None:
     whole = scene.scene(80, 0, gpus=1)
     start, mig = whole.start_ns, "MIG-3f2a77c0-1b5e-5d0a-9c55-0a4e7c1d2b11"
