@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 
 from demo.engine import MODEL, kv
 from demo.engine.client import EngineClient
-from demo.engine.gpu_page import Fetched, GpuPage, engine_page
+from demo.engine.gpu_page import Fetched, GpuPage, Served, engine_page
 from demo.engine.wire import ABORTED, FINISH_REASONS, EngineCoreRequest, SamplingParams
 
 _WORDS = ["one", "request", "from", "the", "client", "socket", "to", "the", "GPU", "kernel", "and", "back", "again"]
@@ -41,7 +41,18 @@ class Server:
         self.page = GpuPage()
         self.log: list[dict[str, Any]] = []
         self.web = httpx.AsyncClient(timeout=60)
-        self.fetched = Fetched()
+        self.fetched, self.served = Fetched(), Served()
+
+    def came(self, record: dict[str, Any]) -> None:
+        """Note that tokens of a request came."""
+        if "first_ns" not in record:
+            record["first_ns"] = time.monotonic_ns()
+            self.served.first_token((record["first_ns"] - record["start_ns"]) / 1e9)
+
+    def ended(self, record: dict[str, Any]) -> None:
+        """Note that a request ended."""
+        record["end_ns"] = time.monotonic_ns()
+        self.served.finished += 1
 
     def request(self, http: Request, body: dict[str, Any], prefix: str) -> tuple[EngineCoreRequest, dict[str, Any]]:
         """Return the engine's request for an HTTP request, and the log's record of it. Ids are made as vLLM makes them."""
@@ -104,7 +115,7 @@ def make(directory: Path) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(engine_page(await server.engine.call("state"), server.fetched))
+        return PlainTextResponse(engine_page(await server.engine.call("state"), server.fetched, server.served))
 
     @app.get("/dcgm/metrics")
     async def dcgm() -> PlainTextResponse:
@@ -161,9 +172,9 @@ async def _complete(server: Server, request: Request, prefix: str, kind: str) ->
     words, reason, given_up = [], None, None
     async for output in server.engine.generate(core):
         words += [_word(token) for token in output.new_token_ids]
-        record.setdefault("first_ns", time.monotonic_ns())
+        server.came(record)
         reason, given_up = output.finish_reason, output.stop_reason
-    record["end_ns"] = time.monotonic_ns()
+    server.ended(record)
     if reason == ABORTED:
         return JSONResponse({"error": {"message": f"the engine gave it up: {given_up}"}}, status_code=503)
     usage = {"prompt_tokens": record["prompt_tokens"], "completion_tokens": len(words)}
@@ -178,10 +189,10 @@ async def _complete(server: Server, request: Request, prefix: str, kind: str) ->
 async def _stream(server: Server, core: EngineCoreRequest, record: dict[str, Any], kind: str) -> AsyncIterator[bytes]:
     async for output in server.engine.generate(core):
         text = "".join(_word(token) for token in output.new_token_ids)
-        record.setdefault("first_ns", time.monotonic_ns())
+        server.came(record)
         yield b"data: " + json.dumps(_message(record, f"{kind}.chunk", text, output.finish_reason)).encode() + b"\n\n"
     yield b"data: [DONE]\n\n"
-    record["end_ns"] = time.monotonic_ns()
+    server.ended(record)
 
 
 def _word(token: int) -> str:

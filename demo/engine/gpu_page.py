@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 UUID = "GPU-77617270-6c69-6e65-2d64-6f75626c65" + os.environ.get("WARPLINE_DOUBLE_GPU", "!")[:1].encode().hex()
@@ -14,6 +14,8 @@ _FULL_CLOCK_MHZ, _MEMORY_CLOCK_MHZ = 1980, 2619
 _IDLE_W, _BUSY_W = 70.0, 560.0
 _MEMORY_MIB, _WEIGHTS_MIB = 81559, 15000
 _THERMAL_SLOWDOWN = 0x40
+_TTFT_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Some of vLLM's."""
 
 
 class GpuPage:
@@ -55,6 +57,9 @@ class GpuPage:
             "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("gauge", self._busy_ratio),
             # A kernel of the double has the whole device: while one runs, every SM is active.
             "DCGM_FI_PROF_SM_ACTIVE": ("gauge", self._busy_ratio),
+            # By the roofline a step of decodes reads weights all the time, and computes meanwhile.
+            "DCGM_FI_PROF_DRAM_ACTIVE": ("gauge", 0.8 * self._busy_ratio),
+            "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": ("gauge", 0.6 * self._busy_ratio),
             "DCGM_FI_DEV_FB_USED": ("gauge", used),
             "DCGM_FI_DEV_FB_FREE": ("gauge", _MEMORY_MIB - used),
             "DCGM_FI_PROF_PCIE_RX_BYTES": ("gauge", rates["RX"]),
@@ -84,13 +89,32 @@ class Fetched:
     seconds: float = 0.0
 
 
-def engine_page(state: dict[str, Any], fetched: Fetched) -> str:
+@dataclass
+class Served:
+    """What became of requests so far, as vLLM counts it."""
+
+    finished: int = 0
+    first_tokens: int = 0
+    ttft_s: float = 0.0
+    within: dict[float, int] = field(default_factory=lambda: dict.fromkeys(_TTFT_BUCKETS_S, 0))
+    """Requests whose first token came within so many seconds."""
+
+    def first_token(self, after_s: float) -> None:
+        """Note a request's first token."""
+        self.first_tokens += 1
+        self.ttft_s += after_s
+        for bound in self.within:
+            self.within[bound] += after_s <= bound
+
+
+def engine_page(state: dict[str, Any], fetched: Fetched, served: Served) -> str:
     """Return the engine's own metrics under vLLM's names; those of NIXL where KV cache was `fetched`."""
     readings = {
         "vllm:num_requests_running": state["running"],
         "vllm:num_requests_waiting": state["waiting"],
         "vllm:kv_cache_usage_perc": state["kv_used_ratio"],
         "vllm:num_preemptions_total": state["preemptions"],
+        "vllm:request_success_total": served.finished,
     }
     if fetched.count:
         readings |= {
@@ -99,8 +123,14 @@ def engine_page(state: dict[str, Any], fetched: Fetched) -> str:
             "vllm:nixl_bytes_transferred_count": fetched.count,
             "vllm:nixl_bytes_transferred_sum": fetched.bytes,
         }
-    lines = []
+    labels = 'model_name="warpline-double (simulated)",engine="0"'
+    lines = ["# TYPE vllm:time_to_first_token_seconds histogram"]
+    for bound, count in (served.within | {float("inf"): served.first_tokens}).items():
+        le = "+Inf" if bound == float("inf") else f"{bound}"
+        lines.append(f'vllm:time_to_first_token_seconds_bucket{{{labels},le="{le}"}} {count}')
+    lines.append(f"vllm:time_to_first_token_seconds_sum{{{labels}}} {served.ttft_s}")
+    lines.append(f"vllm:time_to_first_token_seconds_count{{{labels}}} {served.first_tokens}")
     for name, value in readings.items():
         kind = "counter" if name.endswith(("_total", "_count", "_sum")) else "gauge"
-        lines += [f"# TYPE {name} {kind}", f'{name}{{model_name="warpline-double (simulated)",engine="0"}} {value}']
+        lines += [f"# TYPE {name} {kind}", f"{name}{{{labels}}} {value}"]
     return "\n".join(lines) + "\n"

@@ -164,10 +164,17 @@ def test_tgi_dynamo_kserve_and_tensorrt_llms_own_server_speak_the_same_words() -
 
 def test_what_the_demos_engine_says_is_called_simulated() -> None:
     state = {"running": 1, "waiting": 2, "kv_used_ratio": 0.5, "preemptions": 0}
-    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched()) + "vllm:num_requests_running 1\n")
-    assert [row["simulated"] for row in rows] == [True] * 4 + [None]
-    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched(3, 7 << 20, 0.5)))
-    told = {(row["metric"], row["statistic"]): row["value"] for row in rows[4:]}
+    served = gpu_page.Served(finished=2)
+    for seconds in (0.2, 3, 20):
+        served.first_token(seconds)
+    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched(), served) + "vllm:num_requests_running 1\n")
+    assert [row["simulated"] for row in rows] == [True] * (len(rows) - 1) + [None]
+    assert {row["upper_bound"]: row["value"] for row in rows if row["statistic"] == "bucket"} == {
+        0.1: 0, 0.25: 1, 0.5: 1, 1: 1, 2.5: 1, 5: 2, 10: 2, float("inf"): 3,
+    }  # fmt: skip
+    assert (value(rows, "ttft", "sum"), value(rows, "ttft", "count"), value(rows, "requests.finished")) == (23.2, 3, 2)
+    rows, _ = read(gpu_page.engine_page(state, gpu_page.Fetched(3, 7 << 20, 0.5), served))
+    told = {(row["metric"], row["statistic"]): row["value"] for row in rows if row["metric"].startswith("kv.transfer")}
     assert told == {
         ("kv.transfer", "count"): 3,
         ("kv.transfer", "sum"): 0.5,

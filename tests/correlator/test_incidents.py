@@ -46,7 +46,7 @@ TOLD = {
     "host_stalls": "its GPU 0 was 3% active (SM): requests waited for the host, not for it",
     "long_prefill": "its tokens waited for the prompts of others in the same steps",
     "noisy_neighbour": "another process worked on its GPU meanwhile (python3.11 pid 1199)",
-    "overload": "GPU 0 of its node was 98% active (SM): saturated",
+    "overload": "GPU 0 of its node was 97% active (SM): saturated",
     "packet_loss": "packets were lost: 10 of 256 exchanges",
     "policy_drops": "packets to engine-0 (POLICY_DENIED) were dropped",
     "preemption_storm": "its engine preempted",
