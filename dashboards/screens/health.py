@@ -46,7 +46,7 @@ def _body(chosen: state.Range) -> None:
     st.subheader("Sources")
     _sources(sources)
     st.subheader("Losses")
-    _losses(losses, chosen)
+    _losses(losses, chosen, told=len(sources) > 0)
     st.subheader("Store")
     store_disk.show()
     left, right = st.columns(2)
@@ -93,7 +93,10 @@ def _sources(found: pd.DataFrame) -> None:
     parts.table(table, column_config=columns, alt="Sources by state")
 
 
-def _losses(found: pd.DataFrame, chosen: state.Range) -> None:
+def _losses(found: pd.DataFrame, chosen: state.Range, told: bool) -> None:
+    if found.empty and not told:
+        st.caption("No source has reported: what is missing is not known.")
+        return
     if found.empty:
         st.success(f"Nothing is known to be missing in the range *{chosen.name}*.", icon=":material/check_circle:")
         return

@@ -210,7 +210,8 @@ def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
 
 def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
     chosen, others = picked
-    title = f"{len(chosen):,} picked requests" if len(chosen) else "Slowest requests"
+    by = next(name for name, key in TIMES.items() if key == measure)
+    title = f"{len(chosen):,} picked requests" if len(chosen) else f"Slowest requests by {by}"
     shown = (chosen if len(chosen) else others).nlargest(100, f"{measure}_ns")
     table, why = st.columns([3, 2])
     with table:

@@ -85,8 +85,9 @@ def _tried(browser: Browser, mine: Own, pictures: Path) -> dict[str, Any]:
 
 def _slowest(page: Page, pictures: Path) -> Page:
     """Have durations shown, and open the first of the slowest; return its tab once the answer stands there."""
-    page.get_by_role("heading", name="Slowest requests").wait_for()
+    page.get_by_role("heading", name="Slowest requests by first byte").wait_for()
     page.get_by_role("radio", name="duration").click()
+    page.get_by_role("heading", name="Slowest requests by duration").wait_for()
     page.locator("[data-test-script-state=notRunning]").wait_for()
     page.wait_for_timeout(500)  # The table draws its rows on a canvas, and does not say when.
     page.screenshot(path=pictures.with_suffix(".overview.png"))
