@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from correlator.storage.parts import NS_PER_DAY
 from correlator.storage.readers import Readers
 from warpline.schema import Table, Type
 
@@ -27,6 +28,8 @@ _NAME = re.compile(r"^(?P<table>[a-z_]+)\.(?P<since>-?\d+)\.(?P<until>-?\d+)\.(?
 _FEW_ROWS = 500_000
 """Neighbouring files are merged until one holds so many rows: a read opens each of them."""
 _MANY_FILES = 24
+_FRESH_FILES = 8
+"""The last files are not merged: what comes late makes them anew."""
 _ROW_GROUP = 131072
 _FOUND_BY = {"alias": ("value", "attempt_uid", "request_uid")}
 """Tables that are asked for one id among all: a Bloom filter says which few rows may have it. A request's aliases among
@@ -43,6 +46,7 @@ class ResultFile:
     table: str
     since_ns: int
     until_ns: int
+    rows: int
 
 
 class Results:
@@ -56,35 +60,60 @@ class Results:
         found = sorted((int(m["number"]), p, m) for p in root.glob("*.parquet") if (m := _NAME.match(p.name)))
         self._numbers = itertools.count(found[-1][0] + 1 if found else 0)
         for _, path, match in found:
-            this = ResultFile(path, match["table"], int(match["since"]), int(match["until"]))
-            covered = [f for f in self.files[this.table] if _inside(f, this)]
+            this = ResultFile(path, match["table"], int(match["since"]), int(match["until"]), _row_count(path))
+            covered = [f for f in self.files[this.table] if _inside(f, (this.since_ns, this.until_ns))]
             readers.remove(f.path for f in covered)
             self.files[this.table] = [f for f in self.files[this.table] if f not in covered] + [this]
         for path in root.glob("*.part"):
             path.unlink()
 
-    def put(self, table: Table, since_ns: int, until_ns: int, rows: pa.Table) -> None:
-        """Put `rows` in the place of all rows of `table` in [since_ns, until_ns); their order is kept."""
+    def put(self, table: Table, since_ns: int, until_ns: int, rows: pa.Table, piece_ns: int = 0) -> None:
+        """Put `rows` in the place of all rows of `table` in [since_ns, until_ns); their order is kept.
+
+        They become one file, or one for each `piece_ns`: what is put anew piece by piece needs no other rows written again.
+        A file that the stretch cuts, or that holds several pieces, is made anew as a whole: its stretch of time stays.
+        """
+        window = (since_ns, until_ns)
         old = [f for f in self.files[table.name] if f.since_ns < until_ns and since_ns < f.until_ns]
-        kept = [self._outside(f, table, since_ns, until_ns) for f in old]
-        low, high = min([since_ns, *(f.since_ns for f in old)]), max([until_ns, *(f.until_ns for f in old)])
-        parts = [part for part in kept if part.num_rows] + ([rows] if rows.num_rows else [])
-        new = [self._write(table, low, high, parts)] if parts else []
-        self._exchange(table.name, old, new)
+        cut = [f for f in old if f.since_ns < since_ns or until_ns < f.until_ns or f.until_ns - f.since_ns > piece_ns]
+        stretches = [*((f.since_ns, f.until_ns) for f in cut), *_rest(window, cut, piece_ns)]
+        new = [self._renewed(table, stretch, window, rows, cut) for stretch in stretches]
+        self._exchange(table.name, old, [each for each in new if each])
+
+    def _renewed(
+        self,
+        table: Table,
+        stretch: tuple[int, int],
+        window: tuple[int, int],
+        rows: pa.Table,
+        cut: list[ResultFile],
+    ) -> ResultFile | None:
+        """Write the file of `stretch`: of `rows` what is in it, of the old file what lies outside of the window."""
+        parts = [_between(rows, table, *stretch)]
+        for file in cut:
+            if (file.since_ns, file.until_ns) == stretch and not _inside(file, window):
+                kept = pq.read_table(file.path)
+                before, after = (stretch[0], window[0]), (window[1], stretch[1])
+                parts = [_between(kept, table, *before), *parts, _between(kept, table, *after)]
+        parts = [part for part in parts if part.num_rows]
+        return self._write(table, *stretch, parts) if parts else None
+
+    def any_in(self, table: str, since_ns: int, until_ns: int) -> bool:
+        """Say whether there may be rows of `table` in [since_ns, until_ns)."""
+        return any(f.since_ns < until_ns and since_ns < f.until_ns for f in self.files.get(table, ()))
 
     def compact(self, table: Table) -> bool:
         """Merge the small files of `table` where they are many; return whether anything changed."""
-        small = sorted((f for f in self.files[table.name]), key=lambda f: f.since_ns)[:-2]
-        small = [f for f in small if pq.read_metadata(f.path).num_rows < _FEW_ROWS]
-        if len(small) < _MANY_FILES:
+        ordered = sorted(self.files[table.name], key=lambda f: f.since_ns)[:-_FRESH_FILES]
+        if sum(f.rows < _FEW_ROWS for f in ordered) < _MANY_FILES:
             return False
-        rows = 0
         chosen: list[ResultFile] = []
-        for each in small:
-            rows += pq.read_metadata(each.path).num_rows
-            if chosen and (rows > 2 * _FEW_ROWS or each.since_ns != chosen[-1].until_ns):
+        for each in ordered:  # Neighbours of one day: what a merged file spans, no other file may.
+            small, day = each.rows < _FEW_ROWS, each.since_ns // NS_PER_DAY
+            fits = small and all(f.since_ns // NS_PER_DAY == day for f in chosen)
+            if len(chosen) > 1 and not (fits and sum(f.rows for f in chosen) < _FEW_ROWS):
                 break
-            chosen.append(each)
+            chosen = [*(chosen if fits else []), *([each] if small else [])]
         if len(chosen) < 2:
             return False
         merged = self._write(table, chosen[0].since_ns, chosen[-1].until_ns, [pq.read_table(f.path) for f in chosen])
@@ -111,13 +140,6 @@ class Results:
         columns = ", ".join(f'"{c.name}"::{_shown(c.type)} AS "{c.name}"' for c in table.columns)
         return [f"SELECT {columns} FROM read_parquet([{paths}], union_by_name = true)"]  # noqa: S608 (names of ours)
 
-    def _outside(self, file: ResultFile, table: Table, since_ns: int, until_ns: int) -> pa.Table:
-        if since_ns <= file.since_ns and file.until_ns <= until_ns:
-            return pa.table({})
-        rows = pq.read_table(file.path)
-        time = np.asarray(rows[table.time].to_numpy())
-        return rows.filter(pa.array((time < since_ns) | (time >= until_ns)))
-
     def _write(self, table: Table, since_ns: int, until_ns: int, parts: Iterable[pa.Table]) -> ResultFile:
         rows = pa.concat_tables([_plain(part) for part in parts], promote_options="permissive").unify_dictionaries()
         path = self.root / f"{table.name}.{since_ns}.{until_ns}.{next(self._numbers)}.parquet"
@@ -131,18 +153,42 @@ class Results:
             compression="lz4",
             use_dictionary=words,
             row_group_size=group,
+            write_statistics=[f.name for f in rows.schema if pa.types.is_integer(f.type)],  # Of texts they are dear.
             bloom_filter_options=found or None,
         )
         hidden.rename(path)
-        return ResultFile(path, table.name, since_ns, until_ns)
+        return ResultFile(path, table.name, since_ns, until_ns, rows.num_rows)
 
     def _exchange(self, name: str, old: list[ResultFile], new: list[ResultFile]) -> None:
         self.files[name] = [f for f in self.files[name] if f not in old] + new
         self.readers.remove(f.path for f in old)
 
 
-def _inside(inner: ResultFile, outer: ResultFile) -> bool:
-    return outer.since_ns <= inner.since_ns and inner.until_ns <= outer.until_ns
+def _inside(file: ResultFile, stretch: tuple[int, int]) -> bool:
+    return stretch[0] <= file.since_ns and file.until_ns <= stretch[1]
+
+
+def _rest(window: tuple[int, int], files: list[ResultFile], piece_ns: int) -> list[tuple[int, int]]:
+    """Return the stretches of the window that none of `files` spans, cut into pieces where they have a length."""
+    found = []
+    low = window[0]
+    for begin, end in [*sorted((f.since_ns, f.until_ns) for f in files), (window[1], window[1])]:
+        each = piece_ns or max(begin - low, 1)
+        found += [(at, min(at + each, begin)) for at in range(low, begin, each)]
+        low = max(low, end)
+    return found
+
+
+def _between(rows: pa.Table, table: Table, low_ns: int, high_ns: int) -> pa.Table:
+    if not rows.num_rows:
+        return rows
+    time = np.asarray(rows[table.time].to_numpy())
+    inside = (time >= low_ns) & (time < high_ns)
+    return rows if inside.all() else rows.filter(pa.array(inside))
+
+
+def _row_count(path: Path) -> int:
+    return int(pq.read_metadata(path).num_rows)
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -7,6 +7,7 @@ the ledger of its batch ids. All SQL of the correlator runs through here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -190,6 +191,9 @@ class Store:
             changed = self._guarded(lambda: self._write_days(parts))
             for name in changed:
                 self.publish(schema.table(name))
+            # Only now can whoever hears of them read them.
+            for part in itertools.chain.from_iterable(parts.values()):
+                self.changes.note(part.table.name, part.low_ns, part.high_ns)
 
     def _write_days(self, parts: Mapping[int, Sequence[Part]]) -> set[str]:
         changed: set[str] = set()
@@ -205,7 +209,6 @@ class Store:
             day.refused.clear()
             for part in group:
                 self.rows_written[part.table.name] += part.rows.num_rows
-                self.changes.note(part.table.name, part.low_ns, part.high_ns)
         return changed
 
     def _fitting(self, batches: Sequence[Batch]) -> list[tuple[int, Part]]:
@@ -224,18 +227,20 @@ class Store:
         if free < self.reserve_bytes:
             raise DiskFull(f"store {self.root}: {free >> 20} MiB are free, {self.reserve_bytes >> 20} MiB are reserved")
 
-    def put(self, since_ns: int, until_ns: int, found: Mapping[str, pa.Table]) -> None:
-        """Put what the joins found in [since_ns, until_ns), by table, in the place of what they had found there before.
+    def put(self, since_ns: int, until_ns: int, found: Mapping[str, pa.Table], piece_ns: int = 0) -> None:
+        """Put what the joins found in [since_ns, until_ns), by table, in the place of what they had found there before;
+        in files of `piece_ns` of time each, where that is given.
 
         Raises DiskFull below the reserve, StoreError where the disk fails.
         """
         with self.lock:
             self._check_reserve()
             for name, rows in found.items():
+                table = schema.table(name)
                 self._guarded(
-                    lambda name=name, rows=rows: self.results.put(schema.table(name), since_ns, until_ns, rows)
+                    lambda table=table, rows=rows: self.results.put(table, since_ns, until_ns, rows, piece_ns)
                 )
-                self.publish(schema.table(name))
+                self.publish(table)
 
     def forget_results(self) -> None:
         """Drop all that the joins found."""
