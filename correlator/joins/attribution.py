@@ -111,7 +111,10 @@ def allocate(totals: Int64, weights: Int64, offsets: Int64) -> Int64:
     parts = (total.astype(np.float64) * weights / divisor).astype(np.int64)
     # Wrapping products: the true remainder fits 64 bits although the product may not, so it comes out exact.
     remainder = total * weights - parts * divisor
-    carry = np.floor_divide(remainder, divisor)
+    if totals.max(initial=0) < 2**50:  # Then the floor in doubles is wrong by one at most, and no division is needed.
+        carry = (remainder >= divisor).astype(np.int64) - (remainder < 0)
+    else:
+        carry = np.floor_divide(remainder, divisor)
     parts += carry
     remainder -= carry * divisor
     left = np.where(sums > 0, totals - _segment_sums(parts, offsets), 0)

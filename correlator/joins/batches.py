@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from correlator.joins.attribution import DERIVED, ESTIMATED, EVIDENCE, Bool, Int64
-from correlator.joins.gpu_time import Query, load
+from correlator.joins.executions import Query, load
 from correlator.joins.membership import CONFIDENCE
 from correlator.joins.union import codes
 from warpline import schema

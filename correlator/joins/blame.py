@@ -9,13 +9,15 @@ explains is blamed.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from correlator.joins.attribution import EVIDENCE, Int64
-from correlator.joins.gpu_time import PHASES, STRETCH_NS, Found, words
+from correlator.joins.executions import STRETCH_NS, codes
+from correlator.joins.gpu_time import PHASES, Found, words
 from correlator.joins.ledger import OUTSIDE, column
 
 LEAST_NS = 10_000
@@ -37,6 +39,10 @@ class _Costs:
 def rows(found: Found, waits: pa.Table) -> pa.Table:
     """Return rows of `blame`, one set for each stretch of time; `waits` are rows of the query `_join_wait`."""
     stretch = found.measured_start // STRETCH_NS
+    owner = waits["owner"].cast(pa.string())
+    waiting = [each for each in pc.unique(owner).to_pylist() if each not in set(found.owners)]
+    found = replace(found, owners=[*found.owners, *waiting])  # Who waits need not be in any step near.
+    waits = waits.set_column(0, "owner", pc.index_in(owner, value_set=pa.array(found.owners, pa.string())))
     parts = [_of_stretch(found, low, high, waits) for low, high in _ranges(stretch)]
     return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})
 
@@ -62,9 +68,9 @@ def _of_stretch(found: Found, low: int, high: int, waits: pa.Table) -> pa.Table:
     return pa.table(
         {
             "start_ns": np.full(len(keep), number * STRETCH_NS, np.int64),
-            "victim": words(unique[0][keep], every, lambda c: found.names[c][1]),
-            "culprit": words(unique[1][keep], every, lambda c: found.names[c][1]),
-            "process_uid": words(unique[2][keep], every, lambda c: found.names[c][1]),
+            "victim": words(unique[0][keep], every, lambda c: found.owners[c]),
+            "culprit": words(unique[1][keep], every, lambda c: found.owners[c]),
+            "process_uid": words(unique[2][keep], every, lambda c: found.names.engine[c]),
             "kind": words(unique[3][keep], every, lambda c: _KINDS[c]),
             "delay_ns": total[keep],
             "evidence": words(worst[keep], every, lambda c: EVIDENCE[c]),
@@ -74,11 +80,12 @@ def _of_stretch(found: Found, low: int, high: int, waits: pa.Table) -> pa.Table:
 
 def _unique_rows(*columns: Int64) -> tuple[Int64, Int64]:
     """Return the different columns-wise rows, shape (columns, rows), and the place of each row among them."""
-    order = np.lexsort(columns)
-    fresh = np.zeros(len(order), bool)
-    fresh[:1] = True
+    key = np.zeros(len(columns[0]), np.int64)
     for values in columns:
-        fresh[1:] |= np.diff(values[order]) != 0
+        code = values if values.max(initial=0) < 1 << 28 else codes(values)  # Hashes of engines, which are few.
+        key = key * (int(code.max(initial=0)) + 1) + code
+    order = np.argsort(key, kind="stable")
+    fresh = np.diff(key[order], prepend=-1) != 0
     place = np.empty(len(order), np.int64)
     place[order] = np.cumsum(fresh) - 1
     return np.stack([values[order[fresh]] for values in columns]), place
@@ -89,13 +96,13 @@ def _costs(found: Found, low: int, high: int) -> _Costs:
     cuts = [slice(*np.searchsorted(s.measured, [low, high])) for s in found.shares]
     owner = np.concatenate([s.owner[c] for s, c in zip(found.shares, cuts, strict=True)])
     ns = np.concatenate([s.busy_ns[c] for s, c in zip(found.shares, cuts, strict=True)])
-    evidence = np.concatenate([s.evidence[c] for s, c in zip(found.shares, cuts, strict=True)])
     owners, first = found.ledger.owners, int(owner.min(initial=2**62))
     rows = np.arange(first, int(owner.max(initial=first - 1)) + 1)
     total = np.bincount(owner - first, ns, minlength=len(rows)).astype(np.int64)
-    worst = np.zeros(len(rows), np.int64)
-    np.maximum.at(worst, owner - first, evidence)
     step = np.searchsorted(owners.offsets, rows, side="right") - 1
+    of_step = np.zeros(len(found.steps.engine), np.int8)
+    np.maximum.at(of_step, found.measured.step[low:high], found.measured.evidence[low:high])
+    worst = np.maximum(owners.evidence[rows], of_step[step]).astype(np.int64)
     keep = (total > 0) & (owners.identity[rows] >= 0) & (step >= OUTSIDE)
     rows = rows[keep]
     return _Costs(
@@ -131,8 +138,7 @@ def _waits(found: Found, costs: _Costs, first: Int64, waits: pa.Table) -> list[P
     start = start[order]
     engine_of = found.steps.engine[costs.step[order]]
     low, high = np.searchsorted(start, begins), np.searchsorted(start, ends)
-    known = np.array([int(v) in found.names for v in victims.tolist()], bool)
-    for row in np.flatnonzero((high > low) & known).tolist():
+    for row in np.flatnonzero(high > low).tolist():
         inside = order[low[row] : high[row]][engine_of[low[row] : high[row]] == engines[row]]
         owner, place = np.unique(costs.owner[inside], return_inverse=True)
         if not len(owner):

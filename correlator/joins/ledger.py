@@ -76,16 +76,16 @@ def numbers(steps: Steps, engine: Int64, ordinal: Int64) -> Int64:
     return np.where(known & (keys[place] == wanted), place, -1)
 
 
-def build(steps: Steps, members: pa.Table, told: pa.Table) -> Ledger:
-    """Return the ledger of `steps` from rows of the join queries `_join_member` and `_join_step`, this with `engine`."""
+def build(steps: Steps, members: pa.Table, owner: Int64, told: pa.Table) -> Ledger:
+    """Return the ledger of `steps` from rows of the join queries `_join_member` and `_join_step`, this with `engine`;
+    `owner` has the identity of each member's request."""
     count = len(steps.engine)
     said = _told(steps, told, count)
-    rows, completeness = _members(steps, members, said.disagree, count)
+    rows, completeness = _members(steps, members, owner, said.disagree, count)
     extra = _buckets(steps, rows, said, count)
     step = np.concatenate([rows.step, *(b.step for b in extra)])
     identity = np.concatenate([rows.identity, *(b.identity for b in extra)])
-    bucket = np.concatenate([np.zeros(len(rows.step), np.int8), *(np.ones(len(b.step), np.int8) for b in extra)])
-    order = np.lexsort((identity, bucket, step))
+    order = np.argsort(step, kind="stable")  # In each step members come in the order of their ids, then buckets.
     joined = {
         f: np.concatenate([getattr(rows, f), *(getattr(b, f) for b in extra)])[order]
         for f in ("scheduled", "context", "sampled", "evidence", "phase")
@@ -97,7 +97,7 @@ def build(steps: Steps, members: pa.Table, told: pa.Table) -> Ledger:
     return Ledger(owners, joined["phase"], completeness)
 
 
-def _members(steps: Steps, members: pa.Table, disagree: Bool, count: int) -> tuple[_Rows, Int8]:
+def _members(steps: Steps, members: pa.Table, owner: Int64, disagree: Bool, count: int) -> tuple[_Rows, Int8]:
     """Return each step's members by its best level, each once, and how complete the list is.
 
     A step whose ranks disagree on who was in it has none: which of them to believe is not for us to guess.
@@ -108,8 +108,8 @@ def _members(steps: Steps, members: pa.Table, disagree: Bool, count: int) -> tup
     best = np.full(count + 1, 99, np.int64)
     np.minimum.at(best, step, level)
     keep = np.flatnonzero((step >= 0) & (level == best[step]))
-    owner = column(members, "owner")[keep]
-    order = np.lexsort((owner, step[keep]))
+    owner = owner[keep]
+    order = np.argsort(step[keep] * (int(owner.max(initial=0)) + 1) + owner, kind="stable")
     keep, owner = keep[order], owner[order]
     once = (
         np.concatenate([[True], (np.diff(owner) != 0) | (np.diff(step[keep]) != 0)]) if len(keep) else np.zeros(0, bool)
@@ -121,7 +121,7 @@ def _members(steps: Steps, members: pa.Table, disagree: Bool, count: int) -> tup
     return (
         _Rows(
             step[keep],
-            np.maximum(owner, 0),
+            owner,
             column(members, "scheduled")[keep],
             column(members, "context")[keep],
             column(members, "sampled")[keep],

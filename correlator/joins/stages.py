@@ -17,15 +17,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from correlator.joins import blame, gpu_time
 from correlator.joins.clock_edge import clock_edges
 from correlator.joins.clock_offset import WINDOW_NS
-from correlator.joins.gpu_time import STRETCH_NS, load
+from correlator.joins.executions import LOOKBACK_S, STRETCH_NS, load
 from correlator.joins.identity import identify
+from correlator.joins.made_of import KEPT, MadeOf
 from correlator.joins.membership import from_wire
+from correlator.joins.presence import Presence
 from correlator.joins.stays import from_events, from_sight
 from correlator.storage.store import Store
 from warpline import schema
@@ -49,9 +52,13 @@ class Stage:
     at_once: int
     reach: dict[str, tuple[int, int]]
     """Table → (ns before, ns after): a row can change results in [time - before, time + after]."""
+    of: tuple[str, ...] = ()
+    """Tables without whose rows a stretch has no results; none where results may lie beside the rows that they are of."""
 
 
 _EVER_NS = 1 << 62
+_PIECES = 8
+"""So many stretches at most are put as files of their own; more at once are rows of long ago, or all."""
 LOOKBACK_NS = 120 * _S
 """How far before a stretch the wire is replayed from: a request that was scheduled earlier has an inexact context."""
 
@@ -76,20 +83,23 @@ STAGES = (
         60 * _S,
         1,
         {"http_exchange": (60 * _S, 60 * _S), "engine_request": (60 * _S, 60 * _S), "connection": (0, 60 * _S)},
+        ("http_exchange", "engine_request"),
     ),
     Stage("clock", 60 * _S, 1, {"http_exchange": (90 * _S, 30 * _S), "connection": (0, 60 * _S)}),
     Stage(
         "gpu",
         STRETCH_NS,
-        12,
+        60,
         {
             "gpu_kernel": (_S // 10, _S // 10),
-            "launch": (0, 5 * _S),
+            "launch": (_S // 10, LOOKBACK_S * _S),
+            # Of what these reach, only the stretches that they change (made_of.py).
             "step_member": (5 * _S, 5 * _S),
             "engine_step": (5 * _S, 5 * _S),
             "engine_message": (5 * _S, 0),
-            "gpu_sample": (0, STRETCH_NS),
+            "gpu_sample": (5 * _S, 5 * _S),
         },
+        ("gpu_kernel",),
     ),
 )
 
@@ -105,6 +115,7 @@ class Joins:
         self.failed = 0
         self._ledgers: dict[int, bytes] = {}
         self._dirty: dict[str, set[int]] = {stage.name: set() for stage in STAGES}
+        self._presence, self._made_of = Presence(store.query), MadeOf(store.query)
         self._stop = threading.Event()
         self._now = threading.Event()
         self._working = threading.Lock()
@@ -155,14 +166,17 @@ class Joins:
 
     def _catch_up(self) -> int:
         began = time.monotonic()
-        for table, low, high in self.store.changes.take():
-            self._mark(table, low, high)
+        for table, low, high in _together(self.store.changes.take()):
+            self._presence.came(table, low, high)
+            self._came(table, low, high)
         done = 0
         for stage in STAGES:
+            self._drop_empty(stage)
             for since_ns, until_ns in self._runs(stage):
                 if self._stop.is_set():
                     return done
-                self._run(stage, since_ns, until_ns)
+                few = until_ns - since_ns <= _PIECES * stage.stretch_ns
+                self._run(stage, since_ns, until_ns, stage.stretch_ns if few else 0)
                 first, last = since_ns // stage.stretch_ns, until_ns // stage.stretch_ns
                 self._dirty[stage.name] -= set(range(first, last))
                 done += last - first
@@ -170,17 +184,22 @@ class Joins:
             self.joined += done
             self.lag_s = time.monotonic() - began
             self.store.compact_results()
+            self._presence.forget_old()
         return done
 
     def rebuild(self, progress: Progress | None = None) -> None:
         """Forget all results and join everything that is stored. Raises StoreError."""
         self.store.forget_results()
         self.store.changes.take()
+        self._ledgers.clear()
+        self._made_of.forget()
+        self._presence = Presence(self.store.query)
         for stage in STAGES:
             for table in stage.reach:
                 for low, high in self._filled(table, stage.stretch_ns):
                     self._mark(table, low, high, only=stage.name)
         for stage in STAGES:
+            self._drop_empty(stage)
             total, done = len(self._dirty[stage.name]), 0
             for since_ns, until_ns in self._runs(stage):
                 self._run(stage, since_ns, until_ns)
@@ -189,6 +208,7 @@ class Joins:
                     progress(stage.name, done, total)
             self._dirty[stage.name].clear()
         self.store.compact_results()
+        self._presence.forget_old()
 
     # What is to be done
 
@@ -198,6 +218,44 @@ class Joins:
             if reach and only in ("", stage.name):
                 first = (low_ns - reach[0]) // stage.stretch_ns
                 self._dirty[stage.name].update(range(first, (high_ns + reach[1]) // stage.stretch_ns + 1))
+
+    def _came(self, table: str, low_ns: int, high_ns: int) -> None:
+        """Mark the stretches that rows which came with times in [low_ns, high_ns] can change."""
+        stage, dirty = STAGES[-1], self._dirty["gpu"]
+        found: tuple[int, int] | None
+        if table in ("step_member", "engine_step"):
+            dirty.update(self._made_of.by_steps(table, low_ns, high_ns))
+            return
+        for other in STAGES[:-1]:
+            self._mark(table, low_ns, high_ns, only=other.name)
+        if table == "gpu_sample":
+            found = self._made_of.by_power(low_ns, high_ns)
+        elif table == "engine_message":
+            found = self._made_of.by_messages(low_ns, high_ns)
+        elif table == "gpu_kernel":
+            found = self._made_of.by_kernels(low_ns, high_ns)
+        else:
+            self._mark(table, low_ns, high_ns, only=stage.name)
+            return
+        if found:
+            dirty.update(range(found[0] // STRETCH_NS, found[1] // STRETCH_NS + 1))
+
+    def _drop_empty(self, stage: Stage) -> None:
+        """Leave out dirty stretches that have no rows of which results could be: where rows reach far, most are."""
+        dirty = self._dirty[stage.name]
+        if not stage.of or not dirty:
+            return
+        bound = {"since_ns": min(dirty) * stage.stretch_ns, "until_ns": (max(dirty) + 1) * stage.stretch_ns}
+        filled: set[int] = set()
+        for table in stage.of:
+            column = schema.table(table).time
+            found = self.store.query(
+                f"SELECT DISTINCT {column} // $stretch_ns AS n FROM {table}"  # noqa: S608 (ours)
+                f" WHERE {column} >= $since_ns AND {column} < $until_ns",
+                {**bound, "stretch_ns": stage.stretch_ns},
+            )
+            filled.update(found["n"].to_pylist())
+        dirty &= filled
 
     def _runs(self, stage: Stage) -> Iterator[tuple[int, int]]:
         """Yield (since, until) of dirty stretches, neighbours together as far as the stage takes them."""
@@ -226,27 +284,30 @@ class Joins:
 
     # The stages
 
-    def _run(self, stage: Stage, since_ns: int, until_ns: int) -> None:
+    def _run(self, stage: Stage, since_ns: int, until_ns: int, piece_ns: int = 0) -> None:
         made = {"wire": self._wire, "identity": self._identity, "clock": self._clock, "gpu": self._gpu}[stage.name](
             since_ns, until_ns
         )
-        self.store.put(since_ns, until_ns, made)
         if stage.name == "wire":
             self._mark_changed(since_ns, until_ns, made["step_member"])
+        if any(len(rows) or self.store.results.any_in(name, since_ns, until_ns) for name, rows in made.items()):
+            self.store.put(since_ns, until_ns, made, piece_ns)
 
     def _mark_changed(self, since_ns: int, until_ns: int, members: pa.Table) -> None:
         """Mark what follows from the stretches of the ledger that came out otherwise than the last time."""
-        for start in range(since_ns, until_ns, STRETCH_NS):
-            inside = pc.and_(
-                pc.greater_equal(members["time_ns"], start), pc.less(members["time_ns"], start + STRETCH_NS)
-            )
+        stretch = np.asarray(members["time_ns"].to_numpy()) // STRETCH_NS
+        had = self.store.results.any_in("step_member", since_ns, until_ns)
+        numbers = range(since_ns // STRETCH_NS, until_ns // STRETCH_NS)
+        for number in numbers if had else np.unique(stretch).tolist():
             sink = io.BytesIO()
             with pa.ipc.new_stream(sink, members.schema) as out:
-                out.write_table(members.filter(inside).combine_chunks().unify_dictionaries())
+                out.write_table(members.filter(pa.array(stretch == number)).combine_chunks().unify_dictionaries())
             digest = hashlib.blake2b(sink.getvalue(), digest_size=16).digest()
-            if self._ledgers.get(start) != digest:
-                self._ledgers[start] = digest
-                self._mark("step_member", start, start + STRETCH_NS - 1)
+            if self._ledgers.pop(number, None) != digest:
+                self._mark("step_member", number * STRETCH_NS, (number + 1) * STRETCH_NS - 1, only="gpu")
+            self._ledgers[number] = digest
+        while len(self._ledgers) > KEPT:
+            self._ledgers.pop(next(iter(self._ledgers)))
 
     def _read(self, table: str, since_ns: int, until_ns: int, where: str = "true") -> pa.Table:
         column = schema.table(table).time
@@ -254,8 +315,9 @@ class Joins:
         return self.store.query(sql, {"since_ns": since_ns, "until_ns": until_ns})
 
     def _wire(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
-        engines = self.store.query(load("wire_engine"), {"since_ns": since_ns, "until_ns": until_ns}).to_pylist()
-        parts = [self._replayed(e["process_uid"], e["engine_index"], since_ns, until_ns) for e in engines]
+        told = self._presence.processes("step_member", since_ns - 60 * _S, until_ns + 60 * _S)
+        engines = {e for e in self._presence.keys("engine_message", since_ns, until_ns) if e[0] not in told}
+        parts = [self._replayed(*each, since_ns, until_ns) for each in sorted(engines, key=str)]
         steps: list[pa.Table] = []
         if self._without_engine(since_ns, until_ns):
             members, batches = from_sight(self.store.query, since_ns - LOOKBACK_NS, until_ns + 30 * _S)
@@ -264,7 +326,7 @@ class Joins:
         made = {"step_member": parts, "engine_step": steps}
         return {n: pa.concat_tables([_empty(n), *rows], promote_options="permissive") for n, rows in made.items()}
 
-    def _replayed(self, process_uid: str, index: int | None, since_ns: int, until_ns: int) -> pa.Table:
+    def _replayed(self, process_uid: str | None, index: int | None, since_ns: int, until_ns: int) -> pa.Table:
         bound = {
             "process_uid": process_uid,
             "engine_index": index,
@@ -288,8 +350,9 @@ class Joins:
 
     def _without_engine(self, since_ns: int, until_ns: int) -> bool:
         """Say whether a process ran anything on a GPU in the stretch without a word of its steps."""
-        found = self.store.query(load("stepless"), {"since_ns": since_ns, "until_ns": until_ns})
-        return len(found) > 0
+        ran = self._presence.processes("gpu_kernel", since_ns, until_ns)
+        spoke = self._presence.processes("engine_message", since_ns - 30 * _S, until_ns + 30 * _S)
+        return bool(ran - spoke - self._presence.processes("step_member", since_ns - 60 * _S, until_ns + 60 * _S))
 
     def _identity(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         around = (since_ns - 60 * _S, until_ns + 60 * _S)
@@ -307,6 +370,7 @@ class Joins:
 
     def _gpu(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         found = gpu_time.find(self.store.query, since_ns, until_ns)
+        self._made_of.note(found)
         waits = self.store.query(load("wait"), {"since_ns": since_ns, "until_ns": until_ns})
         return {"share": gpu_time.rows(found), "blame": blame.rows(found, waits)}
 
@@ -324,3 +388,14 @@ def _empty(name: str) -> pa.Table:
 def _between(rows: pa.RecordBatch, since_ns: int, until_ns: int, time: str = "time_ns") -> pa.Table:
     inside = pc.and_(pc.greater_equal(rows[time], since_ns), pc.less(rows[time], until_ns))
     return pa.Table.from_batches([rows.filter(inside)])
+
+
+def _together(came: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Return (table, least, greatest time) of what came, those together that lie within a second."""
+    found: list[tuple[str, int, int]] = []
+    for table, low, high in sorted(came):
+        if found and found[-1][0] == table and low <= found[-1][2] + _S:
+            found[-1] = (table, found[-1][1], max(found[-1][2], high))
+        else:
+            found.append((table, low, high))
+    return found

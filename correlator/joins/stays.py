@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correlator.joins.batches import Ledger, from_batches, from_windows
-from correlator.joins.gpu_time import Query, load
+from correlator.joins.executions import Query, load
 from correlator.joins.membership import from_stays
 
 _STAY = ("internal_id", "scheduled_ns", "first_token_ns", "last_token_ns", "prompt_tokens", "output_tokens")

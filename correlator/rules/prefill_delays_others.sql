@@ -5,7 +5,12 @@
 -- threshold: least_delay_ms = 50; less does not show
 -- missing: quiet
 -- runbook: lower max_num_batched_tokens, or send long prompts to a prefill pool
-SELECT culprit, COUNT(DISTINCT victim) AS value, COUNT(DISTINCT victim) > $most AS firing
-FROM blame
-WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND kind = 'prefill' AND delay_ns / 1e6 >= $least_delay_ms
-GROUP BY ALL
+WITH pair AS (
+    SELECT culprit, victim FROM blame
+    WHERE start_ns > $now_ns - 60000000000 AND start_ns <= $now_ns AND kind = 'prefill'
+    GROUP BY ALL
+    HAVING SUM(delay_ns) / 1e6 >= $least_delay_ms
+)
+SELECT culprit, COUNT(*) AS value, COUNT(*) > $most AS firing
+FROM pair
+GROUP BY culprit

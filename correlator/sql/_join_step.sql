@@ -1,4 +1,4 @@
--- One engine step around a stretch of time, as one process told it: the scheduler's, or a worker's of the ranks that it runs.
+-- One engine step [$low, $high] around a stretch of time, as one process told it: the scheduler's, or a worker's of the ranks that it runs.
 -- Ranks that had other members than the scheduler bear another hash.
 SELECT
     hash(process_uid) AS process,
@@ -10,4 +10,5 @@ SELECT
     coalesce(max(CASE WHEN NOT coalesce(dummy, false) THEN member_hash END), -1) AS most_hash
 FROM engine_step
 WHERE start_ns >= $since_ns - 5000000000 AND start_ns < $until_ns + 5000000000 AND recording_uid IS NULL
+    AND ordinal >= $low AND ordinal <= $high
 GROUP BY ALL

@@ -9,7 +9,7 @@ WITH marked AS (
     )
     WINDOW each AS (PARTITION BY process_uid, internal_id ORDER BY time_ns, kind)
 )
-SELECT hash(process_uid) AS engine, hash(internal_id) AS owner, time_ns AS start_ns, next_ns AS end_ns,
+SELECT internal_id AS owner, hash(process_uid) AS engine, time_ns AS start_ns, next_ns AS end_ns,
     kind = 'preempted' AS again
 FROM marked
 WHERE kind IN ('queued', 'preempted') AND next_kind IN ('scheduled', 'resumed')

@@ -80,11 +80,10 @@ def test_what_the_wire_alone_tells_is_never_called_exact(store: Store, tmp_path:
     assert set(found["share"]["evidence"].to_pylist()) <= {"derived", "estimated", "unknown"}
 
 
-def test_the_plugins_record_is_used_where_it_is_and_is_exact(store: Store, tmp_path: Path) -> None:
-    seen, truth = toy(tmp_path, seconds=4, plugin=True)
+def told_by_plugin(truth: dict[str, pa.Table]) -> pa.RecordBatch:
     ledger = truth["member"]
     start = dict(zip(truth["step"]["step"].to_pylist(), truth["step"]["scheduled_ns"].to_pylist(), strict=True))
-    plugin = schema.table("step_member").batch(
+    return schema.table("step_member").batch(
         {
             "time_ns": [start[s] for s in ledger["step"].to_pylist()],
             "node": "n1",
@@ -101,6 +100,11 @@ def test_the_plugins_record_is_used_where_it_is_and_is_exact(store: Store, tmp_p
         },
         len(ledger),
     )
+
+
+def test_the_plugins_record_is_used_where_it_is_and_is_exact(store: Store, tmp_path: Path) -> None:
+    seen, truth = toy(tmp_path, seconds=4, plugin=True)
+    plugin = told_by_plugin(truth)
     sent = [*batches(seen), Batch(schema.table("step_member"), plugin, "plugin")]
     found = joined(store, sent)
     assert set(found["share"]["evidence"].to_pylist()) == {"exact"}
@@ -126,6 +130,36 @@ def test_late_rows_and_small_batches_give_the_same_result_as_all_at_once(
         assert again[name].equals(step_by_step[name]), name
     assert len(again["share"]) > 1000
     assert len(again["blame"]) > 0
+
+
+def seconds_of(seen: dict[str, pa.Table], every_ns: int) -> list[list[Batch]]:
+    """Return batches of all tables as they would be sent, one list for each piece of time."""
+    time = {name: np.asarray(rows[schema.table(name).time].to_numpy()) for name, rows in seen.items()}
+    edges = range(min(t.min() for t in time.values()), max(t.max() for t in time.values()) + 1, every_ns)
+    return [
+        batches({n: r.filter(pa.array((time[n] >= at) & (time[n] < at + every_ns))) for n, r in seen.items() if len(r)})
+        for at in edges
+    ]
+
+
+@pytest.mark.parametrize("level", ["plugin", "wire"])
+def test_a_stream_followed_second_by_second_gives_what_all_at_once_gives(
+    store: Store, tmp_path: Path, level: str
+) -> None:
+    seen, truth = toy(tmp_path, seconds=4, rate=6, plugin=level == "plugin")
+    if level == "plugin":
+        seen["step_member"] = pa.Table.from_batches([told_by_plugin(truth)])
+    joins = Joins(store.settings, store)
+    for number, sent in enumerate(seconds_of(seen, 400_000_000)):
+        store.write([Batch(b.table, b.rows, f"{b.batch_id}/{number}") for b in sent])
+        joins.catch_up()
+    followed = results(store)
+    joins.rebuild()
+    again = results(store)
+    for name in SORTS:
+        assert again[name].equals(followed[name]), name
+    assert set(again["step_member"]["level"].to_pylist()) == {level}
+    assert len(again["step_member"]) > 100
 
 
 def test_rows_that_come_twice_under_other_batch_ids_change_nothing(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correlator.joins.gpu_time import _by_messages
+from correlator.joins.executions import by_messages
 from correlator.joins.membership import from_wire
 
 Seen = dict[str, pa.Table]
@@ -57,7 +57,8 @@ def equal_share(seen: Seen) -> pa.Table:
             "first_end_ns": np.zeros(len(messages), np.int64),
         }
     )
-    ordinal, _ = _by_messages(np.zeros(len(start), np.int64), stop, copies, sent)
+    of_one = np.zeros(len(start), np.int64)
+    ordinal, _ = by_messages(of_one, stop, (of_one[copies], stop[copies]), sent)
     first, last = np.searchsorted(step, ordinal), np.searchsorted(step, ordinal, side="right")
     count = last - first
     row = np.repeat(np.arange(len(start)), count)
