@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +60,7 @@ def _phases(found: Entities, engine: pa.Table) -> list[Phase]:
 
     Such an id is drawn at random or given by a router: where both go by different names outside, it may be another's.
     """
-    if not len(engine):
+    if engine["remote_request_id"].null_count == engine["transfer_id"].null_count == len(engine):
         return []
     internal = engine["internal_id"].cast(pa.string()).to_pylist()
     row_of: dict[str, list[int]] = {}
@@ -168,39 +169,77 @@ def _aliases(
 
 
 def _edges(found: Entities, grouping: Grouping, names: _Names, pairs: Pairs, phases: list[Phase]) -> pa.RecordBatch:
-    uid, attempt = found.uid.to_pylist(), names.attempt.to_pylist()
-    kinds = np.where(found.engine, "engine_request", "http_exchange").tolist()
-    relation = np.where(found.engine, "served_by", "carried_by").tolist()
-    rows: list[tuple[int, str, str, str, str, str, int, str]] = [
-        (at, "attempt", attempt[i], kinds[i], uid[i], relation[i], int(grouping.evidence[i]), grouping.rule[i])
-        for i, at in enumerate(found.start.tolist())
+    kinds = pa.array(["http_exchange", "engine_request"])
+    relations = pa.array(["carried_by", "served_by"])
+    engine, uid, every = found.engine.astype(np.int64), found.uid, np.arange(len(found.start))
+    server, client = relays(found, grouping)
+    relayed = np.maximum(grouping.evidence[server], grouping.evidence[client])
+    decode, prefill, sure = (np.array([p[i] for p in phases], np.int64) for i in (0, 1, 3))
+    before, after, known = (np.array([r[i] for r in grouping.retried], np.int64) for i in (0, 1, 3))
+    parts: list[_Part] = [
+        # Rows of `found`: whose start counts, then ends with their kinds, relation, evidence, rule.
+        (
+            every,
+            "attempt",
+            names.attempt,
+            kinds.take(engine),
+            uid,
+            relations.take(engine),
+            grouping.evidence,
+            grouping.rule,
+        ),
+        _joining(
+            uid, pairs.client, pairs.client, pairs.server, "http_exchange", "received_as", pairs.evidence, pairs.rule
+        ),
+        _joining(uid, client, server, client, "http_exchange", "relayed_as", relayed, "one_process"),
+        _joining(uid, prefill, decode, prefill, "engine_request", "prefilled_by", sure, [p[2] for p in phases]),
+        _joining(names.attempt, before, before, after, "attempt", "retried", known, [r[2] for r in grouping.retried]),
     ]
-    for client, server, known, rule in zip(
-        pairs.client.tolist(), pairs.server.tolist(), pairs.evidence.tolist(), pairs.rule, strict=True
-    ):
-        at = int(found.start[client])
-        rows.append((at, "http_exchange", uid[client], "http_exchange", uid[server], "received_as", known, rule))
-    for server, client in zip(*(each.tolist() for each in relays(found, grouping)), strict=True):
-        known = int(max(grouping.evidence[server], grouping.evidence[client]))
-        at = int(found.start[client])
-        rows.append(
-            (at, "http_exchange", uid[server], "http_exchange", uid[client], "relayed_as", known, "one_process")
+    tables = [
+        pa.table(
+            {
+                "time_ns": found.start[at],
+                "from_kind": _filled(from_kind, len(at)),
+                "from_id": from_id,
+                "to_kind": _filled(to_kind, len(at)),
+                "to_id": to_id,
+                "relation": _filled(relation, len(at)),
+                "evidence": np.broadcast_to(np.asarray(evidence, np.int64), len(at)),
+                "rule": _filled(rule, len(at)),
+            }
         )
-    for decode, prefill, rule, known in phases:
-        at = int(found.start[prefill])
-        rows.append((at, "engine_request", uid[decode], "engine_request", uid[prefill], "prefilled_by", known, rule))
-    for before, after, rule, known in grouping.retried:
-        at = int(found.start[before])
-        rows.append((at, "attempt", attempt[before], "attempt", attempt[after], "retried", known, rule))
-    columns = list(zip(*rows, strict=True)) or [()] * 8
-    fields = ("time_ns", "from_kind", "from_id", "to_kind", "to_id", "relation", "evidence", "rule")
-    values: dict[str, object] = {f: list(c) for f, c in zip(fields, columns, strict=True)}
-    values["evidence"] = [EVIDENCE[int(e)] for e in columns[6]]
-    values["confidence"] = [1.0 if e == EXACT else None for e in columns[6]]
+        for at, from_kind, from_id, to_kind, to_id, relation, evidence, rule in parts
+    ]
+    rows = pa.concat_tables(tables).combine_chunks()
+    evidence = rows["evidence"].to_numpy()
     # Between two nodes the error is the clocks', which are bounded elsewhere: `clock_edge`.
-    across = [r[5] == "received_as" and r[2].partition("/")[0] != r[4].partition("/")[0] for r in rows]
-    values["error_low_ns"] = values["error_high_ns"] = [None if each else 0 for each in across]
+    across = np.zeros(len(rows), bool)
+    ends = np.flatnonzero(pc.equal(rows["relation"], "received_as").to_numpy())
+    nodes = [pc.replace_substring_regex(rows[c].take(pa.array(ends)), "/.*$", "") for c in ("from_id", "to_id")]
+    across[ends] = pc.not_equal(*nodes).to_numpy()
+    error = pa.array(np.zeros(len(rows), np.int64), mask=across)
+    values: dict[str, object] = {c: rows[c].combine_chunks() for c in rows.column_names}
+    values["evidence"] = pa.array(EVIDENCE).take(pa.array(evidence))
+    values["confidence"] = pa.array(np.ones(len(rows)), mask=evidence != EXACT)
+    values["error_low_ns"] = values["error_high_ns"] = error
     return schema.table("edge").batch({**values, "alternatives": 0}, rows=len(rows))
+
+
+_Part = tuple[Int64, Any, pa.Array, Any, pa.Array, Any, Any, Any]
+
+
+def _joining(
+    names: pa.Array, at: Int64, left: Int64, right: Int64, kind: str, relation: str, evidence: Any, rule: Any
+) -> _Part:
+    """Return edges between things of one kind: rows of `names`."""
+    return at, kind, names.take(pa.array(left)), kind, names.take(pa.array(right)), relation, evidence, rule
+
+
+def _filled(words: Any, count: int) -> pa.Array:
+    """Return a text for each row: `words`, where there is one for each, else the same for all."""
+    if isinstance(words, str):
+        return pa.repeat(words, count)
+    return words if isinstance(words, pa.Array) else pa.array(words, pa.string())
 
 
 _WORDS = {"response_id": "response id", "request_id": "x-request-id"}
