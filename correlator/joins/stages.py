@@ -27,6 +27,7 @@ from correlator.joins.clock_offset import WINDOW_NS
 from correlator.joins.executions import LOOKBACK_S, STRETCH_NS, load
 from correlator.joins.identity import identify
 from correlator.joins.made_of import KEPT, MadeOf
+from correlator.joins.marks import near, together
 from correlator.joins.membership import from_wire
 from correlator.joins.presence import Presence
 from correlator.joins.stays import from_events, from_sight
@@ -166,7 +167,7 @@ class Joins:
 
     def _catch_up(self) -> int:
         began = time.monotonic()
-        for table, low, high in _together(self.store.changes.take()):
+        for table, low, high in together(self.store.changes.take()):
             self._presence.came(table, low, high)
             self._came(table, low, high)
         done = 0
@@ -243,19 +244,19 @@ class Joins:
     def _drop_empty(self, stage: Stage) -> None:
         """Leave out dirty stretches that have no rows of which results could be: where rows reach far, most are."""
         dirty = self._dirty[stage.name]
-        if not stage.of or not dirty:
-            return
-        bound = {"since_ns": min(dirty) * stage.stretch_ns, "until_ns": (max(dirty) + 1) * stage.stretch_ns}
-        filled: set[int] = set()
-        for table in stage.of:
-            column = schema.table(table).time
-            found = self.store.query(
-                f"SELECT DISTINCT {column} // $stretch_ns AS n FROM {table}"  # noqa: S608 (ours)
-                f" WHERE {column} >= $since_ns AND {column} < $until_ns",
-                {**bound, "stretch_ns": stage.stretch_ns},
-            )
-            filled.update(found["n"].to_pylist())
-        dirty &= filled
+        if stage.of:
+            dirty &= {n for low, high in near(dirty) for t in stage.of for n in self._with_rows(t, stage, low, high)}
+
+    def _with_rows(self, table: str, stage: Stage, low: int, high: int) -> list[int]:
+        """Return which of the stretches from number `low` to `high` have rows of `table`."""
+        column, each = schema.table(table).time, stage.stretch_ns
+        found = self.store.query(
+            f"SELECT DISTINCT {column} // $stretch_ns AS n FROM {table}"  # noqa: S608 (ours)
+            f" WHERE {column} >= $since_ns AND {column} < $until_ns",
+            {"stretch_ns": each, "since_ns": low * each, "until_ns": (high + 1) * each},
+        )
+        numbers: list[int] = found["n"].to_pylist()
+        return numbers
 
     def _runs(self, stage: Stage) -> Iterator[tuple[int, int]]:
         """Yield (since, until) of dirty stretches, neighbours together as far as the stage takes them."""
@@ -388,14 +389,3 @@ def _empty(name: str) -> pa.Table:
 def _between(rows: pa.RecordBatch, since_ns: int, until_ns: int, time: str = "time_ns") -> pa.Table:
     inside = pc.and_(pc.greater_equal(rows[time], since_ns), pc.less(rows[time], until_ns))
     return pa.Table.from_batches([rows.filter(inside)])
-
-
-def _together(came: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Return (table, least, greatest time) of what came, those together that lie within a second."""
-    found: list[tuple[str, int, int]] = []
-    for table, low, high in sorted(came):
-        if found and found[-1][0] == table and low <= found[-1][2] + _S:
-            found[-1] = (table, found[-1][1], max(found[-1][2], high))
-        else:
-            found.append((table, low, high))
-    return found
