@@ -8,6 +8,7 @@ the old ones go. They can be lost without harm: `warpline correlate --rebuild` m
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import threading
 from collections import defaultdict
@@ -23,6 +24,8 @@ import pyarrow.parquet as pq
 from correlator.storage.parts import NS_PER_DAY
 from correlator.storage.readers import Readers
 from warpline.schema import Table, Type
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^(?P<table>[a-z_]+)\.(?P<since>-?\d+)\.(?P<until>-?\d+)\.(?P<number>\d+)\.parquet$")
 _FEW_ROWS = 500_000
@@ -188,7 +191,12 @@ def _between(rows: pa.Table, table: Table, low_ns: int, high_ns: int) -> pa.Tabl
 
 
 def _row_count(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
+    """Return how many rows a file has: none where its end is damaged, for a store must open all the same."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        log.error("results: %s is damaged (%s); correlate --rebuild makes it again", path, error)
+        return 0
 
 
 def _plain(rows: pa.Table) -> pa.Table:

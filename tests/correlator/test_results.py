@@ -77,3 +77,9 @@ def test_what_a_crash_left_of_a_file_that_was_replaced_goes(results: Results, tm
     again = Results(tmp_path, Readers())
     assert found(again) == found(results) == [(0, 0), (1, 1), (2, 1)]
     assert not old.path.exists()
+
+
+def test_a_damaged_file_does_not_keep_the_store_from_opening(results: Results, tmp_path: Path) -> None:
+    results.put(TABLE, 0, S, rows(0))
+    results.files["blame"][0].path.write_bytes(b"PAR1 and then nothing")
+    assert [f.rows for f in Results(tmp_path, Readers()).files["blame"]] == [0]
