@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboards import alert_test, parts, read, state, words
+from dashboards import alert_test, fired, parts, read, state, words
 
 BADGES = {
     "firing": ":red-badge[:material/error: firing]",
@@ -56,9 +56,9 @@ def _history(chosen: state.Range) -> None:
             "Rule": history["rule"].str.replace("_", " "),
             "State": history["state"],
             "Severity": history["severity"],
-            "What": history["summary"],
+            "What": history["summary"].map(fired.shortened, na_action="ignore"),
             "Value": history["value"],
-            "For": history["labels"].map(parts.labels),
+            "For": history["labels"].map(parts.labels).map(fired.shortened),
             "Told a receiver": history["notified"],
         }
     )
@@ -72,7 +72,7 @@ def _alert(row: pd.Series) -> None:
         st.markdown(
             f"{BADGES.get(row['state'], row['state'])} **{str(row['rule']).replace('_', ' ')}** "
             f":gray-badge[{row['severity']}] "
-            f"{row['summary'] or ''}"
+            f"{fired.shortened(row['summary'] or '')}"
         )
         labels = parts.labels(row["labels"])
         st.caption(f"{labels + ' · ' if labels else ''}since {state.said(int(row['time_ns']))}")

@@ -140,7 +140,7 @@ def _columns(longest: float) -> dict[str, object]:
         ),
         "chunks": milliseconds("Chunks", width="small"),
         "sent": st.column_config.NumberColumn("Sent", format="bytes", width="small"),
-        "retransmits": milliseconds("Retransmits", width="small"),
+        "retransmits": milliseconds("Resent", width="small", help="Segments of its connection that were sent again"),
         "evidence": st.column_config.TextColumn(
             "Evidence", help="How its two sides were joined: exact, or derived", width="small"
         ),

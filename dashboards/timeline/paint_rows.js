@@ -215,7 +215,7 @@ export class RowPainter {
         const label = `GPU idle ≈ ${duration((end - at) / this.scale)}`;
         if (width > label.length * 6) {
           context.fillStyle = view.theme.idleText;
-          context.fillText(label, x + width / 2, y + height / 2 - 3);
+          context.fillText(label, x + width / 2, y + height / 2 - 1); // Below the hatch of a throttled GPU.
         }
       }
       at = end;

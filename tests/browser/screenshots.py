@@ -1,7 +1,8 @@
 """Pictures of every page: `python -m tests.browser.screenshots DIRECTORY [KERNELS]`.
 
 Light and dark, 1,280 pixels and wide; without data, with one small request, and with a big one. They are made to be looked
-at: what a test cannot say is whether a page is good to read. The data is simulated, and the pages say so.
+at: what a test cannot say is whether a page is good to read. The data is simulated, and the pages say so. `incident_*` shows
+the slowest request of a sample incident, which is recorded but for its GPU: the README's picture.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Page
 
+from tests import rule_table
 from tests.browser.conftest import chromium, sharp, shown
 from tests.browser.test_pages import PAGES
 from tests.dashboards import scene
+from warpline import own
+from warpline.settings import Settings
 
+INCIDENT = "thermal_throttling"
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
 SETTLED = """(() => {
@@ -55,6 +61,28 @@ def main(directory: Path, kernels: int) -> None:
         ):
             with tempfile.TemporaryDirectory() as store, shown(Path(store), batches) as address:
                 _all(browser, address, directory, name)
+        _incident(browser, directory)
+
+
+def _incident(browser: Browser, directory: Path) -> None:
+    with own.opened(rule_table.SAMPLES / INCIDENT, Settings(), dashboard=True) as mine:
+        mine.replay(0)
+        mine.evaluate()
+        asked = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
+        found = mine.client.view("request_search", **asked, method="POST", order="-duration_ns", limit=1)
+        for scheme in ("light", "dark"):
+            context = browser.new_context(
+                viewport={"width": 1440, "height": 1088}, color_scheme="dark" if scheme == "dark" else "light"
+            )
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            uid = quote(found["request_uid"][0].as_py(), safe="")
+            page.goto(f"http://{mine.settings.dashboard_address}/request?id={uid}&zone=UTC")
+            sharp(page)
+            page.locator(".st-key-causes").wait_for()
+            page.wait_for_timeout(1_000)
+            page.screenshot(path=directory / f"incident_request_{scheme}.png")
+            context.close()
 
 
 def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
@@ -67,7 +95,7 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             page = context.new_page()
             page.set_default_timeout(120_000)
             for path in PAGES:
-                page.goto(f"{address}/{path}")
+                page.goto(f"{address}/{path}?range=24h")  # All of them take longer than some pages look back.
                 page.get_by_role("heading", name=PAGES[path], exact=True).wait_for()
                 page.wait_for_function(SETTLED)
                 page.wait_for_timeout(2_000)  # Points and tables are drawn on canvases, which do not say when.
