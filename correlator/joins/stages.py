@@ -208,7 +208,8 @@ class Joins:
                 if progress:
                     progress(stage.name, done, total)
             self._dirty[stage.name].clear()
-        self.store.compact_results()
+        while self.store.compact_results():
+            pass
         self._presence.forget_old()
 
     # What is to be done

@@ -248,12 +248,15 @@ class Store:
             for name in self.results.clear():
                 self.publish(schema.table(name))
 
-    def compact_results(self) -> None:
-        """Merge small files of results."""
+    def compact_results(self) -> bool:
+        """Merge small files of results, a run of them for each table; return whether any were merged."""
+        merged = False
         with self.lock:
             for table in schema.TABLES:
                 if self._guarded(lambda table=table: self.results.compact(table)):
                     self.publish(table)
+                    merged = True
+        return merged
 
     def checkpoint(self) -> None:
         """Move what the days' write-ahead logs hold into their files: what was written before is then safe.
