@@ -86,6 +86,7 @@ def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> li
     several |= count_distinct(engine_key, pair_codes(found.process, found.internal), size) > count_distinct(
         engine_key, outside, size
     )
+    several[_asked_twice(found, key)] = True
     if name == "request_id":
         exchanges = ~found.engine & (found.response >= 0)
         several |= count_distinct(np.where(exchanges, key, -1), found.response, size) > 1
@@ -97,6 +98,15 @@ def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> li
     for bearers in groups:
         _join_where_only_one_fits(found, result, bearers, terminal, name)
     return groups
+
+
+def _asked_twice(found: Entities, key: Int64) -> Int64:
+    """Return the keys that one process bore in several of the exchanges that it began: a server's rows may be lost."""
+    rows = np.flatnonzero(~found.server & ~found.engine & (key >= 0))
+    place = pair_codes(found.process[rows], key[rows])
+    rows, place = rows[place >= 0], place[place >= 0]
+    twice: Int64 = key[rows[np.bincount(place)[place] > 1]] if len(rows) else key[rows]
+    return twice
 
 
 def _terminal(found: Entities, key: Int64) -> Bool:

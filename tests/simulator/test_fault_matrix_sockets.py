@@ -1,7 +1,7 @@
 """The fault matrix on sockets: whatever carries requests, no edge that joins two of them is called exact.
 
 Truth is who asked what: the exchanges and engine requests of one call, and of calls that retried one another. Rows are as
-the probe makes them; test_fault_matrix_probed.py has real servers and clients.
+the probe makes them.
 """
 
 from __future__ import annotations
@@ -240,29 +240,37 @@ def test_no_edge_that_joins_two_requests_is_called_exact(cell: str, numbers: boo
     if numbers:
         world.sequence_numbers()
     world.exchanges, world.requests = (lose(rows, lost, world.random) for rows in (world.exchanges, world.requests))
-    check(world, world.identified())
+    check(world.truth_of, world.answers, world.identified())
 
 
-def check(world: World, found: Identity) -> None:
-    """Hold every exact edge against the truth: an attempt's entities are of one attempt, a retry's of one request."""
+Truth = tuple[int, int]
+"""(number of the client's request, of its attempt)"""
+
+
+def check(truth_of: Callable[[str, str], Truth | None], answers: dict[str, Truth], found: Identity) -> int:
+    """Hold every exact edge against the truth: an attempt's entities are of one attempt, a retry's of one request.
+
+    Returns how many exact edges there were.
+    """
     edges = [e for e in found.edge.to_pylist() if e["evidence"] == "exact"]
     attempts: dict[str, set[tuple[int, int] | None]] = {}
     for edge in edges:
         if edge["relation"] in ("carried_by", "served_by"):
             mine = attempts.setdefault(edge["from_id"], set())
-            mine |= {world.truth_of(edge["to_kind"], edge["to_id"])}
-            mine |= {world.answers[edge["from_id"]]} if edge["from_id"] in world.answers else set()
+            mine |= {truth_of(edge["to_kind"], edge["to_id"])}
+            mine |= {answers[edge["from_id"]]} if edge["from_id"] in answers else set()
         elif edge["relation"] in ("received_as", "relayed_as"):
-            ends = {world.truth_of(edge[f"{end}_kind"], edge[f"{end}_id"]) for end in ("from", "to")}
+            ends = {truth_of(edge[f"{end}_kind"], edge[f"{end}_id"]) for end in ("from", "to")}
             assert len(ends) == 1 and None not in ends, edge
         elif edge["relation"] == "prefilled_by":
-            one, other = (world.truth_of("engine_request", edge[f"{end}_id"]) for end in ("from", "to"))
+            one, other = (truth_of("engine_request", edge[f"{end}_id"]) for end in ("from", "to"))
             assert one is not None and one == other, edge
     assert all(len(truths) == 1 and None not in truths for truths in attempts.values()), attempts
     for edge in edges:
         if edge["relation"] == "retried":
             one, other = (attempts.get(edge[f"{end}_id"]) for end in ("from", "to"))
             assert one and other and {t[0] for t in one if t} == {t[0] for t in other if t}, edge
+    return len(edges)
 
 
 def test_in_a_calm_cell_every_request_is_whole() -> None:
