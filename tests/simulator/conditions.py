@@ -12,11 +12,11 @@ _LONG = {"prompt_times": 0.25, "output_times": 1.5, "rate": 60.0, "requests": 90
 _TIGHT = {"prompt_times": 0.25, "output_times": 1.5, "rate": 60.0, "requests": 100}
 
 CONDITIONS: dict[str, dict[str, Any]] = {
-    "batch_3": {"rate": 4.0, "requests": 25, "output_times": 0.6},
+    "batch_3": {"rate": 5.5, "requests": 30, "output_times": 0.6},
     "batch_7_synchronous": {"rate": 11.0, "requests": 40, "output_times": 0.6, "asynchronous": False},
     "batch_20": {"rate": 18.0, "requests": 70, "output_times": 0.6},
     "batch_50": _LONG,
-    "batch_107": {"prompt_times": 0.1, "rate": 600.0, "requests": 330},
+    "batch_107": {"prompt_times": 0.1, "rate": 900.0, "requests": 435},
     "long_prompts": {"trace": "azure_code", "rate": 10.0, "requests": 80, "budget": 1024},
     "whole_prompts": {"trace": "azure_code", "rate": 8.0, "requests": 70, "chunked": False},
     "prefix_cache": {"trace": "mooncake", "rate": 6.0, "requests": 40, "output_times": 0.3},

@@ -5,6 +5,7 @@ The wire's bytes go through the collector's own decoder, messages that were lost
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import os
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from collectors.wire import vllm_messages as vllm
 from collectors.wire.engine_state import Engine
-from tests.simulator import gpu_costs
+from tests.simulator import gpu_costs, toy_trace
 from tests.simulator.conditions import CONDITIONS, RECORDED
 from warpline import schema
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDINGS = Path(__file__).parent / "recordings"
 TRACES = ROOT.parent / "shared" / "data" / "workload"
 BASE = 1_700_000_000_000_000_000
-LEVELS = ("plugin", "wire", "totals", "spans", "sockets")
+LEVELS = ("plugin", "wire", "batches", "totals", "spans", "sockets")
 PREEMPTED = 3
 SERVER, ENGINE, MS = "n1:1:50", "n1:1:100", 1_000_000
 _PROCESS = {"node": "n1", "process_uid": ENGINE, "simulated": True}
@@ -52,6 +53,23 @@ def record(folder: Path, names: list[str], seed: int = RECORDED) -> None:
 
 def tables(batches: dict[str, pa.RecordBatch]) -> dict[str, pa.Table]:
     return {name: pa.Table.from_batches([rows]) for name, rows in batches.items()}
+
+
+def _without(rows: pa.RecordBatch, lost: float, seed: int) -> pa.RecordBatch:
+    return rows.filter(pa.array(np.random.default_rng(seed).random(len(rows)) >= lost))
+
+
+def _runs(request: np.ndarray, marked: np.ndarray) -> list[list[int]]:
+    """Return the marked rows of each request in runs that no other row of it interrupts."""
+    found: list[list[int]] = []
+    order = np.lexsort((np.arange(len(request)), request))
+    before = -1
+    for row in order.tolist():
+        goes_on = before >= 0 and marked[before] and request[before] == request[row]
+        if marked[row]:
+            found[-1].append(row) if goes_on else found.append([row])
+        before = row
+    return found
 
 
 class Recording:
@@ -120,7 +138,7 @@ class Recording:
     def seen(self, level: str, lost: float = 0.0, seed: int = 0) -> dict[str, pa.RecordBatch]:
         """Return what sources see up to `level`: executions and launches always, of the engine what its level tells.
 
-        `lost` is the share of messages (plugin: of steps) that are not seen.
+        `lost` is the share of messages (plugin: of steps; else of spans or exchanges) that are not seen.
         """
         kept = np.random.default_rng(seed).random(len(self.start)) >= lost
         found = self._gpu(level == "plugin")
@@ -132,10 +150,28 @@ class Recording:
             del found["engine_emission"]
             found["engine_message"] = self._with_totals(found["engine_message"], kept)
         if level in ("spans", "sockets"):
-            found["http_exchange"] = self._exchanges()
+            found["http_exchange"] = _without(self._exchanges(), lost if level == "sockets" else 0.0, seed)
         if level == "spans":
-            found["span"] = self._spans()
+            found["span"] = _without(self._spans(), lost, seed)
+        if level == "batches":
+            found |= toy_trace.spans(self._traced(), lost, seed)
         return found
+
+    def _traced(self) -> toy_trace.Traced:
+        """Return the run as SGLang's trace would tell it, were this schedule its own: prompts among decodes."""
+        first = np.searchsorted(self.step, np.arange(len(self.start) + 1))
+        decode = (self.tokens == self.draft + 1) & (self.context > 0)
+        cached = np.zeros(len(self.names), np.int64)
+        cached[self.request[::-1]] = self.context[::-1]
+        again = [run[0] for run in _runs(self.request, self.again > 0)]
+        steps = [
+            (int(self.scheduled[s]), self.request[low:high].tolist(), bool(decode[low:high].all()))
+            for s, (low, high) in enumerate(itertools.pairwise(first.tolist()))
+        ]
+        retracted = [(int(self.scheduled[self.step[r]]) - 1, int(self.request[r])) for r in again]
+        return toy_trace.Traced(
+            self.names, self.arrive.tolist(), self.prompt.tolist(), cached.tolist(), steps, retracted
+        )
 
     def _wire(self, kept: np.ndarray) -> dict[str, pa.RecordBatch]:
         engine = Engine(lambda seconds: BASE + round(seconds * 1e9))
