@@ -251,8 +251,8 @@ def per_call(bench: Bench) -> None:
     """What one system call costs more: of a process that is not watched (no socket, a TCP pair), and of one that is."""
     for kind, calls, watch, name, limit in (
         ("nothing", 300_000, False, "other_call_ns", 150),
-        ("pair", 40_000, False, "other_socket_call_ns", 150),
-        ("pair", 40_000, True, "watched_call_ns", 2000),
+        ("pair", 100_000, False, "other_socket_call_ns", 150),
+        ("pair", 100_000, True, "watched_call_ns", 2000),
     ):
 
         def window(kind: str = kind, calls: int = calls, watch: bool = watch) -> float:
