@@ -2,7 +2,7 @@
 store, the plugin's step. The rows' figures count the CPU time of all threads, collector and correlator together.
 
 The double's driver is faster than a real one, so a ratio to it overstates; the ns per launch carry over, CUPTI's own work
-inside a real driver does not. That is what `bench/gpu/` measures on a machine that has a GPU: none was at hand.
+inside a real driver does not. That is what `bench/gpu/` measures on a machine that has a GPU.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ left out at detail 1 where OpenSSL's functions are single-stepped under a probe,
 more than `collector_budget_ratio` (the price is measured at start).
 
 Needs Linux 5.8 on x86-64 with BTF, and root or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. No kprobes, no kernel headers.
-Costs (bench/ebpf.py prints today's): about 0.6 µs for each system call that moves data of a watched process, 0.1 µs for one
+Costs (bench/ebpf.py prints today's): about 0.8 µs for each system call that moves data of a watched process, 0.1 µs for one
 of another process on a socket, nothing for all others (before Linux 6.3 about 1 µs, and 0.1 µs for every system call of the
 node), 1 to 3 % of a core to read 1,000 requests/s of HTTP/1; a gRPC call's heads cost about
 40 µs more, most of it HPACK.
