@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import duckdb
+
 from correlator.storage.store import Store
 from tests.correlator.storing import DAY, small
 from tests.faults.rig import LARGE, SMALL, Load, Outcome, Rig, numbered
@@ -244,6 +246,16 @@ def flip(path: Path, at: float = 0.5) -> None:
     if content:
         content[int((len(content) - 1) * at)] ^= 0x5A
         path.write_bytes(content)
+
+
+def rot(day_file: Path) -> None:
+    """Change one byte of a day's file where rows lie: of the rest, much is room for later that nobody would miss."""
+    with duckdb.connect(str(day_file), read_only=True) as opened:
+        block = "SELECT max(block_id) FROM pragma_storage_info('syscall')"
+        ((number,),) = opened.execute(block).fetchall()
+    content = bytearray(day_file.read_bytes())
+    content[3 * 4096 + number * (1 << 18) + 64] ^= 0x5A  # After three headers, blocks of 256 KiB.
+    day_file.write_bytes(content)
 
 
 def cut(path: Path, at: float = 0.6) -> None:

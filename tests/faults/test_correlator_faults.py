@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import cases
-from tests.faults.cases import cut, flip
+from tests.faults.cases import cut, flip, rot
 from tests.faults.rig import SMALL, Outcome, end_all
 
 pytestmark = pytest.mark.faults
@@ -44,7 +44,7 @@ def test_a_sigkill_as_a_day_begins_loses_and_doubles_nothing(tmp_path: Path) -> 
 
 
 def test_a_damaged_day_file_is_survived_and_costs_what_it_says(tmp_path: Path) -> None:
-    outcome, losses = cases.damaged_day(tmp_path / "state", flip)
+    outcome, losses = cases.damaged_day(tmp_path / "state", rot)
     assert outcome.twice == 0 and outcome.stored == outcome.acknowledged - outcome.lost
     assert any("2024-10-0" in reason and count > 0 for (source, reason), count in losses.items() if source == "store")
 
