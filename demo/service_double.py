@@ -10,13 +10,14 @@ import ctypes
 import os
 import runpy
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
+
+from demo.loopback import served
 
 NAME = "llm-double.llm.svc"
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -63,15 +64,8 @@ def exporter(service: Service) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="exporter", daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as port:
+        yield f"http://127.0.0.1:{port}/metrics"
 
 
 def _named(hosts: str) -> None:

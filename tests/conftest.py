@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def bpf() -> None:
     reason = loader.why_not()
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def promtool() -> str:
+    """Prometheus' own tool for rules."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("no promtool here: Debian's package prometheus has it")
+    return found
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 
-from collectors.bpf import loader
 from demo import envoy
 from warpline.client import Client
 from warpline.settings import Settings
@@ -49,10 +48,7 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Running]:
-    reason = loader.why_not()
-    if reason:
-        pytest.skip(reason)
+def demo(bpf: None) -> Iterator[Running]:
     process = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""

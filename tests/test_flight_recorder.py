@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from collectors.bpf import loader
 from correlator.alerting import alert_rule
 from tests.collectors.test_syscall import Caller
 from tests.correlator.test_serve import eventually, free, running, send
@@ -19,7 +18,7 @@ from warpline.client import Client
 from warpline.collector import Collector
 from warpline.settings import Settings
 
-pytestmark = pytest.mark.needs_bpf
+pytestmark = [pytest.mark.needs_bpf, pytest.mark.usefixtures("bpf")]
 
 
 @pytest.fixture
@@ -52,9 +51,6 @@ def called(client: Client, table: str, node: str = "n1") -> int:
 def test_single_calls_from_before_somebody_asked_are_stored_once_they_ask(
     tmp_path: Path, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reason = loader.why_not()
-    if reason:
-        pytest.skip(reason)
     monkeypatch.setattr(governor, "_EVERY_S", 0.1)
     with running(free(tmp_path / "correlator", alerts_every_s=0)) as (_, client, settings):
         collector = Collector(collecting(settings, tmp_path / "collector", caller))
@@ -105,9 +101,6 @@ def dropped_packet(now_ns: int) -> Batch:
 def test_an_alert_keeps_what_was_before_it_and_what_comes_after_on_every_node(
     tmp_path: Path, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reason = loader.why_not()
-    if reason:
-        pytest.skip(reason)
     monkeypatch.setattr(governor, "_EVERY_S", 0.1)
     off = ",".join(rule.name for rule in alert_rule.load() if rule.name != "path_drops")
     watching = {"alerts_every_s": 0.2, "alerts_lateness_s": 0.0, "alerts_off": off}

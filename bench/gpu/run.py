@@ -78,8 +78,8 @@ def main() -> None:
     size = Size(8, 1) if args.tiny else Size(32, 2) if args.quick else Size(128, 3)
     parts: dict[str, Callable[[], None]] = {
         "counts": _counts,
-        "sample": lambda: _sample(first, kept(args.sample, "real_gpu"), sample.ordinary, sample.ORDINARY),
-        "prefill": lambda: _sample(large, kept(args.sample, "real_prefill"), sample.long_prefill, sample.LONG_PREFILL),
+        "sample": lambda: _sample(first, _kept(args.sample, "real_gpu"), sample.ordinary, sample.ORDINARY),
+        "prefill": lambda: _sample(large, _kept(args.sample, "real_prefill"), sample.long_prefill, sample.LONG_PREFILL),
         "levels": lambda: _levels(first, size, args.rounds),
         "graphs": lambda: _levels("graphs", size, args.rounds),
         "large": lambda: _levels("large", size, args.rounds),
@@ -94,8 +94,7 @@ def main() -> None:
             print(f"# failed: {type(error).__name__}: {error}", flush=True)
 
 
-def kept(directory: Path | None, name: str) -> Path | None:
-    """Return where the sample trace `name` goes."""
+def _kept(directory: Path | None, name: str) -> Path | None:
     return directory and directory / name
 
 

@@ -1,19 +1,8 @@
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from correlator.alerting import alert_rule
-
-
-@pytest.fixture
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("no promtool here: Debian's package prometheus has it")
-    return found
 
 
 def test_every_prometheus_rule_passes_its_unit_tests(promtool: str, root: Path) -> None:

@@ -120,14 +120,6 @@ def outcome(case: Path, alerts: list[str], tmp_path: Path, promtool: str) -> set
     return found
 
 
-@pytest.fixture
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("no promtool here: Debian's package prometheus has it")
-    return found
-
-
 @pytest.mark.parametrize(("case", "rule"), CASES)
 def test_both_homes_of_a_rule_fire_on_the_incident_that_it_is_about(
     case: str, rule: str, tmp_path: Path, promtool: str

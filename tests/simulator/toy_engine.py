@@ -17,6 +17,16 @@ import pyarrow as pa
 
 MS = 1_000_000
 BASE = 1_700_000_000_000_000_000
+MEMBER = (
+    "step",
+    "internal_id",
+    "scheduled_tokens",
+    "computed_before_tokens",
+    "sampled",
+    "recomputed_tokens",
+    "cost_ns",
+)
+"""Columns of the truth about who was in a step."""
 
 
 @dataclass(frozen=True)
@@ -277,18 +287,7 @@ def truth(toy: Toy) -> dict[str, pa.Table]:
             rows.append((ordinal, request.name, count, context, samples, again, cost))
         steps.append((ordinal, step.scheduled, step.start, step.end, len(step.rows)))
     return {
-        "member": _table(
-            (
-                "step",
-                "internal_id",
-                "scheduled_tokens",
-                "computed_before_tokens",
-                "sampled",
-                "recomputed_tokens",
-                "cost_ns",
-            ),
-            rows,
-        ),
+        "member": _table(MEMBER, rows),
         "step": _table(("step", "scheduled_ns", "start_ns", "end_ns", "requests"), steps),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tests.simulator.toy_engine import BASE, MS, Plan
+from tests.simulator.toy_engine import BASE, MEMBER, MS, Plan
 from warpline import schema
 
 MOST, SERVER = 8, "n1:1:100"
@@ -92,17 +92,8 @@ def _truth(batches: list[Batch], ends: list[int], kernels: list[list[Any]]) -> d
     for step, ((_, members), ran) in enumerate(zip(batches, kernels, strict=True)):
         cost = sum(end - start for _, start, end in ran) / len(members)
         rows += [(step, f"client-{m}", 1, 0, False, 0, cost) for m in members]
-    names = (
-        "step",
-        "internal_id",
-        "scheduled_tokens",
-        "computed_before_tokens",
-        "sampled",
-        "recomputed_tokens",
-        "cost_ns",
-    )
     begins = [begin for begin, _ in batches]
     return {
-        "member": pa.table({n: list(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)}),
+        "member": pa.table({n: list(c) for n, c in zip(MEMBER, zip(*rows, strict=True), strict=True)}),
         "step": pa.table({"step": np.arange(len(begins)), "scheduled_ns": begins, "start_ns": begins, "end_ns": ends}),
     }
