@@ -133,13 +133,14 @@ def _parts(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict
 
 def _decode(length: int, steps: list[dict[str, Any]], evidence: str) -> list[Part]:
     """Cut the decode: the request's own GPU time, that of others in its steps, and the time without its steps on a GPU."""
-    mine = [s for s in steps if s["phase"] != "prefill" and s["busy_ns"] is not None]
-    own = min(sum(s["busy_ns"] for s in mine), length)
-    others = min(sum(s["occupancy_ns"] - s["busy_ns"] for s in mine), length - own)
+    mine = [s for s in steps if s["phase"] != "prefill" and s["busy_ns"]]
+    # Ranks work at once: of the time of the busiest GPU, what its share of all of them is.
+    own = min(sum(s["busiest_ns"] * s["busy_ns"] // s["occupancy_ns"] for s in mine), length)
+    others = min(sum(s["busiest_ns"] for s in mine) - own, length - own)
     parts = [
         Part("decode: own GPU time", own, evidence),
         Part("decode: others' GPU time in its steps", others, evidence),
-        Part("decode: no step of it on a GPU" if mine else "decode", length - own - others, evidence),
+        Part("decode: no kernel of its steps ran" if mine else "decode", length - own - others, evidence),
     ]
     return [p for p in parts if p.ns > 0]
 
@@ -226,9 +227,9 @@ def _inference(found: dict[str, Any]) -> bool:
 
 
 def _stalls(steps: list[dict[str, Any]]) -> int:
-    """Return for how long, in ns, no kernel of steps that follow one another ran: within a step or between two."""
-    total = 0
+    """Return for how many ns no kernel of its steps ran: within a step (on its busiest GPU), or between two in a row."""
     placed = [s for s in steps if s["occupancy_ns"] is not None]
+    total: int = sum(max(s["end_ns"] - s["start_ns"] - s["busiest_ns"], 0) for s in placed)
     for before, after in itertools.pairwise(placed):
         if before["process_uid"] == after["process_uid"] and after["step_ordinal"] == before["step_ordinal"] + 1:
             total += max(after["start_ns"] - before["end_ns"], 0)

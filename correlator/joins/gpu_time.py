@@ -44,6 +44,7 @@ class Found:
     powered: Bool
     """True where the power of the measured row's GPU is known."""
     measured_start: Int64
+    measured_end: Int64
     measured_process: Int64
     shares: list[Shares]
     names: Names
@@ -62,10 +63,10 @@ def find(query: Query, since_ns: int, until_ns: int) -> Found:
     owner, owners = _ranked(members["owner"])
     told = told.append_column("engine", pa.array(executions.engines_of_tellers(column(told, "process"), names)))
     book = ledger.build(steps, members, owner, told)
-    measured, start, process = _measured(kernels, book)
+    measured, (start, end), process = _measured(kernels, book)
     energy, powered = _energy(measured.gpu, start, measured.busy_ns, query(load("power"), window))
     measured = replace(measured, energy_nj=energy)
-    return Found(steps, book, measured, powered, start, process, list(share(book.owners, measured)), names, owners)
+    return Found(steps, book, measured, powered, start, end, process, list(share(book.owners, measured)), names, owners)
 
 
 def _ranked(words: pa.ChunkedArray) -> tuple[Int64, list[str]]:
@@ -79,8 +80,8 @@ def _ranked(words: pa.ChunkedArray) -> tuple[Int64, list[str]]:
     return rank[encoded.indices.to_numpy()], encoded.dictionary.take(pa.array(order)).to_pylist()
 
 
-def _measured(kernels: Kernels, book: Ledger) -> tuple[Measured, Int64, Int64]:
-    """Add executions up by (stretch, process, step, GPU, class)."""
+def _measured(kernels: Kernels, book: Ledger) -> tuple[Measured, tuple[Int64, Int64], Int64]:
+    """Add executions up by (stretch, process, step, GPU, class); return also when the first began and the last ended."""
     stretch = kernels.start // STRETCH_NS
     key = stretch - stretch.min(initial=0)
     for values in (codes(kernels.process), kernels.step, codes(kernels.gpu), kernels.kind):
@@ -89,10 +90,11 @@ def _measured(kernels: Kernels, book: Ledger) -> tuple[Measured, Int64, Int64]:
     first = np.flatnonzero(np.diff(key[order], prepend=-1) != 0)
     if not len(first):
         empty = np.zeros(0, np.int64)
-        return Measured(empty, empty, empty, empty, empty, empty, empty.astype(np.int8)), empty, empty
+        return Measured(empty, empty, empty, empty, empty, empty, empty.astype(np.int8)), (empty, empty), empty
     head = order[first]
     busy = np.add.reduceat(kernels.busy[order], first)
     start = np.minimum.reduceat(kernels.start[order], first)
+    end = np.maximum.reduceat(kernels.end[order], first)
     evidence = np.maximum.reduceat(kernels.evidence[order], first)
     step = kernels.step[head]
     measured = Measured(
@@ -104,7 +106,7 @@ def _measured(kernels: Kernels, book: Ledger) -> tuple[Measured, Int64, Int64]:
         np.zeros_like(busy),
         np.maximum(evidence, book.completeness[step]),
     )
-    return measured, start, kernels.process[head]
+    return measured, (start, end), kernels.process[head]
 
 
 def _energy(gpu: Int64, start: Int64, busy: Int64, power: pa.Table) -> tuple[Int64, Bool]:
@@ -144,6 +146,7 @@ def _rows(found: Found, owners: pa.DictionaryArray, shares: Shares) -> pa.Table:
     return pa.table(
         {
             "time_ns": found.measured_start[group],
+            "end_ns": found.measured_end[group],
             "node": words(found.measured_process, group, lambda c: names.process[c][1]),
             "process_uid": words(found.measured_process, group, lambda c: names.process[c][0]),
             "step_ordinal": pa.array(found.steps.ordinal[measured.step][group], mask=~inside[group]),

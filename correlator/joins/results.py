@@ -50,6 +50,8 @@ class ResultFile:
     since_ns: int
     until_ns: int
     rows: int
+    columns: frozenset[str]
+    """Its columns: an older version's file may lack some."""
 
 
 class Results:
@@ -63,7 +65,7 @@ class Results:
         found = sorted((int(m["number"]), p, m) for p in root.glob("*.parquet") if (m := _NAME.match(p.name)))
         self._numbers = itertools.count(found[-1][0] + 1 if found else 0)
         for _, path, match in found:
-            this = ResultFile(path, match["table"], int(match["since"]), int(match["until"]), _row_count(path))
+            this = ResultFile(path, match["table"], int(match["since"]), int(match["until"]), *_measured(path))
             covered = [f for f in self.files[this.table] if _inside(f, (this.since_ns, this.until_ns))]
             readers.remove(f.path for f in covered)
             self.files[this.table] = [f for f in self.files[this.table] if f not in covered] + [this]
@@ -140,7 +142,9 @@ class Results:
         if not files:
             return []
         paths = ", ".join(f"'{f.path}'" for f in files)
-        columns = ", ".join(f'"{c.name}"::{_shown(c.type)} AS "{c.name}"' for c in table.columns)
+        there = frozenset[str]().union(*(f.columns for f in files))
+        held = {c.name: f'"{c.name}"' if c.name in there else "NULL" for c in table.columns}
+        columns = ", ".join(f'{held[c.name]}::{_shown(c.type)} AS "{c.name}"' for c in table.columns)
         return [f"SELECT {columns} FROM read_parquet([{paths}], union_by_name = true)"]  # noqa: S608 (names of ours)
 
     def _write(self, table: Table, since_ns: int, until_ns: int, parts: Iterable[pa.Table]) -> ResultFile:
@@ -160,7 +164,7 @@ class Results:
             bloom_filter_options=found or None,
         )
         hidden.rename(path)
-        return ResultFile(path, table.name, since_ns, until_ns, rows.num_rows)
+        return ResultFile(path, table.name, since_ns, until_ns, rows.num_rows, frozenset(rows.column_names))
 
     def _exchange(self, name: str, old: list[ResultFile], new: list[ResultFile]) -> None:
         self.files[name] = [f for f in self.files[name] if f not in old] + new
@@ -190,13 +194,14 @@ def _between(rows: pa.Table, table: Table, low_ns: int, high_ns: int) -> pa.Tabl
     return rows if inside.all() else rows.filter(pa.array(inside))
 
 
-def _row_count(path: Path) -> int:
-    """Return how many rows a file has: none where its end is damaged, for a store must open all the same."""
+def _measured(path: Path) -> tuple[int, frozenset[str]]:
+    """Return how many rows a file has, and its columns: none of a damaged one, for a store must open all the same."""
     try:
-        return int(pq.read_metadata(path).num_rows)
+        found = pq.read_metadata(path)
+        return int(found.num_rows), frozenset(found.schema.names)
     except (OSError, pa.ArrowException) as error:
         log.error("results: %s is damaged (%s); correlate --rebuild makes it again", path, error)
-        return 0
+        return 0, frozenset()
 
 
 def _plain(rows: pa.Table) -> pa.Table:

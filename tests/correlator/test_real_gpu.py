@@ -62,6 +62,21 @@ def test_nothing_of_it_is_simulated_of_doubtful_time_or_lost(case: tuple[str, St
     assert case[1].view("loss_total").read_all().num_rows == 0
 
 
+def test_a_step_ends_with_the_last_of_its_kernels(case: tuple[str, Store]) -> None:
+    (chosen,) = case[1].query("SELECT internal_id FROM request ORDER BY duration_ns DESC LIMIT 1")[0].to_pylist()
+    ends = case[1].query(
+        "SELECT l.step_ordinal, min(k.start_ns) AS start_ns, max(k.end_ns) AS end_ns FROM gpu_kernel k"
+        " JOIN launch l USING (process_uid, session, correlation_id) GROUP BY ALL"
+    )
+    true = {row["step_ordinal"]: (row["start_ns"], row["end_ns"]) for row in ends.to_pylist()}
+    steps = case[1].view("request_step", {"request": chosen}).read_all().to_pylist()
+    assert {s["step_ordinal"]: (s["start_ns"], s["end_ns"]) for s in steps} == {
+        s["step_ordinal"]: true[s["step_ordinal"]] for s in steps
+    }
+    lasted = sum(s["end_ns"] - s["start_ns"] for s in steps)
+    assert len(steps) >= 11 and lasted > 4 * sum(s["occupancy_ns"] for s in steps), "launched one by one"
+
+
 def test_the_slowest_request_is_told_which_prompt_delayed_it(case: tuple[str, Store]) -> None:
     name, store = case
     slowest = "SELECT request_uid FROM request ORDER BY duration_ns DESC LIMIT 1"

@@ -57,6 +57,9 @@ SHARE = Table(
     "GPU time of one engine step and class given to one request or bucket: they sum to what was measured, exactly.",
     (
         TIME,
+        integer(
+            "end_ns", "When the last of the executions ended that it is a part of; `time_ns` is when the first began."
+        ),
         name("node", "Node.", "k8s.node.name"),
         name("process_uid", "Engine's process."),
         integer("step_ordinal", "Engine step; NULL for time outside steps."),
