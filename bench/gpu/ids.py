@@ -1,7 +1,8 @@
 """Whether a callback's correlation id is the execution's, kind of launch by kind of launch; and whether times stay valid.
 
 `python -m bench.gpu.ids counts` launches known numbers of eager, cuBLAS, graph and Triton kernels and copies.
-`python -m bench.gpu.ids many N` launches N small kernels. `bench.gpu.run` runs both under the library and counts rows.
+`python -m bench.gpu.ids many N` runs N small kernels, a thousand to a graph. `bench.gpu.run` runs both under the library
+and counts rows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from typing import Any
+
+_NODES = 1000
 
 
 def counts() -> None:
@@ -45,13 +48,17 @@ def _triton(values: Any) -> None:
 
 
 def many(count: int) -> None:
-    """`count` kernels of a microsecond or so."""
+    """`count` kernels of a microsecond or so, as nodes of one graph: launched one by one they would take minutes."""
     import torch
 
-    small = torch.ones(32, device="cuda")
-    for done in range(count):
-        small.add_(1)
-        if done % 100_000 == 0:
+    small, graph = torch.ones(32, device="cuda"), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        for _ in range(_NODES):
+            small.add_(1)
+    for done in range(count // _NODES):
+        graph.replay()
+        if done % 100 == 0:
             torch.cuda.synchronize()
     torch.cuda.synchronize()
 

@@ -56,6 +56,10 @@ class Load:
     tokens_per_s: float
     ms_per_token: float
 
+    def told(self) -> str:
+        """Return both in a line's words."""
+        return f"{self.tokens_per_s:.0f} tokens/s, {self.ms_per_token:.2f} ms a token"
+
 
 @dataclass(frozen=True)
 class Size:
@@ -166,20 +170,22 @@ def _levels(model: str, size: Size, rounds: int) -> None:
     found: dict[tuple[str, int], list[Load]] = {}
     with ExitStack() as opened:
         servers = {each: _Served(opened, model, each) for each in _LEVELS}
-        for each in servers.values():
+        for level, each in servers.items():
             each.until_up()
             asyncio.run(_load(each.port, 8, 8, size.tokens))
+            print(f"# {model} {level}: up and warm", flush=True)
         for turn, concurrency in itertools.product(range(rounds), _CONCURRENCY):
             for level in _LEVELS[turn % 5 :] + _LEVELS[: turn % 5]:
                 load = asyncio.run(_load(servers[level].port, concurrency, size.waves * concurrency, size.tokens))
                 found.setdefault((level, concurrency), []).append(load)
+                print(f"# {model} {level} concurrency={concurrency} turn {turn + 1}: {load.told()}", flush=True)
+        for (level, concurrency), loads in found.items():
+            _say(model, level, concurrency, loads, found["absent", concurrency])
         for level, each in servers.items():
             each.stop()
             rows = {table: len(_column(each.seen, table, "start_ns")) for table in ("launch", "gpu_kernel")}
             steps = sum(one is not None for one in _column(each.seen, "gpu_kernel", "step_ordinal"))
             print(f"# {model} {level}: {rows}, {steps} executions with a step, losses {_losses(each.seen)}", flush=True)
-    for (level, concurrency), loads in found.items():
-        _say(model, level, concurrency, loads, found["absent", concurrency])
 
 
 def _say(model: str, level: str, concurrency: int, loads: list[Load], base: list[Load]) -> None:
@@ -224,7 +230,7 @@ def _server(port: int, size: str, environment: Mapping[str, str]) -> Iterator[su
     finally:
         server.terminate()
         try:
-            server.wait(60)
+            server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()  # The generation's thread may hold it up.
             server.wait()
@@ -279,27 +285,34 @@ async def _load(port: int, concurrency: int, requests: int, tokens: int) -> Load
 
 
 def _many(records: int) -> None:
-    """(d): over millions of records, how many have times that may not be used; only totals are kept."""
+    """(d): over millions of records, how many have times that may not be used, and were lost; only totals are kept."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with _collected(directory) as seen:
             command = [_PYTHON, "-m", "bench.gpu.ids", "many", str(records)]
-            child = subprocess.Popen(command, env=_environment(directory, "graph"))
+            child = subprocess.Popen(command, env=_environment(directory, "node"))
             validity: Counter[object] = Counter()
-            while child.poll() is None:
+            lost: Counter[str] = Counter()
+            for looked in itertools.count():
+                ended = child.poll() is not None
+                validity.update(_drain(seen, lost))
+                if looked % 50 == 0:
+                    print(f"# {sum(validity.values())} of {records} records so far", flush=True)
+                if ended:
+                    break
                 time.sleep(0.2)
-                validity.update(_drain(seen))
-        validity.update(_drain(seen))
+        validity.update(_drain(seen, lost))
     total = sum(validity.values())
     bad = total - validity["ok"]
-    label = f"records={total} launched={records}"
+    label = f"records={total} launched={records} lost={sum(lost.values())} rc={child.returncode}"
     print(f"FIGURE gpu.real.invalid_time_ratio {bad / max(total, 1):.8f} 1 {label}", flush=True)
-    print(f"# validity: {dict(validity)}", flush=True)
+    print(f"# validity: {dict(validity)}; losses: {dict(lost)}", flush=True)
 
 
-def _drain(seen: list[Batch]) -> Counter[object]:
-    """Count and forget the executions so far."""
+def _drain(seen: list[Batch], lost: Counter[str]) -> Counter[object]:
+    """Count and forget the executions so far; add what was lost to `lost`."""
     taken, found = len(seen), Counter[object]()
+    lost.update(_losses(seen[:taken]))
     for batch in seen[:taken]:
         if batch.table.name == "gpu_kernel":
             column = batch.rows["validity"].cast(pa.string())
