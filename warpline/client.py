@@ -16,7 +16,7 @@ from warpline.settings import Settings
 
 _AT_ONCE = urllib3.Timeout(connect=3, read=60)
 _SORTED_FIRST = urllib3.Timeout(connect=3, read=900)
-"""What does not fit in memory is sorted on disk before its first row comes."""
+"""What comes sorted by anything but a table's time, and does not fit in memory, is sorted on disk before its first row."""
 _CONNECTIONS = 32
 """Connections that are kept: as many as people who look at once, for one more than that is made anew for each answer."""
 

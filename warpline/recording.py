@@ -1,7 +1,7 @@
 """Takes a stretch of time out of a correlator as a sample trace: rows go to their files as they come.
 
-A correlator may hold more of a window than this process has memory: it sorts on its own disk, and what comes is written
-batch by batch. What is published, or carries pseudonyms, is changed on its way.
+A window may be more than this process, and the correlator, have memory for: rows come sorted stretch by stretch of time, and
+what comes is written batch by batch. What is published, or carries pseudonyms, is changed on its way.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
-from correlator.storage import prices, views
+from correlator.storage import in_order, prices, views
 from correlator.storage.day import Day, shown_type
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.readers import Readers
@@ -117,8 +117,14 @@ class Store:
             self.set_aside(day, error)
             day = Day(self.root, number)
             day.attach(self.writer)
+        self.take_losses(day)
         self.days[number] = day
         return day
+
+    def take_losses(self, day: Day) -> None:
+        """Count what a day lost."""
+        self.losses.update(day.losses)
+        day.losses.clear()
 
     def set_aside(self, day: Day, error: Exception | str, lost: int = 1) -> None:
         """Rename a damaged day file, name it in the log and count it: a new one takes over its segments."""
@@ -205,8 +211,7 @@ class Store:
                     continue
                 day = self.attach(number)
             changed |= day.write(self.writer, group)
-            self.losses.update(day.refused)
-            day.refused.clear()
+            self.take_losses(day)
             for part in group:
                 self.rows_written[part.table.name] += part.rows.num_rows
         return changed
@@ -336,7 +341,7 @@ class Store:
         and order (a column, with - before it for descending). Raises SchemaError for a view that does not exist, StoreError
         for parameters that do not fit and for a query that fails. Close the reader, or read it to its end.
         """
-        view = self._views.get(name)
+        view, table, given = self._views.get(name), None, dict(parameters or {})
         if view is None:
             table = schema.table(name) if name in {t.name for t in schema.TABLES} else None
             if table is None:
@@ -345,8 +350,11 @@ class Store:
         columns = self._columns_of(view)
         if not columns:
             raise StoreError(self.broken[name])
-        sql, bound = views.bind(view, parameters or {}, columns)
-        return self.read(sql, bound)
+        if table is not None and given.get("order") == table.time and given.get("limit") in (None, ""):
+            sql, bound = views.bind(view, given | {"order": ""}, columns)
+            most = in_order.at_once(table, self.settings.correlator_memory_limit_mb)
+            return in_order.rows(self.read, table, sql, bound, most)
+        return self.read(*views.bind(view, given, columns))
 
     def read(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
         """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails."""
