@@ -2,8 +2,8 @@
 
 Most of a rule's cost is DuckDB's: planning a query over the files of all days, and for `request` the join behind it. Rules
 look back a bounded time, which their SQL says (`$now_ns - …`): so the rows of that time are copied into temporary tables of
-one connection, where a temporary name hides the store's own, and the rules run there. A rule that looks back further than
-`FURTHEST_NS` is left to the store.
+one connection, where a temporary name hides the store's own, and the rules run there. Of a table that has too many rows then
+the name stands for those rows where they are. A rule that looks back further than `FURTHEST_NS` is left to the store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MARGIN_NS = 120_000_000_000
 _ALWAYS = ("process", "pod", "node", "gpu")
 """Tables whose rows hold until something else is said: copied whole."""
 _MOST_ROWS = 2_000_000
-"""Rows of one table beyond which it is left to the store: to copy them would cost more than to read them."""
+"""Rows of one table beyond which they stay in the store: to copy them would cost more than to read them."""
 _LOOKS_BACK = re.compile(r"\$now_ns - (\d[\d_]*)")
 _ALL_COLUMNS = re.compile(r"(\bSELECT|,)\s*\*|\.\*|(^|\()\s*FROM\b|\bCOLUMNS\b|\bNATURAL\b", re.IGNORECASE)
 """What reads columns without naming them."""
@@ -163,8 +163,17 @@ def _copy(cursor: duckdb.DuckDBPyConnection, of: Inputs, since_ns: int, until_ns
         for name, sql, bound in of.statements(since_ns, until_ns):
             if name in of.views or _rows(cursor, sql, bound) <= _MOST_ROWS:
                 cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", bound)
+            else:  # Views that read it, which know no time, must not read all that was ever stored.
+                cursor.execute(f"CREATE TEMP VIEW {name} AS {_spelled(sql, bound)}")
     except duckdb.Error as error:
         log.warning("alerts: rules are run on the store itself: %s", str(error).strip().splitlines()[0])
+
+
+def _spelled(sql: str, bound: Mapping[str, int]) -> str:
+    """Return a query with its numbers in it: a view cannot be bound."""
+    for name, number in bound.items():
+        sql = sql.replace(f"${name}", str(int(number)))
+    return sql
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, bound: Mapping[str, int]) -> int:

@@ -80,6 +80,16 @@ def test_a_table_that_is_too_large_to_copy_is_read_where_it_is(store: Store, mon
         assert all(rows(query, rule, NOW) == rows(store.query, rule, NOW) for rule in RULES)
 
 
+@pytest.mark.parametrize("most_rows", [3, 1_000_000])
+def test_no_rule_sees_rows_that_no_rule_looks_back_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, most_rows: int
+) -> None:
+    monkeypatch.setattr(snapshot, "_MOST_ROWS", most_rows)
+    careless = "SELECT MIN(time_ns) AS value FROM clock_pair WHERE $now_ns - 60000000000 > 0"
+    with snapshot.opened(store, snapshot.inputs((careless,)), NOW, NOW) as query:
+        assert query(careless, {"now_ns": NOW})["value"][0].as_py() == NOW - 56 * SECOND
+
+
 def test_a_rule_that_is_wrong_says_so(store: Store) -> None:
     wrong = "SELECT nothing FROM clock_pair WHERE time_ns > $now_ns - 60000000000"
     with (
