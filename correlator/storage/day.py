@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -29,11 +30,15 @@ log = logging.getLogger(__name__)
 
 SPAN = schema.table("span")
 REFUSED = "rows that the store refuses"
+DAMAGED_DAY, DAMAGED_SEGMENT = "day file damaged", "segment damaged"
 
 _OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS {day}.ledger (batch_id VARCHAR, table_name VARCHAR, row_count BIGINT)",
     "CREATE TABLE IF NOT EXISTS {day}.segment (name VARCHAR, table_name VARCHAR, row_count BIGINT, bytes BIGINT,"
     " low_ns BIGINT, high_ns BIGINT, columns VARCHAR[], merged INTEGER)",
+    # NULL where an older Warpline wrote the line.
+    "ALTER TABLE {day}.segment ADD COLUMN IF NOT EXISTS footer_crc32 BIGINT",
+    "ALTER TABLE {day}.segment ADD COLUMN IF NOT EXISTS file_crc32 BIGINT",
     "CREATE TABLE IF NOT EXISTS {day}.about (schema_version INTEGER)",
 )
 _BAD_ROWS = (
@@ -54,10 +59,12 @@ class Day:
         self.date = f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=number):%Y-%m-%d}"
         self.alias = f"day_{self.date.replace('-', '')}"
         self.file, self.directory = root / f"{self.date}.duckdb", root / self.date
+        self._dropped = root / f"{self.date}.dropped"
         self.tables: dict[str, tuple[str, ...]] = {}
         self.segments: dict[str, Segment] = {}
-        self.refused: Counter[str] = Counter()
-        self._sequence = 0
+        self.losses: Counter[str] = Counter()
+        """Rows lost, by reason, until the store takes them over."""
+        self._sequence = time.time_ns()  # No name comes twice: a file that waits for its readers may still be deleted.
         self._seen: spans.SeenSpans | None = None
 
     # Opening
@@ -65,9 +72,10 @@ class Day:
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Open the day's file, or make it; one that was lost is made anew from the segments that lie there.
 
+        A segment whose footer is damaged is taken out, and its rows are counted in `losses`.
         Raises StoreError where another version made the file, duckdb.Error where it is damaged.
         """
-        lost = not self.file.exists()
+        lost = not self.file.exists() and not self._dropped.exists()
         connection.execute(f"ATTACH '{self.file}' AS {self.alias}")
         try:
             for statement in _OWN_TABLES:
@@ -77,6 +85,7 @@ class Day:
             if lost:
                 self._adopt(connection)
             self._load_segments(connection)
+            self._dropped.unlink(missing_ok=True)
         except BaseException:
             with contextlib.suppress(duckdb.Error):
                 self.detach(connection)
@@ -85,6 +94,12 @@ class Day:
     def detach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Close the day's file."""
         connection.execute(f"DETACH {self.alias}")
+
+    def drop(self) -> list[Path]:
+        """Drop the day, after `detach`; return the files to delete, in order, when nobody reads them any more."""
+        self.file.replace(self._dropped)
+        self.file.with_name(self.file.name + ".wal").unlink(missing_ok=True)
+        return [*(self.directory / name for name in self.segments), self._dropped]
 
     def _check_version(self, connection: duckdb.DuckDBPyConnection) -> None:
         found = connection.execute(f"SELECT schema_version FROM {self.alias}.about").fetchall()  # noqa: S608 (our alias)
@@ -122,22 +137,31 @@ class Day:
     def _load_segments(self, connection: duckdb.DuckDBPyConnection) -> None:
         lines = connection.execute(f"SELECT * FROM {self.alias}.segment").fetchall()  # noqa: S608
         self.segments = {
-            name: Segment(name, table, rows, size, low, high, tuple(columns), merged)
-            for name, table, rows, size, low, high, columns, merged in lines
+            name: Segment(name, table, rows, size, low, high, tuple(columns), *more)
+            for name, table, rows, size, low, high, columns, *more in lines
         }
         if self.directory.is_dir():
             unlisted = [path for path in self.directory.glob("*.parquet") if path.name not in self.segments]
             segments.remove(unlisted)  # Their transaction did not commit: what they hold comes again from the spool.
+        for name, each in list(self.segments.items()):
+            problem = segments.look(self.directory / name, each)
+            if problem is not None:
+                log.error("store: %s", self.lose_segment(connection, name, problem))
 
     def _adopt(self, connection: duckdb.DuckDBPyConnection) -> None:
         times = {table.name: table.time for table in schema.TABLES}
-        for path in sorted(self.directory.glob("*.parquet")):
+        found_here = sorted(self.directory.glob("*.parquet"))
+        if found_here and not any(self.root.glob(f"{self.file.name}.damaged-*")):  # That one was counted then.
+            log.error("store: %s is gone; what lies in segments is kept of its day", self.file)
+            self.losses[f"{DAMAGED_DAY}: {self.file.name}"] += 1  # At least.
+        for path in found_here:
             try:
                 found, batch_ids = segments.describe(path, times.get(segments.table_of(path), ""))
             except StoreError as error:
                 log.error("%s", error)
+                self._keep_aside(path, 1)  # At least.
                 continue
-            self._list(connection, [found])
+            self._list(connection, [segments.summed(found, path)])
             lines = pa.table({"batch_id": batch_ids})
             connection.register("adopted", lines)
             connection.execute(f"INSERT INTO {self.alias}.ledger SELECT batch_id, ?, 0 FROM adopted", [found.table])  # noqa: S608
@@ -148,7 +172,7 @@ class Day:
     def write(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> set[str]:
         """Store the parts whose batches are not in the ledger yet; return the names of the tables that changed shape.
 
-        A batch whose rows DuckDB refuses is counted in `refused` and keeps only its line in the ledger.
+        A batch whose rows DuckDB refuses is counted in `losses` and keeps only its line in the ledger.
         """
         fresh = self._not_in_ledger(connection, parts)
         if not fresh:
@@ -160,7 +184,7 @@ class Day:
                 return set().union(*(self.write(connection, [part]) for part in fresh))
             part = fresh[0]
             log.warning("store: batch %s of table %s: %s", part.batch_id, part.table.name, str(error).splitlines()[0])
-            self.refused[REFUSED] += part.rows.num_rows
+            self.losses[REFUSED] += part.rows.num_rows
             return self._commit(connection, [replace(part, rows=part.rows.slice(0, 0))])
 
     def _not_in_ledger(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> list[Part]:
@@ -279,8 +303,8 @@ class Day:
         for each in written:
             values = [each.name, each.table, each.rows, each.bytes, each.low_ns, each.high_ns, list(each.columns)]
             connection.execute(
-                f"INSERT INTO {self.alias}.segment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                [*values, each.merged],
+                f"INSERT INTO {self.alias}.segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [*values, each.merged, each.footer_crc32, each.file_crc32],
             )
 
     def _insert_ledger(self, connection: duckdb.DuckDBPyConnection, parts: Iterable[Part]) -> None:
@@ -306,10 +330,18 @@ class Day:
             raise
         self.segments = {name: each for name, each in self.segments.items() if name not in old} | {new.name: new}
 
-    def forget_segment(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
-        """List a segment no more."""
+    def lose_segment(self, connection: duckdb.DuckDBPyConnection, name: str, problem: str) -> str:
+        """List a damaged segment no more, keep its file aside, count its rows in `losses`; return what to say of it."""
+        lost, path = self.segments[name], self.directory / name
+        self._keep_aside(path, lost.rows)
         connection.execute(f"DELETE FROM {self.alias}.segment WHERE name = ?", [name])  # noqa: S608 (our alias)
         self.segments = {each: found for each, found in self.segments.items() if each != name}
+        return f"{path} is damaged ({problem.splitlines()[0]}): {lost.rows} rows of {lost.table} are lost"
+
+    def _keep_aside(self, path: Path, rows: int) -> None:
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.damaged"))
+        self.losses[f"{DAMAGED_SEGMENT}: {self.date}/{path.name}"] += rows
 
     # Reading
 
@@ -331,6 +363,16 @@ class Day:
         """Bytes that the day takes on disk."""
         own = (self.file, self.file.with_name(self.file.name + ".wal"))
         return sum(path.stat().st_size for path in own if path.exists()) + sum(s.bytes for s in self.segments.values())
+
+
+def lying_in(root: Path) -> list[int]:
+    """Return the days (since 1970-01-01) whose files lie in `root`; of one that was being dropped the rest is deleted."""
+    for dropped in root.glob("*.dropped"):
+        if not dropped.with_suffix(".duckdb").exists():
+            segments.remove(dropped.with_suffix("").glob("*.parquet"))
+            dropped.unlink()
+    files = [*root.glob("????-??-??.duckdb"), *(path.parent for path in root.glob("????-??-??/*.parquet"))]
+    return sorted({int(np.datetime64(file.name[:10], "D").astype(int)) for file in files})
 
 
 def _ids_of(query: str) -> str:

@@ -56,17 +56,11 @@ def _readable(store: Store, table: str) -> bool:
 def _heal_segments(store: Store, day: Day) -> list[str]:
     said = []
     for name, segment in list(day.segments.items()):
-        path = day.directory / name
-        problem = segments.verify(path)
+        problem = segments.verify(day.directory / name, segment)
         if problem is not None:
-            day.forget_segment(store.writer, name)
+            said.append(day.lose_segment(store.writer, name, problem))
             store.publish(schema.table(segment.table))
-            if path.exists():
-                path.rename(path.with_name(f"{name}.damaged"))
-            store.losses[f"segment damaged: {day.date}/{name}"] += segment.rows
-            said.append(
-                f"{path} is damaged ({problem.splitlines()[0]}): {segment.rows} rows of {segment.table} are lost"
-            )
+    store.take_losses(day)
     return said
 
 
@@ -102,7 +96,8 @@ def _replace_file(store: Store, day: Day) -> str:
         day.detach(store.writer)
     store.set_aside(day, "its ledger cannot be read", lost)
     store.reopen()
-    store.attach(day.number)
+    if day.number not in store.days:  # It had no segments.
+        store.attach(day.number)
     for table in schema.TABLES:
         store.publish(table)
     return f"{day.file}: {lost} rows that were in no segment are lost"

@@ -5,14 +5,21 @@ integers and dictionary-encoded names (measured, one core; 7.7 against 6.5 bytes
 0.9. So a write of many rows becomes a segment beside its day's file, and that file lists it in the same transaction as the
 batch ids: a segment that is not listed does not exist. Its own metadata repeats the batch ids, so that a lost day file can
 be made anew.
+
+A page's own checksum says nothing of the footer, whose statistics say which rows a read may pass over; DuckDB, which merges
+segments, writes none, and reads none (measured: of 60 flipped bytes among the pages of either's files it read 21 and 31 as
+other values without a word). So the line of a segment has two sums of it: of its footer, looked at whenever the day is
+opened, and of the whole file, looked at before it is merged and once a day.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,11 +41,19 @@ _ROW_GROUP = 131072
 _LZ4 = pa.Codec("lz4_raw")
 _SAMPLE_BYTES, _WORTH_IT = 16384, 0.7
 _BATCHES, _TABLE = "warpline.batches", "warpline.table"
+_PIECE = 1 << 20
+_END = 8
+"""Bytes at the end of a Parquet file: the length of its footer, and PAR1."""
+_GONE = (errno.ENOENT, errno.EIO)
+"""Errors that speak of this file; too many open files, say, does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One Parquet file of one table and day. `merged` counts how often its rows were merged."""
+    """One Parquet file of one table and day. `merged` counts how often its rows were merged.
+
+    The CRC-32s are those of the footer with what stands behind it and of the whole file; None where nobody noted them.
+    """
 
     name: str
     table: str
@@ -48,6 +63,8 @@ class Segment:
     high_ns: int
     columns: tuple[str, ...]
     merged: int = 0
+    footer_crc32: int | None = None
+    file_crc32: int | None = None
 
 
 def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: Sequence[str]) -> Segment:
@@ -71,15 +88,9 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
     sync_file(path)
     sync_directory(directory)
     times = pc.min_max(rows[table.time])
-    return Segment(
-        name,
-        table.name,
-        rows.num_rows,
-        path.stat().st_size,
-        times["min"].as_py(),
-        times["max"].as_py(),
-        tuple(rows.column_names),
-    )
+    low, high = times["min"].as_py(), times["max"].as_py()
+    columns = tuple(rows.column_names)
+    return summed(Segment(name, table.name, rows.num_rows, path.stat().st_size, low, high, columns), path)
 
 
 def _layout(rows: pa.Table, said: dict[str, str]) -> pa.Schema:
@@ -124,19 +135,65 @@ def describe(path: Path, time_column: str, merged: int = 0) -> tuple[Segment, li
     return Segment(path.name, table, found.num_rows, size, *times, columns, merged), batch_ids
 
 
+def summed(segment: Segment, path: Path) -> Segment:
+    """Return the segment with the checksums that its file has now; raises OSError where it cannot be read."""
+    return replace(segment, footer_crc32=_footer_crc32(path), file_crc32=_file_crc32(path))
+
+
+def _footer_crc32(path: Path) -> int:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _END, 0))
+        length = int.from_bytes(file.read(_END)[:4], "little")
+        file.seek(max(size - _END - length, 0))
+        return zlib.crc32(file.read())
+
+
+def _file_crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            found = zlib.crc32(piece, found)
+    return found
+
+
 def table_of(path: Path) -> str:
     """Return the name of the table that a segment's file name begins with."""
     return path.name.split("-", 1)[0]
 
 
-def verify(path: Path) -> str | None:
-    """Read all of a segment with its page checksums; return what is wrong with it, or None."""
+def look(path: Path, segment: Segment) -> str | None:
+    """Read the end of a segment that says where its rows lie; return what is wrong with it, or None."""
     try:
+        size = path.stat().st_size
+        if size != segment.bytes:
+            return f"it has {size} bytes in place of {segment.bytes}"
+        if segment.footer_crc32 not in (None, _footer_crc32(path)):
+            return "its footer has another checksum than when it was written"
+    except OSError as error:
+        return str(error) if error.errno in _GONE else None
+    return None
+
+
+def verify(path: Path, segment: Segment) -> str | None:
+    """Read all of a segment; return what is wrong with it, or None.
+
+    One whose checksums nobody noted is decoded, with the checksums of its pages where it has any.
+    """
+    problem = look(path, segment)
+    if problem is not None:
+        return problem
+    try:
+        if segment.file_crc32 is not None:
+            same = segment.file_crc32 == _file_crc32(path)
+            return None if same else "it has another checksum than when it was written"
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for _ in file.iter_batches():
             pass
-    except (OSError, pa.ArrowException) as error:
+    except pa.ArrowException as error:
         return str(error)
+    except OSError as error:
+        return str(error) if error.errno in (None, *_GONE) else None
     return None
 
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
 from correlator.storage import in_order, prices, views
-from correlator.storage.day import Day, shown_type
+from correlator.storage.day import DAMAGED_DAY, Day, lying_in, shown_type
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.readers import Readers
 from correlator.storage.segments import Segment
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 
 MISFIT = "rows that do not fit the schema"
 TOO_MANY_DAYS = "rows of too many different days"
-DAMAGED_DAY = "day file damaged"
 
 _MOST_DAYS = 366
 _CHUNK_ROWS = 65536
@@ -89,8 +87,7 @@ class Store:
         prices.install(self._main, self.settings.correlator_gpu_price)
         self.writer = self._main.cursor()
         self.days = {}
-        for file in sorted(self.root.glob("????-??-??.duckdb")):
-            number = int(np.datetime64(file.stem, "D").astype(int))
+        for number in lying_in(self.root):
             self.attach(number)
         for table in schema.TABLES:
             self.publish(table)
@@ -303,9 +300,7 @@ class Store:
                 if table.name in lost or day.select(table):
                     self.publish(table)
             self._guarded(lambda: day.detach(self.writer))
-            day.file.unlink(missing_ok=True)
-            day.file.with_name(day.file.name + ".wal").unlink(missing_ok=True)
-            self.readers.remove([day.directory / name for name in day.segments])
+            self.readers.remove(day.drop())
         log.info("store: dropped %s", day.date)
 
     def replace_segments(self, day: Day, table: Table, old: Sequence[str], new: Segment, emptied: bool = False) -> None:
@@ -378,10 +373,13 @@ class Store:
             if isinstance(error, duckdb.Error) and not isinstance(error, (*_DEAD, duckdb.ConnectionException)):
                 raise self._failed(error) from None
             raise
-        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(token, cursor, reader))
+        batches = self._batches(token, cursor, reader)
+        next(batches)  # A generator that never began does not come to its end either, when nobody wants it any more.
+        return pa.RecordBatchReader.from_batches(reader.schema, batches)
 
-    def _batches(self, token: int, cursor: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    def _batches(self, token: int, cursor: Any, reader: pa.RecordBatchReader) -> Iterator[Any]:
         try:
+            yield None
             yield from reader
         except (OSError, pa.ArrowException, duckdb.Error) as error:
             raise self._failed(error) from None

@@ -1,4 +1,5 @@
-"""What keeps the store in shape while it is used: old days go, small segments are merged, finished days are sorted."""
+"""What keeps the store in shape while it is used: old days go, small segments are merged, finished days are sorted, and
+files that nobody reads are looked at for bytes that rotted."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 
@@ -30,6 +32,9 @@ _MANY = 16
 _MERGE_ROWS = 8_000_000
 _QUIET_S = 600.0
 """A past day that nobody wrote to for this long is finished."""
+_LOOK_S = 86400.0
+_LOOK_BYTES = 64 << 20
+"""Each segment is looked at once in so long; of all of them so much in one round, 2 MB/s where a round is 30 s."""
 
 
 class Upkeep:
@@ -39,6 +44,8 @@ class Upkeep:
         """Keep `store` as `settings` say; `start` begins."""
         self.settings, self.store = settings, store
         self.merged = self.dropped = 0
+        self._looked: dict[Path, float] = {}
+        self._may_look = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="upkeep", daemon=True)
 
@@ -75,6 +82,27 @@ class Upkeep:
             day = self.store.days.get(number)
             if day is not None:
                 self._keep_day(day)
+        self.look_at_files()
+
+    def look_at_files(self) -> None:
+        """Read the segments whose turn it is; have all files looked through where one is not what was written."""
+        due = list(self._due_for_a_look())
+        self._may_look = min(self._may_look + _LOOK_BYTES, _LOOK_BYTES)
+        for path, segment in due:
+            if self._may_look <= 0 or self._stop.is_set():
+                return  # A big file is paid off in the rounds that follow.
+            self._may_look -= segment.bytes
+            self._looked[path] = time.time()
+            if segments.verify(path, segment) is not None and path.exists():
+                self.store.suspect.set()
+
+    def _due_for_a_look(self) -> Iterator[tuple[Path, Segment]]:
+        present = {d.directory / s.name: s for d in list(self.store.days.values()) for s in list(d.segments.values())}
+        self._looked = {path: at for path, at in self._looked.items() if path in present}
+        for path, segment in present.items():
+            summed = segment.file_crc32 is not None and path.exists()
+            if summed and time.time() - self._looked.get(path, path.stat().st_mtime) > _LOOK_S:
+                yield path, segment
 
     # Retention
 
@@ -120,7 +148,15 @@ class Upkeep:
         return _up_to(small, _MERGE_ROWS) if len(small) >= _MANY or (finished and len(small) > 1) else []
 
     def merge(self, day: Day, table: Table, old: list[Segment]) -> None:
-        """Put one segment, sorted by the table's keys and time, in the place of `old`; reads go on meanwhile."""
+        """Put one segment, sorted by the table's keys and time, in the place of `old`; reads go on meanwhile.
+
+        Raises StoreError where one of `old` is damaged: merged, it could not be told any more.
+        """
+        for s in old:
+            problem = segments.verify(day.directory / s.name, s)
+            if problem is not None:
+                self.store.suspect.set()
+                raise StoreError(f"segment {day.directory / s.name}: {problem}; it is not merged")
         sources = ", ".join(f"'{day.directory / s.name}'" for s in old)
         columns = [c.name for c in table.columns if any(c.name in s.columns for s in old)]
         batch_ids = [each for s in old for each in segments.describe(day.directory / s.name, table.time)[1]]
@@ -153,7 +189,7 @@ class Upkeep:
             )
             segments.sync_file(path)
             sync_directory(day.directory)
-            return segments.describe(path, table.time)[0]
+            return segments.summed(segments.describe(path, table.time)[0], path)
         except BaseException:
             segments.remove([path])
             raise

@@ -199,6 +199,8 @@ def test_a_day_file_that_is_gone_is_made_anew_from_its_segments(tmp_path: Path) 
     store.close()
     (tmp_path / "store" / "2024-10-04.duckdb").unlink()
     store = Store(small(tmp_path))
+    assert count(store) == ROWS, "they are read before anything is written to their day"
+    assert store.losses == {"day file damaged: 2024-10-04.duckdb": 1}
     store.write([kernels("a/1/1", ROWS), kernels("a/1/2", ROWS)])
     assert count(store) == 2 * ROWS
 
@@ -392,7 +394,7 @@ def test_small_segments_are_merged_sorted_and_counted_once(tmp_path: Path, monke
     upkeep.run_once()
     (merged,) = store.days[now // DAY].segments.values()
     assert merged.rows == 3 * ROWS and merged.merged == 1 and upkeep.merged == 3
-    assert verify(store.days[now // DAY].directory / merged.name) is None
+    assert verify(store.days[now // DAY].directory / merged.name, merged) is None
     after = store.view("gpu_kernel").read_all()
     assert after["start_ns"].to_pylist() == sorted(after["start_ns"].to_pylist())
     assert after.sort_by("start_ns").select(["correlation_id", "name"]).num_rows == before.num_rows
