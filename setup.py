@@ -39,5 +39,6 @@ setup(
             optional=True,
         ),
         Extension("correlator.storage._seen", ["correlator/storage/seen.c"], extra_compile_args=FLAGS, optional=True),
+        Extension("correlator.timeline._draw", ["correlator/timeline/draw.c"], extra_compile_args=FLAGS, optional=True),
     ],
 )

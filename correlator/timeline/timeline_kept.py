@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 
 import numpy as np
 
-from correlator.timeline import timeline_levels, timeline_lod
-from correlator.timeline.timeline_levels import Level, first_of, stretches
+from correlator.timeline import timeline_draw, timeline_levels, timeline_lod
+from correlator.timeline.timeline_draw import Part, stretches
+from correlator.timeline.timeline_levels import Level, first_of
 from correlator.timeline.timeline_lod import Bars, Drawn
 
 _LEVELS_FROM = 1 << 17
@@ -29,14 +29,6 @@ class Kept:
         self._levels: list[Level] | None = None
         self._making = threading.Lock()
 
-    @classmethod
-    def of(cls, parts: Iterable[Bars], counts: np.ndarray, length_ns: int) -> Kept:
-        """Keep the bars of several parts, each of them sorted; `counts` says how many each row has in all.
-
-        Each part goes to its place as it comes, so that loading takes no more memory than what is kept.
-        """
-        return cls(_placed(parts, counts), len(counts), length_ns)
-
     @property
     def nbytes(self) -> int:
         """Bytes that the bars take, and what the levels may."""
@@ -45,7 +37,8 @@ class Kept:
 
     def window(self, since: int, until: int) -> Bars:
         """Return the bars that overlap [since, until), clipped to it."""
-        return timeline_lod.clipped(self._starting(since - self._longest, until), since, until)
+        found = self.bars.cut(stretches(self.bars.start, self._first, since - self._longest, until))
+        return timeline_lod.clipped(found, since, until)
 
     def of_row(self, row: int, since: int, until: int) -> Bars:
         """Return the bars of one row that overlap or touch [since, until], as they are."""
@@ -61,18 +54,18 @@ class Kept:
 
     def fresh(self, level: int, since: int, until: int) -> Drawn:
         """Return what is drawn of a window, made of its bars."""
-        return timeline_lod.coarser(timeline_lod.single(self.window(since, until)), level)
+        return timeline_draw.draw([self._part(since - self._longest, until, since)], until, level)
 
-    def starting(self, low: int, until: int) -> Bars:
-        """Return the bars that start in [low, until), cut at `until`."""
-        return timeline_lod.clipped(self._starting(low, until), low, until)
+    def starting(self, low: int, until: int) -> Part:
+        """Return the bars that start in [low, until)."""
+        return self._part(low, until, low)
 
-    def crossing(self, moment: int, until: int) -> Bars:
-        """Return the bars that begin before a moment and end after it, cut to [moment, until)."""
-        return timeline_lod.clipped(self._starting(moment - self._longest, moment), moment, until)
+    def crossing(self, moment: int, until: int) -> Part:
+        """Return the bars that begin before a moment, of which those count that end after it."""
+        return self._part(moment - self._longest, moment, moment)
 
-    def _starting(self, low: int | np.ndarray, high: int) -> Bars:
-        return self.bars.cut(stretches(self.bars.start, self._first, low, high))
+    def _part(self, low: int | np.ndarray, high: int, since: int) -> Part:
+        return Part(self.bars, self._first, low, high, since)
 
     def _kept_levels(self) -> list[Level]:
         with self._making:
@@ -82,38 +75,7 @@ class Kept:
 
     def _made(self) -> list[Level]:
         lowest = _lowest_level(self.length_ns * np.count_nonzero(np.diff(self._first)) / len(self.bars))
-        return timeline_levels.made(timeline_lod.single(self.bars), lowest, self.length_ns, len(self._longest))
-
-
-def _placed(parts: Iterable[Bars], counts: np.ndarray) -> Bars:
-    first, filled = np.concatenate([[0], np.cumsum(counts)]), np.zeros(len(counts), np.int64)
-    bars = timeline_lod.NO_BARS
-    for part in parts:
-        if bars is timeline_lod.NO_BARS:
-            row = np.repeat(np.arange(len(counts), dtype=part.row.dtype), counts)
-            bars = Bars(row, *(np.empty(first[-1], each.dtype) for each in (part.start, part.end, part.label)))
-        begins = first_of(part.row, len(counts))
-        # What came after the rows were counted has no place.
-        sizes = np.minimum(np.diff(begins), counts - filled)
-        for at in np.flatnonzero(sizes).tolist():
-            size, to, since = int(sizes[at]), int(first[at] + filled[at]), int(begins[at])
-            for into, out in ((bars.start, part.start), (bars.end, part.end), (bars.label, part.label)):
-                into[to : to + size] = out[since : since + size]
-        filled += sizes
-    for begin, end in zip(first[:-1].tolist(), (first[:-1] + filled).tolist(), strict=True):
-        _sort(bars, begin, end)
-    if (filled == counts).all():
-        return bars
-    return bars.take(np.arange(len(bars)) - np.repeat(first[:-1], counts) < np.repeat(filled, counts))
-
-
-def _sort(bars: Bars, begin: int, end: int) -> None:
-    """Put one row's bars in order of their start, where they are not: one stream's mostly are."""
-    start = bars.start[begin:end]
-    if (start[1:] < start[:-1]).any():
-        order = np.argsort(start, kind="stable")
-        for column in (bars.end, bars.label, bars.start):
-            column[begin:end] = column[begin:end][order]
+        return timeline_levels.made(self.bars, self._first, lowest, self.length_ns)
 
 
 def _lowest_level(ns_per_bar: float) -> int:

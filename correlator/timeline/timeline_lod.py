@@ -139,7 +139,7 @@ def _grouped(found: Drawn, breaks: np.ndarray) -> Drawn:
         found.label[best],
         longest,
         np.add.reduceat(found.busy, first),
-        np.add.reduceat(found.count, first),
+        np.add.reduceat(found.count, first, dtype=np.int32),
     )
 
 

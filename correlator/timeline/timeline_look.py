@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from correlator.timeline.timeline_bars import OWNS, KeptBars, ScopeBars
+from correlator.timeline.timeline_bars import KeptBars, ScopeBars
+from correlator.timeline.timeline_catalogue import OWNS
 from correlator.timeline.timeline_lod import Bars
 
 MOST_FOUND, MOST_NAMES = 200, 300

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from correlator.timeline import timeline_lod
-from correlator.timeline.timeline_bars import OWNS, Catalogue, ScopeBars
+from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_catalogue import OWNS, Catalogue
 from correlator.timeline.timeline_lod import Bars
 
 LAYERS = ("exchange.client", "hop", "exchange.server", "engine_request", "phase", "kv_transfer", "member", "kernel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from correlator.timeline.timeline_bars import Catalogue
+from correlator.timeline.timeline_catalogue import Catalogue
 from correlator.timeline.timeline_scope import Scope, Views, rows
 
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,8 +17,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import correlator
-from correlator.timeline import chunks, timeline_bars, timeline_kept, timeline_levels, timeline_look, timeline_wire
+from correlator.timeline import (
+    chunks,
+    timeline_bars,
+    timeline_draw,
+    timeline_kept,
+    timeline_levels,
+    timeline_look,
+    timeline_wire,
+)
 from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_lod import Drawn
 from correlator.timeline.timeline_scope import Scope
 
 SQL = Path(correlator.__file__).parent / "sql"
@@ -92,6 +102,19 @@ def loaded(rows: Sequence[Bar], how: str, finest: int = 5) -> ScopeBars:
     return bars
 
 
+@contextmanager
+def drawing(built: bool) -> Iterator[None]:
+    """Draw by draw.c where it is built, or by numpy, as where it is not."""
+    with mock.patch.object(timeline_draw, "library", timeline_draw.library if built else None):
+        yield
+
+
+def in_order(drawn: Drawn) -> list[list[int]]:
+    """Return what is drawn by row, start, length and label: of what starts at one moment, no order is promised."""
+    order = np.lexsort((drawn.label, drawn.longest, drawn.start, drawn.row))
+    return [getattr(drawn, name)[order].tolist() for name in Drawn.__dataclass_fields__]
+
+
 def truth(rows: Sequence[Bar], since: int, until: int) -> dict[int, tuple[int, int]]:
     """Return count and busy time by row of the bars that overlap a window, worked out one bar at a time."""
     found: dict[int, tuple[int, int]] = {}
@@ -118,18 +141,19 @@ def wide(chunk: bytes, count: int, at: int) -> np.ndarray:
     return low | high << 8
 
 
-@given(bars, windows, st.sampled_from(HOW))
-@example([(0, 32_755, 30, 0), (0, 32_760, 20, 1), (0, 32_700, 100, 0)], (6, 0, 1), "levels")
-@settings(max_examples=120, deadline=None)
+@given(bars, windows, st.sampled_from(HOW), st.booleans())
+@example([(0, 32_755, 30, 0), (0, 32_760, 20, 1), (0, 32_700, 100, 0)], (6, 0, 1), "levels", True)
+@settings(max_examples=160, deadline=None)
 def test_counts_and_busy_time_of_a_window_are_those_of_its_bars(
-    rows: list[Bar], window: tuple[int, int, int], how: str
+    rows: list[Bar], window: tuple[int, int, int], how: str, built: bool
 ) -> None:
     level, first, tiles = window
     since, until = first * TILE << level, (first + tiles) * TILE << level
-    found = loaded(rows, how)
     expected = truth(rows, since, min(until, LENGTH))
-    assert totals(chunks.chunk(found, level, first, tiles)) == sorted(expected.values())
-    drawn = found.drawn(level, since, until)
+    with drawing(built):
+        found = loaded(rows, how)
+        assert totals(chunks.chunk(found, level, first, tiles)) == sorted(expected.values())
+        drawn = found.drawn(level, since, until)
     assert int(drawn.count.sum()) == sum(count for count, _ in expected.values())
     assert int(drawn.busy.sum()) == sum(busy for _, busy in expected.values())
 
@@ -141,6 +165,18 @@ def test_a_chunk_is_the_same_bytes_with_coarser_levels_and_without(
 ) -> None:
     kept = chunks.chunk(loaded(rows, "kept"), *window)
     assert chunks.chunk(loaded(rows, "levels"), *window) == kept
+
+
+@pytest.mark.skipif(timeline_draw.library is None, reason="draw.c is not built here")
+@given(bars, windows, st.sampled_from(HOW))
+@settings(max_examples=60, deadline=None)
+def test_the_pass_in_c_draws_what_numpy_draws(rows: list[Bar], window: tuple[int, int, int], how: str) -> None:
+    level, first, tiles = window
+    found = []
+    for built in (True, False):
+        with drawing(built):
+            found.append(loaded(rows, how).drawn(level, first * TILE << level, (first + tiles) * TILE << level))
+    assert in_order(found[0]) == in_order(found[1])
 
 
 @given(bars, windows, st.sampled_from(HOW))
