@@ -1,8 +1,8 @@
 """The views: one file each in `sql/`, its name the view's name.
 
 The first comment says what a row is. `-- parameters: a, b` names what a view binds as `$a` and `$b`; a view that has
-none becomes a DuckDB view, which others may read. `$since_ns`, `$until_ns` and `$method` may be among the parameters: they
-are bound to the ends of time, and to all methods, where nobody gives them.
+none becomes a DuckDB view, which others may read. `$since_ns`, `$until_ns` and those of `FILTER` may be among the
+parameters: they are bound to the ends of time, and to what lets everything through, where nobody gives them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from warpline.errors import SchemaError, StoreError
 WINDOW: dict[str, int] = {"since_ns": -(1 << 62), "until_ns": 1 << 62}
 """Parameters that need not be given, and what they are then."""
 
-FILTER = {"method": "*"}
+FILTER = {"method": "*", "model": "*", "pool": "*", "namespace": "*"}
 """Likewise: what lets everything through."""
 
 SHAPE = ("limit", "order")

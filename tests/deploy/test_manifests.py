@@ -374,3 +374,16 @@ def test_helm_refuses_a_value_that_does_not_exist() -> None:
     done = rendered("{'distribution': 'openshift'}")
     assert done.returncode != 0
     assert "distribution" in done.stderr
+
+
+@pytest.mark.slow
+def test_keda_asks_about_what_is_scaled_alone(tmp_path: Path) -> None:
+    values = {"keda": {"enabled": True, "model": "org/llama 3", "pool": "decode"}}
+    done = rendered(repr(values))
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "made.yaml"
+    made.write_text(done.stdout)
+    (scaled,) = [each for each in objects(made) if each["kind"] == "ScaledObject"]
+    waiting, full = (each["metadata"] for each in scaled["spec"]["triggers"])
+    assert waiting["query"] == 'sum(vllm:num_requests_waiting{model_name="org/llama 3"})'
+    assert full["url"].endswith("/api/saturation?model=org%2Fllama+3&pool=decode")

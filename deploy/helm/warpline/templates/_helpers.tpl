@@ -134,3 +134,11 @@ capabilities: {drop: [ALL]}
 {{- define "warpline.ingressUrl" -}}
 {{- with .Values.dashboard }}{{ if and .enabled .ingress.enabled }}http{{ if .ingress.tlsSecret }}s{{ end }}://{{ .ingress.host }}{{ end }}{{ end -}}
 {{- end }}
+
+{{/* What KEDA asks the saturation of: a model, a pool of it, or the fleet. */}}
+{{- define "warpline.saturationOf" -}}
+{{- $asked := list -}}
+{{- with .Values.keda.model }}{{ $asked = append $asked (printf "model=%s" (urlquery .)) }}{{ end -}}
+{{- with .Values.keda.pool }}{{ $asked = append $asked (printf "pool=%s" (urlquery .)) }}{{ end -}}
+{{- if $asked }}?{{ join "&" $asked }}{{ end -}}
+{{- end -}}
