@@ -20,6 +20,12 @@ class Cause:
     sentence: str
     ns: int
     evidence: str
+    method: str = ""
+    """How it was found out, in a few words."""
+    confidence: float | None = None
+    """How sure it is, 0 to 1, where that is known."""
+    error_ns: tuple[int, int] | None = None
+    """Where clocks of two nodes meet: the least and the most that the time which it tells may be."""
 
 
 def milliseconds(ns: float) -> str:
@@ -37,11 +43,12 @@ def causes(rows: list[Row], wall_ns: int) -> list[Cause]:
         amount = row["amount"]
         if row["kind"] == "neighbour":
             text = f"another process worked on its GPU meanwhile ({row['what']}): {milliseconds(amount)} of busy time"
-            found.append(Cause(text, min(int(amount), wall_ns), "derived"))
+            found.append(Cause(text, min(int(amount), wall_ns), "derived", "busy time of its GPUs by process"))
         elif row["kind"] == "throttled":
             share = min(amount / row["whole"], 1.0) if row["whole"] else 0.0
             text = f"{row['what']} for {milliseconds(amount)} of the {milliseconds(row['whole'])} around it"
-            found.append(Cause(text, int(share * wall_ns), "estimated"))
+            method = "the GPU's counter of throttled time, in proportion"
+            found.append(Cause(text, int(share * wall_ns), "estimated", method))
     return found
 
 
@@ -52,7 +59,7 @@ def beside(rows: list[Row], start_ns: int, end_ns: int) -> list[Cause]:
         for row in rows:
             if row["kind"] == kind:
                 when = "" if row["at_ns"] is None else _when(row["at_ns"], start_ns, end_ns)
-                found.append(Cause(say(row, when), 0, "exact" if kind == "lost_rows" else "estimated"))
+                found.append(Cause(say(row, when), 0, "exact" if kind == "lost_rows" else "estimated", _METHOD[kind]))
     return found
 
 
@@ -71,6 +78,13 @@ def _cold_start(row: Row, when: str) -> str:
     took = milliseconds(row["amount"])
     state = f"took {took} from creation to ready" if row["whole"] else f"was still starting, after {took}"
     return f"a cold start: pod {row['what']} was created {when} and {state}"
+
+
+def _image_pull(row: Row, when: str) -> str:
+    took = milliseconds(row["amount"])
+    return f"pod {row['what']} began to pull its image {when} and " + (
+        f"had it after {took}" if row["whole"] else f"had it not after {took}"
+    )
 
 
 def _clock_set(row: Row, when: str) -> str:
@@ -106,6 +120,7 @@ _SAY: dict[str, Callable[[Row, str], str]] = {
     "gpu_memory": lambda row, when: f"{row['what']} had {row['amount']:.1%} of its memory left",
     "interconnect": lambda row, when: f"{row['what']} at {row['amount'] / 1e9:.3g} GB/s",
     "cold_start": _cold_start,
+    "image_pull": _image_pull,
     "silent": lambda row, when: (
         f"the collector on {row['what']} was silent for {milliseconds(row['amount'])}, from {when}:"
         " what happened then is not known"
@@ -117,3 +132,23 @@ _SAY: dict[str, Callable[[Row, str], str]] = {
     ),
 }
 """Kind → its sentence of a row and of when it was, the order in which they are told."""
+
+_METHOD = {
+    "xid": "a change of the GPU's last XID, within 30 s",
+    "gpu_errors": "the GPU's error counters, within 30 s",
+    "dropped_flows": "verdicts on all flows that Hubble saw, within 5 s",
+    "resent": "retransmits of all exchanges of its node, within a minute",
+    "waiting": "the engine's own gauge, within 10 s",
+    "gpu_active": "the GPU's own gauge, within 5 s",
+    "preempted": "events of its engine, while it lasted",
+    "kv_cache": "the engine's own gauge, within 10 s",
+    "kv_transfer": "the engine's own counters, within 10 s",
+    "gpu_memory": "the GPU's own gauges, within 5 s",
+    "interconnect": "the GPU's own gauges, within 5 s",
+    "cold_start": "the pod's times in Kubernetes, ready within a minute before it began or later",
+    "image_pull": "kubelet's Events, in whole seconds",
+    "silent": "pairs of the node's clocks, which come every few seconds",
+    "clock_set": "the node's wall clock beside its monotonic one, within a minute",
+    "lost_rows": "what the sources themselves count as lost, within 1 s",
+}
+"""Kind → how it was found out: by its time alone it has to do with the request."""

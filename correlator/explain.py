@@ -3,26 +3,28 @@
 The way of a request is cut at the moments that its edges give: sent, received, handed to the engine, scheduled, first and
 last token, answered. What lies between two of them has a name; what lies between none is unexplained and said to be.
 Findings are causes with a weight in nanoseconds of the request's own wall time, heaviest first; an edge that is missing
-is a finding too, for then less can be explained.
+is a finding too, for then less can be explained. What differs from its peers stands apart (peers.py): it is no cause.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from correlator import around
-from correlator.around import Cause, milliseconds
+from correlator import around, crossing, peers
+from correlator.around import Cause, Row, milliseconds
 from warpline.errors import StoreError
 
 View = Callable[..., pa.Table]
 """Asks for a view by name, parameters by keyword: `Client.view`."""
 
 _SECOND = 1_000_000_000
+_AROUND_NS = 300 * _SECOND
+"""How long before and after it its peers began, at most."""
 _NOTABLE = 0.05
 """Share of the wall time from which on a cause is worth a sentence."""
 
@@ -37,19 +39,44 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What of the GPUs a request was given; None where it is not known."""
+
+    busy_ns: int
+    occupancy_ns: int
+    """Busy time of the steps that it was in, all requests of theirs together."""
+    energy_j: float | None
+    cost: float | None
+    token_j: float | None
+    """Energy per output token."""
+    peers_token_j: float | None
+    """The median of its peers."""
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What is known of one request: its row of the view `request`, its parts in order, its causes by weight."""
 
-    request: dict[str, Any]
+    request: Row
     parts: list[Part]
     causes: list[Cause]
+    differs: list[Cause]
+    """What differs from its peers, by itself and by what it had in common with some of them: it weighs nothing either."""
     around: list[Cause]
     """What happened besides, near it in time: it weighs nothing."""
     missing: list[str]
-    busy_ns: int
-    """Its part of the GPUs' busy time, in ns."""
-    cost: float | None
-    """What that time costs by the setting `correlator_gpu_price`; None without a price."""
+    spent: Spent
+
+    @property
+    def busy_ns(self) -> int:
+        """Its part of the GPUs' busy time, in ns."""
+        return self.spent.busy_ns
+
+    @property
+    def cost(self) -> float | None:
+        """What that time costs by the setting `correlator_gpu_price`; None without a price."""
+        return self.spent.cost
 
     @property
     def wall_ns(self) -> int:
@@ -81,28 +108,56 @@ def explain(view: View, request: str) -> Explanation:
         "request_around", request=key, node=found["node"], since_ns=found["start_ns"], until_ns=found["end_ns"]
     ).to_pylist()
     others = around.causes(near, wall)
+    beside, within_ns = _peers(view, found)
     causes = [
         *_blamed(view("request_blame", request=key, **window).to_pylist()),
         *others,
         *_own(found, engine, steps, sum(each.ns for each in others if each.evidence == "derived")),
         *_waited(found, parts, wall),
-        *_beside_peers(view("request_peer", request_uid=found["request_uid"]).to_pylist()),
+        *crossing.crossed(view, found),
     ]
-    shares = view("request_share", request=key, **window).to_pylist()
-    priced = [s["cost"] for s in shares if s["cost"] is not None]
     notable = [c for c in causes if c.ns == 0 or c.ns >= _NOTABLE * wall]
     return Explanation(
         found,
         parts,
         sorted(notable, key=lambda c: -c.ns),
+        peers.differences(beside, _worst(steps), within_ns),
         around.beside(near, found["start_ns"], found["end_ns"]),
         _missing(found, engine, steps),
-        sum(s["busy_ns"] for s in shares),
-        sum(priced) if priced else None,
+        _spent(view("request_share", request=key, **window).to_pylist(), steps, beside),
     )
 
 
-def _parts(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Part]:
+def _peers(view: View, found: Row) -> tuple[list[Row], int]:
+    """Return the request beside its peers, rows of view `request_peer`, and how far from it the farthest of them began."""
+    begin = found["start_ns"]
+    asked = {"request_uid": found["request_uid"]}
+    near = view("request_near", **asked, since_ns=begin - _AROUND_NS, until_ns=begin + _AROUND_NS).to_pylist()
+    if not near:
+        return [], 0
+    reach = {name: near[0][name] for name in ("since_ns", "until_ns", "ended_ns")}
+    within = max(begin - reach["since_ns"], reach["until_ns"] - 1 - begin)
+    return view("request_peer", **asked, **reach).to_pylist(), within
+
+
+def _spent(shares: list[Row], steps: list[Row], beside: list[Row]) -> Spent:
+    energy, cost = ([s[name] for s in shares if s[name] is not None] for name in ("share_j", "cost"))
+    return Spent(
+        sum(s["busy_ns"] for s in shares),
+        sum(s["occupancy_ns"] or 0 for s in steps),
+        sum(energy) if energy else None,
+        sum(cost) if cost else None,
+        *peers.token_energy(beside),
+    )
+
+
+def _worst(steps: list[Row]) -> str:
+    """Return the weakest evidence of steps."""
+    kinds = {str(s["evidence"]) for s in steps if s["evidence"]}
+    return next((kind for kind in ("unknown", "estimated", "derived", "exact") if kind in kinds), "unknown")
+
+
+def _parts(found: Row, engine: list[Row], steps: list[Row]) -> list[Part]:
     """Cut the wall time at the moments that are known, in order; a moment that is not leaves its neighbours joined."""
     known = engine[0] if len(engine) == 1 else {}
     here = found["client_node"] == found["node"]
@@ -131,7 +186,7 @@ def _parts(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict
     return parts
 
 
-def _decode(length: int, steps: list[dict[str, Any]], evidence: str) -> list[Part]:
+def _decode(length: int, steps: list[Row], evidence: str) -> list[Part]:
     """Cut the decode: the request's own GPU time, that of others in its steps, and the time without its steps on a GPU."""
     mine = [s for s in steps if s["phase"] != "prefill" and s["busy_ns"]]
     # Ranks work at once: of the time of the busiest GPU, what its share of all of them is.
@@ -152,7 +207,7 @@ _KINDS = {
 }
 
 
-def _blamed(rows: list[dict[str, Any]]) -> list[Cause]:
+def _blamed(rows: list[Row]) -> list[Cause]:
     causes = []
     for kind, text in _KINDS.items():
         mine = sorted(
@@ -164,24 +219,30 @@ def _blamed(rows: list[dict[str, Any]]) -> list[Cause]:
             if len(mine) > 1:
                 most = f"{len(mine)} requests, most by {most} ({milliseconds(mine[0]['delay_ns'])})"
             sentence = f"{text}: {milliseconds(total)}, by {most}"
-            causes.append(Cause(sentence, total, str(mine[0]["evidence"])))
+            causes.append(Cause(sentence, total, str(mine[0]["evidence"]), "busy time of the steps that it waited for"))
     return causes
 
 
-def _own(
-    found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]], others_ns: int
-) -> list[Cause]:
+def _own(found: Row, engine: list[Row], steps: list[Row], others_ns: int) -> list[Cause]:
     causes = []
     if found["retransmits"]:
-        causes.append(Cause(f"segments of its connection were sent again: {found['retransmits']}", 0, "exact"))
+        causes.append(
+            Cause(f"segments of its connection were sent again: {found['retransmits']}", 0, "exact", "TCP's own count")
+        )
     again = sum(s["busy_ns"] or 0 for s in steps if s["phase"] == "recompute")
     if again:
         times = around.counted(sum(e["preemptions"] for e in engine), "preemption")
-        causes.append(Cause(f"after {times} its context was computed again: {milliseconds(again)}", again, "derived"))
+        causes.append(
+            Cause(
+                f"after {times} its context was computed again: {milliseconds(again)}", again, "derived", "step ledger"
+            )
+        )
     preempted = sum(e["preemptions"] for e in engine)
     if preempted and not again:
         times = around.counted(preempted, "time")
-        causes.append(Cause(f"it was preempted {times}: the KV cache had no room for it", 0, "derived"))
+        causes.append(
+            Cause(f"it was preempted {times}: the KV cache had no room for it", 0, "derived", "the engine's events")
+        )
     stalls = _stalls(steps)
     if stalls:
         why = (
@@ -190,7 +251,7 @@ def _own(
             else "the host did not launch"
         )
         text = f"for {milliseconds(stalls)} of its prefill and decode no GPU worked on its steps: {why} in time"
-        causes.append(Cause(text, stalls, "derived"))
+        causes.append(Cause(text, stalls, "derived", "ends and beginnings of its steps' kernels"))
     return causes
 
 
@@ -206,7 +267,7 @@ _MOST = 0.25
 """Share of the wall time from which on a part without work of its own is named."""
 
 
-def _waited(found: dict[str, Any], parts: list[Part], wall: int) -> list[Cause]:
+def _waited(found: Row, parts: list[Part], wall: int) -> list[Cause]:
     """Name the parts that took much of the time in which nobody worked for the request, as far as is known."""
     causes = []
     for part in parts:
@@ -216,17 +277,22 @@ def _waited(found: dict[str, Any], parts: list[Part], wall: int) -> list[Cause]:
                 text if part.name != "unexplained" or _inference(found) else "its server worked on it, or let it wait"
             )
             causes.append(
-                Cause(f"for {milliseconds(part.ns)} ({part.ns / wall:.0%} of its time) {said}", part.ns, part.evidence)
+                Cause(
+                    f"for {milliseconds(part.ns)} ({part.ns / wall:.0%} of its time) {said}",
+                    part.ns,
+                    part.evidence,
+                    "two moments of the way",
+                )
             )
     return causes
 
 
-def _inference(found: dict[str, Any]) -> bool:
+def _inference(found: Row) -> bool:
     """Return whether an engine should know of a request: scrapes and probes are GETs, inference is a POST everywhere."""
     return str(found["method"]) != "GET"
 
 
-def _stalls(steps: list[dict[str, Any]]) -> int:
+def _stalls(steps: list[Row]) -> int:
     """Return for how many ns no kernel of its steps ran: within a step (on its busiest GPU), or between two in a row."""
     placed = [s for s in steps if s["occupancy_ns"] is not None]
     total: int = sum(max(s["end_ns"] - s["start_ns"] - s["busiest_ns"], 0) for s in placed)
@@ -236,34 +302,7 @@ def _stalls(steps: list[dict[str, Any]]) -> int:
     return total
 
 
-_MEASURES = {
-    "queue_ns": "queue",
-    "prefill_ns": "prefill",
-    "decode_ns": "decode",
-    "ttft_ns": "time to first token",
-    "prompt_tokens": "prompt",
-    "output_tokens": "output",
-}
-
-
-def _beside_peers(rows: list[dict[str, Any]]) -> list[Cause]:
-    """Say what is beyond 95 of 100 peers and half as much again as their middle."""
-    causes = []
-    for row in rows:
-        name = _MEASURES.get(row["measure"])
-        own, middle, high = row["own"], row["peers_p50"], row["peers_p95"]
-        if name is None or own is None or middle is None or row["peers"] < 10 or own <= high or own < 1.5 * middle:
-            continue
-        time = row["measure"].endswith("_ns")
-        said = [milliseconds(x) if time else f"{x:.0f} tokens" for x in (own, middle, high)]
-        text = (
-            f"its {name} is {said[0]}; half of {row['peers']} peers have {said[1]} or less, 95 of 100 {said[2]} or less"
-        )
-        causes.append(Cause(text, int(own - middle) if time and row["measure"] != "ttft_ns" else 0, "exact"))
-    return causes
-
-
-def _missing(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[str]:
+def _missing(found: Row, engine: list[Row], steps: list[Row]) -> list[str]:
     """Name the edges on the way from the client's socket to the GPU that were not recorded, and what would record them."""
     missing = []
     if found["client_start_ns"] is None:
@@ -281,23 +320,23 @@ def _missing(found: dict[str, Any], engine: list[dict[str, Any]], steps: list[di
     return missing
 
 
-def as_json(found: Explanation) -> dict[str, Any]:
+def as_json(found: Explanation) -> Row:
     """Return the explanation for JSON: times in ns, parts in order, causes by weight."""
     return {
         "request": found.request,
         "wall_ns": found.wall_ns,
         "coverage": found.coverage,
-        "busy_ns": found.busy_ns,
-        "cost": found.cost,
+        **asdict(found.spent),
         "parts": [{"name": p.name, "ns": p.ns, "evidence": p.evidence} for p in found.parts],
         "causes": [_cause(c) for c in found.causes],
+        "differs": [_cause(c) for c in found.differs],
         "around": [_cause(c) for c in found.around],
         "missing": found.missing,
     }
 
 
-def _cause(cause: Cause) -> dict[str, Any]:
-    return {"sentence": cause.sentence, "ns": cause.ns, "evidence": cause.evidence}
+def _cause(cause: Cause) -> Row:
+    return {name: value for name, value in asdict(cause).items() if value not in (None, "")}
 
 
 def lines(found: Explanation) -> list[str]:
@@ -308,15 +347,36 @@ def lines(found: Explanation) -> list[str]:
         f"{row['method']} {row['path']} → {row['status']}  {name}",
         f"{milliseconds(found.wall_ns)} of wall time, {found.coverage:.1%} of it explained",
     ]
-    if found.busy_ns:
-        price = "" if found.cost is None else f", which cost {found.cost:.3g}"
-        text.append(f"{milliseconds(found.busy_ns)} of GPU time was its own{price}")
+    text += _gpu_time(found.spent)
     text += ["", "Where it went"]
     text += [f"  {milliseconds(p.ns):>9}  {p.ns / wall:6.1%}  {p.name}  [{p.evidence}]" for p in found.parts]
     text += ["", "What stands out"]
-    text += [f"  {i}. {c.sentence}  [{c.evidence}]" for i, c in enumerate(found.causes, 1)] or ["  nothing"]
+    text += [f"  {i}. {_told(c)}" for i, c in enumerate(found.causes, 1)] or ["  nothing"]
+    if found.differs:
+        text += ["", "What differs from its peers", *(f"  - {_told(c)}" for c in found.differs)]
     if found.around:
-        text += ["", "What happened around it", *(f"  - {c.sentence}  [{c.evidence}]" for c in found.around)]
+        text += ["", "What happened around it", *(f"  - {_told(c)}" for c in found.around)]
     if found.missing:
         text += ["", "What was not recorded", *(f"  - {m}" for m in found.missing)]
+    return text
+
+
+def _told(cause: Cause) -> str:
+    """Return a finding with how it is known: `sentence  [evidence 0.99: method]`."""
+    sure = "" if cause.confidence is None else f" {math.floor(cause.confidence * 10_000) / 10_000:g}"
+    return f"{cause.sentence}  [{cause.evidence}{sure}{': ' if cause.method else ''}{cause.method}]"
+
+
+def _gpu_time(spent: Spent) -> list[str]:
+    """Return what of the GPUs it was given, in a line or two; nothing where none is known."""
+    if not spent.busy_ns:
+        return []
+    whole = f", {spent.busy_ns / spent.occupancy_ns:.1%} of that of its steps" if spent.occupancy_ns else ""
+    price = "" if spent.cost is None else f", which cost {spent.cost:.3g}"
+    text = [f"{milliseconds(spent.busy_ns)} of GPU time was its own{whole}{price}"]
+    if spent.energy_j is not None:
+        each = "" if spent.token_j is None else f", {spent.token_j:.3g} J per output token"
+        if each and spent.peers_token_j is not None:
+            each += f"; the median of {spent.peers} peers is {spent.peers_token_j:.3g} J"
+        text.append(f"{spent.energy_j:.3g} J of the GPUs' energy went to it{each}")
     return text

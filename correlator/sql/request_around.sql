@@ -54,7 +54,7 @@ clock AS (
     WINDOW pair AS (PARTITION BY boot_id ORDER BY time_ns)
 ),
 starting AS (
-    SELECT concat_ws('/', born.namespace, born.pod) AS what, born.created_ns, life.ready_ns
+    SELECT concat_ws('/', born.namespace, born.pod) AS what, born.created_ns, life.ready_ns, image.pulling_ns, image.pulled_ns
     FROM (
         SELECT pod_uid, any_value(namespace) AS namespace, any_value(pod) AS pod, min(created_ns) AS created_ns,
             arg_max(phase, time_ns) FILTER (time_ns < $until_ns) AS phase
@@ -64,6 +64,12 @@ starting AS (
         SELECT pod_uid, min(time_ns) AS ready_ns FROM container_state
         WHERE kind = 'ready' AND time_ns >= $since_ns - 3_600_000_000_000 AND time_ns < $until_ns + 3_600_000_000_000 GROUP BY pod_uid
     ) AS life USING (pod_uid)
+    LEFT JOIN (
+        SELECT object_uid AS pod_uid, min(time_ns) FILTER (reason = 'Pulling') AS pulling_ns,
+            max(coalesce(start_ns_of_series, time_ns)) FILTER (reason = 'Pulled') AS pulled_ns
+        FROM cluster_event
+        WHERE kind = 'Pod' AND time_ns >= $since_ns - 3_600_000_000_000 AND time_ns < $until_ns + 3_600_000_000_000 GROUP BY object_uid
+    ) AS image USING (pod_uid)
     WHERE coalesce(life.ready_ns, if(born.phase = 'Pending', $until_ns, 0)) >= $since_ns - 60_000_000_000
 )
 SELECT 'neighbour' AS kind, concat_ws(' ', coalesce(any_value(who.executable), 'a process'), 'pid ' || split_part(busy.process_uid, ':', -1),
@@ -126,6 +132,9 @@ UNION ALL
 SELECT 'clock_set', $node::VARCHAR, stepped_ns, NULL, time_ns FROM clock WHERE abs(stepped_ns) > 1_000_000_000
 UNION ALL
 SELECT 'cold_start', what, coalesce(if(ready_ns < $until_ns, ready_ns, NULL), $until_ns) - created_ns, if(ready_ns < $until_ns, 1, 0), created_ns FROM starting
+UNION ALL
+SELECT 'image_pull', what, coalesce(if(pulled_ns < $until_ns, pulled_ns, NULL), $until_ns) - pulling_ns, if(pulled_ns < $until_ns, 1, 0), pulling_ns
+FROM starting WHERE pulling_ns < $until_ns AND coalesce(pulled_ns, $until_ns) > pulling_ns
 UNION ALL
 SELECT 'resent', $node::VARCHAR, count(*) FILTER (retransmits > 1), count(*), NULL
 FROM http_exchange

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from dashboards import fired, flame, login, parts, read, request_way, sign, stat
 from warpline.errors import WarplineError
 
 MOST_CAUSES = 5
+MOST_DIFFERENCES = 4
 MOST_AROUND = 6
 
 
@@ -44,15 +46,24 @@ def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]
         return
     with place.container(key="causes"):
         fired.show("Fired around it", alerts, f"/alerts?window={start - fired.LATE_NS}-{end + fired.LATE_NS}")
-        _say([*found["causes"], *findings][:MOST_CAUSES], found.get("around", [])[:MOST_AROUND], found["missing"])
+        said = {
+            "lightbulb": [*found["causes"], *findings][:MOST_CAUSES],
+            "compare_arrows": found.get("differs", [])[:MOST_DIFFERENCES],
+            "radar": found.get("around", [])[:MOST_AROUND],
+        }
+        _say(said, found["missing"])
 
 
-def _say(causes: list[dict[str, Any]], around: list[dict[str, Any]], missing: list[str]) -> None:
-    for icon, found in (("lightbulb", causes), ("radar", around)):
+def _say(said: dict[str, list[dict[str, Any]]], missing: list[str]) -> None:
+    """Show findings, each list with its icon: what took its time, what differs from its peers, what happened around it."""
+    for icon, found in said.items():
         for each in found:
-            text = str(each["sentence"])
-            st.markdown(f":material/{icon}: {text[:1].upper()}{text[1:]} {parts.evidence(each['evidence'])}")
-    if not causes and not around:
+            text, sure = str(each["sentence"]), each.get("confidence")
+            known = parts.evidence(each["evidence"]) + (f" {math.floor(sure * 10_000) / 100:g} %" if sure else "")
+            st.markdown(
+                f":material/{icon}: {text[:1].upper()}{text[1:]} {known}", help=str(each.get("method", "")) or None
+            )
+    if not any(said.values()):
         st.caption("Nothing stands out: its time went as the strip above shows.")
     if missing:
         st.caption(
