@@ -67,7 +67,7 @@ class Correlator:
             opened.pop_all()
         self.upkeep = Upkeep(settings, self.store)
         self.joins = Joins(settings, self.store)
-        self.alerts = AlertWatch(settings, self.store, self.ingest.accept, keeper)
+        self.alerts = AlertWatch(settings, self.store, self.ingest.accept, keeper, Remembered(state / "owed.json"))
         self._stops: list[telemetry.Stop] = []
 
     def start(self) -> None:

@@ -26,7 +26,7 @@ class Remembered:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            log.warning("%s: %s; what was asked of collectors before is forgotten", self._path, error)
+            log.warning("%s: %s; what was remembered there is forgotten", self._path, error)
             return []
         return found if isinstance(found, list) else []
 
@@ -38,7 +38,7 @@ class Remembered:
             part.write_text(json.dumps(value), encoding="utf-8")
             os.replace(part, self._path)
         except OSError as error:
-            log.warning("%s: %s; a restart will not know what is asked of collectors", self._path, error)
+            log.warning("%s: %s; a restart will not know of it", self._path, error)
 
 
 def unix_s(monotonic_s: float) -> float:

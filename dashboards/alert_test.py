@@ -32,7 +32,8 @@ def show(chosen: state.Range) -> None:
         return
     rule = rules[name]
     summary = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule["summary"])
-    st.caption(f"{summary} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}")
+    off = "" if rule["in_force"] else " · :gray-badge[off in the settings]"
+    st.caption(f"{summary} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}{off}")
     numbers = _numbers(rule)
     since, until = windows.get(over, windows[_RANGE])
     _firings(_tested(name, since, until, numbers), (since, until), chosen)
@@ -79,7 +80,7 @@ def _numbers(rule: dict[str, Any]) -> dict[str, float]:
     return {
         each["name"]: column.number_input(
             each["name"].replace("_", " "),
-            value=float(each["default"]),
+            value=float(each["value"]),
             key=f"n_{rule['name']}_{each['name']}",
             help=each["reason"],
         )

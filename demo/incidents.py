@@ -60,6 +60,8 @@ class Scene:
     """Whether a double of Hubble tells of packets that are dropped."""
     together: bool = False
     """Whether the second engine runs from the start."""
+    settings: dict[str, str] = field(default_factory=dict)
+    why_settings: str = ""
     baseline: str = ""
     """The scene that stands for how it was a week before, for rules that compare with that."""
     height_s: tuple[int, int] | None = None
@@ -240,7 +242,9 @@ SCENES: dict[str, Scene] = {
     "thermal_throttling": Scene(
         "the GPU's clock falls to a tenth for fourteen seconds",
         thermal_throttling,
-        ("gpu_throttled",),
+        ("gpu_throttled", "edge_latency"),
+        settings={"alerts_edge_nodes": "*"},
+        why_settings="a small model on a box at the edge, which has 50 ms for an answer",
     ),
     "packet_loss": Scene(
         "one packet in eight is lost between proxy and server for sixteen seconds",
@@ -348,6 +352,8 @@ def describe(name: str, folder: Path) -> None:
     }
     if scene.baseline:
         said["baseline"] = scene.baseline
+    if scene.settings:
+        said |= {"settings": scene.settings, "why_settings": scene.why_settings}
     (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (folder / name / "README.md").write_text(_readme(name, scene), encoding="utf-8")
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -359,6 +365,9 @@ def describe(name: str, folder: Path) -> None:
 
 def _readme(name: str, scene: Scene) -> str:
     fires = "\n".join(f"- `{rule}`" for rule in scene.fires) or "- no rule at all"
+    if scene.settings:
+        changed = ", ".join(f"`{name} = {value}`" for name, value in scene.settings.items())
+        fires += f"\n\nSettings: {changed}: {scene.why_settings}."
     doubles = (_CLUSTER if scene.pods else "") + (_HUBBLE if scene.hubble else "")
     doubles += _BASELINE.format(name=name, baseline=scene.baseline) if scene.baseline else ""
     proxy = "" if scene.together else ", Envoy"

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from correlator.alerting import alert_rule, backtest
-from correlator.alerting.alert_rule import Rule
+from correlator.alerting import backtest
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
 from tests import rule_table
@@ -66,9 +65,9 @@ def as_csv(table: pa.Table) -> str:
     return str(sink.getvalue().to_pybytes(), "utf-8")
 
 
-def firings(case: Path, rules: list[Rule]) -> tuple[str, str]:
-    """Return as CSV when rules fire on an incident, in seconds after its start, and what each rule saw in it."""
-    fired, seen = io.StringIO(), rule_table.Seen()
+def firings(case: Path) -> tuple[str, str]:
+    """Return as CSV when the rules fire on an incident, in seconds after its start, and what each rule saw in it."""
+    fired, seen, rules = io.StringIO(), backtest.Seen(), rule_table.rules(case)
     lines = csv.writer(fired, lineterminator="\n")
     lines.writerow(("rule", "labels", "after_s", "for_s", "summary"))
     with backtest.opened(case, Settings(correlator_memory_limit_mb=512), rule_table.baseline(case)) as (store, found):
@@ -78,7 +77,7 @@ def firings(case: Path, rules: list[Rule]) -> tuple[str, str]:
             length = None if each.end_ns is None else (each.end_ns - each.start_ns) // 1_000_000_000
             after = (each.start_ns - found.start_ns) // 1_000_000_000
             lines.writerow((each.rule, each.labels, after, length, each.summary))
-    return fired.getvalue(), seen.as_csv()
+    return fired.getvalue(), rule_table.as_csv(seen)
 
 
 def main(names: list[str]) -> None:
@@ -89,7 +88,7 @@ def main(names: list[str]) -> None:
             continue
         (case / "expected").mkdir(exist_ok=True)
         if (case / rule_table.INCIDENT).exists():
-            text, seen = firings(case, alert_rule.load())
+            text, seen = firings(case)
             (case / "expected" / "firings.csv").write_text(text, encoding="utf-8")
             (case / "expected" / "seen.csv").write_text(seen, encoding="utf-8")
             print(f"{case.name}: {text.count(chr(10)) - 1} firings")

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from correlator.alerting import alert_rule
 from correlator.alerting.alert_rule import Rule
-from correlator.alerting.alerts import Outcome
+from correlator.alerting.seen import Seen, span, why_not
 from warpline import sample
+from warpline.settings import Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = _ROOT / "sample_traces"
@@ -24,36 +25,13 @@ SILENT: dict[str, str] = {}
 """Rules that fire on no sample incident, each with what it would take."""
 
 
-class Seen:
-    """What each rule saw of one incident: the least and the greatest value, and how long its condition held at most."""
-
-    def __init__(self) -> None:
-        """Begin with nothing seen."""
-        self._values: dict[str, list[float]] = {}
-        self._since: dict[tuple[str, str], int] = {}
-        self._held: dict[str, int] = {}
-
-    def note(self, rule: Rule, now_ns: int, outcomes: Sequence[Outcome]) -> None:
-        """Take what one evaluation said."""
-        self._held.setdefault(rule.name, -1)
-        for each in outcomes:
-            key = rule.name, each.labels
-            if each.value is not None:
-                self._values.setdefault(rule.name, []).append(each.value)
-            if not each.firing:
-                self._since.pop(key, None)
-                continue
-            held = now_ns - self._since.setdefault(key, now_ns)
-            self._held[rule.name] = max(self._held[rule.name], held // 1_000_000_000)
-
-    def as_csv(self) -> str:
-        """Return one line a rule: values empty where it saw none, `held_s` empty where its condition never held."""
-        lines = ["rule,low,high,held_s"]
-        for name, held in sorted(self._held.items()):
-            values = self._values.get(name, [])
-            low, high = (f"{each:.3g}" for each in (min(values), max(values))) if values else ("", "")
-            lines.append(f"{name},{low},{high},{held if held >= 0 else ''}")
-        return "\n".join(lines) + "\n"
+def as_csv(seen: Seen) -> str:
+    """Return one line a rule: values empty where it saw none, `held_s` empty where its condition never held."""
+    lines = ["rule,low,high,held_s"]
+    for name, held in sorted(seen.held_s.items()):
+        low, high = (f"{each:.3g}" for each in seen.values[name]) if name in seen.values else ("", "")
+        lines.append(f"{name},{low},{high},{held if held >= 0 else ''}")
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -65,11 +43,19 @@ class Incident:
     why_thresholds: str
     baseline: str = ""
     """The sample trace that stands for the week before."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Settings that switch rules on which are off by themselves."""
+    why_settings: str = ""
 
 
 def incident(case: Path) -> Incident:
     """Return what is said of a sample incident."""
     return Incident(**json.loads((case / INCIDENT).read_text(encoding="utf-8")))
+
+
+def rules(case: Path) -> list[Rule]:
+    """Return the rules that are evaluated on a sample incident."""
+    return alert_rule.in_force(Settings(**incident(case).settings))  # type: ignore[arg-type]  # all of them texts
 
 
 def baseline(case: Path) -> Path | None:
@@ -93,20 +79,19 @@ def fired(case: Path) -> dict[str, int]:
     return first
 
 
-def _cell(first: int | None, seen: Mapping[str, str]) -> str:
-    """Return when a rule fired on an incident, or why it did not."""
-    low, high, held = (seen.get(key, "") for key in ("low", "high", "held_s"))
-    low, high = (f"{float(each):,.4g}" if each else "" for each in (low, high))
-    span = low if low == high else f"{low} to {high}"
-    if first is not None:
-        return f"**{first} s** ({span})"
-    if held:
-        return f"held {held} s ({span})"
-    return span or "–"
+def _cell(rule: Rule, first: int | None, seen: Mapping[str, str] | None) -> str:
+    """Return when a rule fired on an incident, or why it did not; without `seen` it was not evaluated."""
+    if seen is None:
+        return "off"
+    low, high = (float(seen[key]) if seen[key] else None for key in ("low", "high"))
+    if first is None:
+        return why_not(rule, low, high, int(seen["held_s"]) if seen["held_s"] else None)
+    return f"**{first} s**" if low is None or high is None else f"**{first} s** ({span(low, high)})"
 
 
 def _thresholds(rule: Rule) -> str:
-    return ", ".join(f"{t.name} {t.default:g}" for t in rule.thresholds)
+    nodes = [f"nodes: `{rule.nodes_setting}`"] if rule.nodes_setting else []
+    return ", ".join([*(f"{t.name} {t.default:g}" for t in rule.thresholds), *nodes])
 
 
 def _sentences(case: Path) -> list[str]:
@@ -129,14 +114,16 @@ def page() -> str:
         "",
         "Each cell says when a rule first fired, in seconds after the start of the recording, or why it did not. In",
         "brackets, or alone: the least and the greatest value that it saw, to be compared with its thresholds; *held*: its",
-        "condition held, but not for as long as it must; –: there was nothing of its kind to see. `warpline alerts test",
-        "--on sample_traces/<incident>` says on what; `make golden` writes this page.",
+        "condition held, but not for as long as it must; *no data*: what it needs was not there; *nothing of its kind*: it",
+        "is about what did not happen; *off*: the incident's settings do not switch it on. `warpline alerts test --on",
+        "sample_traces/<incident> sample_traces/<another>` says on what and for how long, with other thresholds too",
+        "(`--threshold rule.name=number`); `make golden` writes this page.",
         "",
         "| rule | for | thresholds | " + " | ".join(by_case) + " |",
         "|---|---|---|" + "---|" * len(by_case),
     ]
     for rule in alert_rule.load():
-        cells = [_cell(by_case[name].get(rule.name), seen[name].get(rule.name, {})) for name in by_case]
+        cells = [_cell(rule, by_case[name].get(rule.name), seen[name].get(rule.name)) for name in by_case]
         lines.append(f"| {rule.name} | {rule.for_ns / 1e9:g} s | {_thresholds(rule)} | {' | '.join(cells)} |")
     heard = {rule for found in by_case.values() for rule in found}
     silent = [rule.name for rule in alert_rule.load() if rule.name not in heard]
@@ -149,6 +136,9 @@ def page() -> str:
         lines += ["", f"**{case.name}**: {about}.", "", *(_sentences(case) or ["- nothing"])]
         if said.baseline:
             lines.append(f"- The week before is the recording {said.baseline}, its times moved.")
+        if said.settings:
+            changed = ", ".join(f"{k} = {v}" for k, v in said.settings.items())
+            lines.append(f"- Settings ({said.why_settings}): {changed}")
         if said.thresholds:
             changed = ", ".join(f"{k} = {v:g}" for k, v in said.thresholds.items())
             lines.append(f"- Thresholds that differ from the rules' own ({said.why_thresholds}): {changed}")

@@ -124,6 +124,11 @@ class Settings:
         "", "Thresholds that differ from the rules' own: rule.threshold=number, comma-separated."
     )
     alerts_off: str = _setting("", "Rules that are not evaluated, comma-separated.")
+    alerts_edge_nodes: str = _setting(
+        "",
+        "Nodes at the edge, whose users are promised answers within 50 ms (rule edge_latency), comma-separated, with "
+        "wildcards; empty: none.",
+    )
     alerts_alertmanager_urls: str = _setting("", "Alertmanagers to tell (v2 API), comma-separated.")
     alerts_webhook_urls: str = _setting("", "Webhooks to tell, in Slack's form, comma-separated.")
     alerts_dashboard_url: str = _setting("http://127.0.0.1:8501", "Dashboard's address in the links of alerts.")

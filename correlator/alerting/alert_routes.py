@@ -57,12 +57,14 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
     """Return GET /api/rules and, of a window of event time of at most a day, two more.
 
     POST /api/rules/evaluate?since_ns=&until_ns= stores the changes of all. GET /api/rules/test?rule=&since_ns=&until_ns=
-    answers when one would have fired; each of its thresholds is a parameter of its own, where it differs. It answers lines
-    of JSON: `progress` from 0 to 1 as it goes, at last what was found, or `error`; it ends when nobody reads on.
+    answers when one would have fired; each of its thresholds is a parameter of its own, where it differs from the one in
+    force. It answers lines of JSON: `progress` from 0 to 1 as it goes, at last what was found, or `error`; it ends when
+    nobody reads on.
     """
+    numbers = alert_rule.overrides(store.settings.alerts_thresholds, alert_rule.load())
 
     def rules(request: Request) -> Response:
-        return Response(backtest.described(alert_rule.load()), media_type="application/json")
+        return Response(backtest.described(store.settings), media_type="application/json")
 
     def evaluate(request: Request) -> Response:
         try:
@@ -70,7 +72,7 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
         except (KeyError, ValueError) as error:
             return JSONResponse({"error": f"rules: {error!r}; give since_ns and until_ns"}, 400)
         try:
-            firings, changes = backtest.run(alert_rule.load(), store, window)
+            firings, changes = backtest.run(alert_rule.in_force(store.settings), store, window, numbers)
             if changes:
                 found = alerts.batch(changes)
                 accept([Batch(found.table, found.rows, f"evaluation/{window[0]}/{window[1]}/{time.time_ns()}")])
@@ -81,15 +83,15 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
     def test(request: Request) -> Response:
         try:
             window = _window(request.query_params)
-            (rule,) = backtest.chosen([request.query_params["rule"]])
+            (rule,) = backtest.chosen([request.query_params["rule"]], store.settings)
             given = {each.name: request.query_params.get(each.name) for each in rule.thresholds}
-            thresholds = {f"{rule.name}.{name}": float(value) for name, value in given.items() if value is not None}
+            asked = {f"{rule.name}.{name}": float(value) for name, value in given.items() if value is not None}
         except (KeyError, ValueError, SchemaError) as error:
             return JSONResponse({"error": f"rules: {error!r}; give rule, since_ns and until_ns"}, 400)
         step_ns = max((window[1] - window[0]) // _MOST_STEPS, backtest.STEP_NS)
 
         def found(progress: Callable[[float], None]) -> dict[str, Any]:
-            firings, changes = backtest.run([rule], store, window, thresholds, progress, step_ns=step_ns)
+            firings, changes = backtest.run([rule], store, window, numbers | asked, progress, step_ns=step_ns)
             blind = [each.summary for each in changes if each.state == "no_data"]
             return {"step_ns": step_ns, "no_data": blind[:1], "firings": [asdict(each) for each in firings]}
 

@@ -7,9 +7,11 @@
     -- missing: no_data
     -- runbook: what to look at first
     -- keep: no; why the flight recorder keeps no window for it (where that is so)
+    -- nodes: alerts_edge_nodes; why it is only about the nodes that this setting names (where that is so)
 
 The SELECT returns one row for each instance that it knows (a GPU, a model, a node): `firing` (true, false, or NULL for no
-data), `value`, and any other columns, which are the labels that tell instances apart. It binds `$now_ns` and each threshold.
+data), `value`, and any other columns, which are the labels that tell instances apart. It binds `$now_ns` and each threshold;
+where its header says `nodes`, `$nodes` too, a regular expression of their names. While that setting is empty it is off.
 `missing` says what no row at all means: `no_data` (the input is not there: SM activity is off in dcgm-exporter's default
 list), or `quiet` where the absence of rows is the good case (a log of bad events).
 """
@@ -17,15 +19,17 @@ list), or `quiet` where the absence of rows is the good case (a log of bad event
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warpline.errors import SchemaError
+from warpline.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "rules"
 _UNITS = {"ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _HEADER = re.compile(r"^-- (severity|for|missing|runbook): (.+)$")
+_NODES = re.compile(r"^-- nodes: (\w+); (.+)$", re.MULTILINE)
 _KEEP = re.compile(r"^-- keep: no; (.+)$", re.MULTILINE)
 _THRESHOLD = re.compile(r"^-- threshold: (\w+) = ([-\d.eE]+); (.+)$")
 
@@ -53,11 +57,20 @@ class Rule:
     sql: str
     keeps: bool = True
     """Whether collectors are asked for what they recorded around it."""
+    nodes_setting: str = ""
+    """The setting that names the nodes which it is about; empty where it is about all."""
+    nodes: str = ".*"
+    """A regular expression of those nodes' names; empty where there is none, which switches it off."""
 
-    def parameters(self, now_ns: int, overrides: Mapping[str, float]) -> dict[str, int | float]:
+    def parameters(self, now_ns: int, overrides: Mapping[str, float]) -> dict[str, int | float | str]:
         """Return what the rule's SQL binds; `overrides` maps `<rule>.<threshold>` to a number."""
         values = {t.name: overrides.get(f"{self.name}.{t.name}", t.default) for t in self.thresholds}
-        return {"now_ns": now_ns, **values}
+        return {"now_ns": now_ns, **values} | ({"nodes": self.nodes} if self.nodes_setting else {})
+
+    def in_force(self, settings: Settings) -> Rule:
+        """Return the rule as it is about the nodes that the settings name."""
+        named = [each.strip() for each in str(getattr(settings, self.nodes_setting, "*")).split(",") if each.strip()]
+        return replace(self, nodes="|".join(re.escape(each).replace(r"\*", ".*") for each in named))
 
 
 def duration_ns(text: str) -> int:
@@ -80,8 +93,13 @@ def parse(name: str, text: str) -> Rule:
     thresholds = tuple(_threshold(name, line) for line in lines if line.startswith("-- threshold:"))
     summary = lines[0].removeprefix("-- ")
     sql = "\n".join(line for line in lines if not line.startswith("--"))
-    for_ns, keeps = duration_ns(head["for"]), _KEEP.search(text) is None
-    return Rule(name, summary, head["severity"], for_ns, head["missing"], head["runbook"], thresholds, sql, keeps)
+    for_ns, keeps, nodes = duration_ns(head["for"]), _KEEP.search(text) is None, _NODES.search(text)
+    if nodes and nodes[1] not in Settings.__dataclass_fields__:
+        raise SchemaError(f"rules/{name}.sql: nodes is {nodes[1]!r}, which is no setting")
+    return Rule(
+        name, summary, head["severity"], for_ns, head["missing"], head["runbook"], thresholds, sql, keeps,
+        nodes[1] if nodes else "",
+    )  # fmt: skip
 
 
 def _threshold(name: str, line: str) -> Threshold:
@@ -94,6 +112,25 @@ def _threshold(name: str, line: str) -> Threshold:
 def load(folder: Path = FOLDER) -> list[Rule]:
     """Return every rule of `folder`, sorted by name."""
     return [parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.sql"))]
+
+
+def named(names: Iterable[str]) -> list[Rule]:
+    """Return the rules called `names`; raise SchemaError for one that does not exist."""
+    rules, wanted = load(), set(names)
+    unknown = sorted(wanted - {rule.name for rule in rules})
+    if unknown:
+        raise SchemaError(f"alerts: no rule {unknown[0]!r}; rules are {', '.join(rule.name for rule in rules)}")
+    return [rule for rule in rules if rule.name in wanted]
+
+
+def in_force(settings: Settings) -> list[Rule]:
+    """Return the rules that are evaluated: all but those that `alerts_off` names, and those about no node.
+
+    Raises SchemaError where it names one that does not exist.
+    """
+    off = {rule.name for rule in named(filter(None, (each.strip() for each in settings.alerts_off.split(","))))}
+    found = [rule.in_force(settings) for rule in load() if rule.name not in off]
+    return [rule for rule in found if rule.nodes]
 
 
 def overrides(text: str, rules: list[Rule]) -> dict[str, float]:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from correlator.alerting import alert_rule, alerts
 from correlator.alerting.alert_rule import Rule
-from correlator.alerting.alerts import Alerts
+from correlator.alerting.alerts import Alert, Alerts
 from correlator.alerting.event_time import EventTime
 from correlator.alerting.keep import Keeper
-from correlator.alerting.notify import Notifier
+from correlator.alerting.notify import TOLD, Notifier
+from correlator.remembered import Remembered
 from correlator.storage import snapshot
 from correlator.storage.store import Store
 from warpline.batch import Batch
@@ -39,20 +40,23 @@ class AlertWatch:
     """A thread that keeps the alerts of one store up to date."""
 
     def __init__(
-        self, settings: Settings, store: Store, accept: Callable[[Sequence[Batch]], None], keeper: Keeper
+        self,
+        settings: Settings,
+        store: Store,
+        accept: Callable[[Sequence[Batch]], None],
+        keeper: Keeper,
+        owed: Remembered | None = None,
     ) -> None:
         """Evaluate on `store`; `accept` takes the rows of what changed, durably, `keeper` asks collectors for their windows.
 
-        Raises SchemaError for wrong thresholds.
+        `owed` remembers what receivers did not take yet. Raises SchemaError for wrong thresholds.
         """
         self._settings, self._accept = settings, accept
-        off = {each.strip() for each in settings.alerts_off.split(",")}
-        rules = [rule for rule in alert_rule.load() if rule.name not in off]
         thresholds = alert_rule.overrides(settings.alerts_thresholds, alert_rule.load())
-        self.alerts = Alerts(rules, store.query, thresholds)
+        self.alerts = Alerts(alert_rule.in_force(settings), store.query, thresholds)
         self._store, self.keeper, self._time = store, keeper, EventTime(store.query)
         self.seconds = 0.0
-        self.notifier = Notifier(settings)
+        self.notifier = Notifier(settings, owed)
         self._name = f"{settings.node or socket.gethostname()}/alerts/{time.time_ns()}"
         self._sequence = 0
         self._due_s: dict[str, float] = {}
@@ -63,9 +67,13 @@ class AlertWatch:
         """Take up the state that is stored, and begin; does nothing where `alerts_every_s` is 0."""
         if self._settings.alerts_every_s <= 0:
             return
-        since = time.time_ns() - _REMEMBER_NS
-        self.alerts.restore(self._store.query(_STATE_SQL, {"since_ns": since}).to_pylist())
+        self.take_up(time.time_ns())
         self._thread.start()
+
+    def take_up(self, now_ns: int) -> None:
+        """Go on with the state that is stored; write and tell what of it does not go on."""
+        rows = self._store.query(_STATE_SQL, {"since_ns": now_ns - _REMEMBER_NS}).to_pylist()
+        self._tell(self.alerts.restore(rows, now_ns))
 
     def stop(self) -> None:
         """Stop evaluating."""
@@ -80,12 +88,16 @@ class AlertWatch:
         with snapshot.opened(self._store, snapshot.inputs(tuple(rule.sql for rule in rules)), now_ns, now_ns) as query:
             changed = self.alerts.evaluate(now_ns, rules, query)
         self.seconds = time.perf_counter() - began
+        self._tell(changed)
+        self.keeper.look(changed, self.alerts.rules, now_ns)
+
+    def _tell(self, changed: Sequence[Alert]) -> None:
+        """Tell receivers of what changed, then write it: killed in between, it is told twice, never not at all."""
+        told = self.notifier.send(changed, self.alerts.active())
         if changed:
             self._sequence += 1
-            rows = alerts.batch(changed)
+            rows = alerts.batch(changed, [told if each.state in TOLD else None for each in changed])
             self._accept([Batch(rows.table, rows.rows, f"{self._name}/{self._sequence}")])
-        self.notifier.send(changed, self.alerts.active())
-        self.keeper.look(changed, self.alerts.rules, now_ns)
 
     def _loop(self) -> None:
         while not self._stop.wait(max(self._settings.alerts_every_s - self.seconds, 0.05)):

@@ -13,11 +13,11 @@ from pathlib import Path
 from correlator.alerting import alert_rule
 from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alert, Alerts, Told
+from correlator.alerting.seen import Seen
 from correlator.joins.stages import Joins
 from correlator.storage import snapshot
 from correlator.storage.store import Store
 from warpline import sample
-from warpline.errors import SchemaError
 from warpline.sample import Manifest
 from warpline.settings import Settings
 
@@ -38,13 +38,16 @@ class Firing:
     end_ns: int | None
 
 
-def chosen(names: Sequence[str]) -> list[Rule]:
-    """Return the rules called `names`, all if none is given; raise SchemaError for one that does not exist."""
-    rules = alert_rule.load()
-    unknown = set(names) - {rule.name for rule in rules}
-    if unknown:
-        raise SchemaError(f"alerts: no rule {sorted(unknown)[0]!r}; rules are {', '.join(rule.name for rule in rules)}")
-    return [rule for rule in rules if not names or rule.name in names]
+def chosen(names: Sequence[str], settings: Settings | None = None) -> list[Rule]:
+    """Return the rules called `names`, those in force if none is given; raise SchemaError for one that does not exist.
+
+    A rule that is asked for by name is tried on the nodes that the settings name, on all where they name none.
+    """
+    settings = settings or Settings()
+    if not names:
+        return alert_rule.in_force(settings)
+    asked = alert_rule.named(names)
+    return [found if (found := rule.in_force(settings)).nodes else rule for rule in asked]
 
 
 @contextmanager
@@ -130,6 +133,21 @@ def _firings(changes: Sequence[Alert]) -> list[Firing]:
     return sorted([*done, *found.values()], key=lambda firing: (firing.start_ns, firing.rule, firing.labels))
 
 
-def described(rules: Sequence[Rule]) -> str:
-    """Return the rules as JSON: what a bundle keeps of them, and what /api/rules answers."""
-    return json.dumps([{**dataclasses.asdict(rule), "for_s": rule.for_ns / 1e9} for rule in rules], indent=1)
+def described(settings: Settings) -> str:
+    """Return all rules as JSON, each with whether it is in force and the `value` of each threshold: what a bundle keeps of
+    them, and what /api/rules answers. Raises SchemaError for settings that name what there is not."""
+    rules, in_force = alert_rule.load(), {rule.name: rule for rule in alert_rule.in_force(settings)}
+    numbers = alert_rule.overrides(settings.alerts_thresholds, rules)
+    return json.dumps([_described(in_force.get(r.name, r), r.name in in_force, numbers) for r in rules], indent=1)
+
+
+def _described(rule: Rule, in_force: bool, numbers: dict[str, float]) -> dict[str, object]:
+    thresholds = [
+        {**dataclasses.asdict(each), "value": numbers.get(f"{rule.name}.{each.name}", each.default)}
+        for each in rule.thresholds
+    ]
+    said = {"for_s": rule.for_ns / 1e9, "in_force": in_force, "thresholds": thresholds}
+    return dataclasses.asdict(rule) | said
+
+
+__all__ = ["Firing", "Seen", "chosen", "described", "opened", "run"]

@@ -28,16 +28,27 @@ def _body(chosen: state.Range) -> None:
     loud = now[now["state"].isin(["firing", "pending"])]
     st.subheader("Now")
     if loud.empty:
-        quiet = f"{len(read.rules())} rules watch. None has fired yet." if now.empty else _quiet(len(now))
+        before = int((now["state"] == "resolved").sum())
+        watching = sum(each["in_force"] for each in read.rules())
+        quiet = _quiet(before) if before else f"{watching} rules watch. None has fired yet."
         st.success(quiet, icon=":material/check_circle:")
     for _, row in loud.iterrows():
         _alert(row)
+    _blind(now)
     _history(chosen)
     _kept()
 
 
 def _quiet(before: int) -> str:
     return f"Nothing fires. {before} {'alert' if before == 1 else 'alerts'} did before: see the history."
+
+
+def _blind(now: pd.DataFrame) -> None:
+    """Say which rules have no data: what they are about may be well or not."""
+    blind = now.loc[now["state"] == "no_data", "rule"].unique()
+    if len(blind):
+        names = ", ".join(sorted(str(each).replace("_", " ") for each in blind))
+        st.info(f"Without data, so that they can say nothing: {names}.", icon=":material/help:")
 
 
 def _history(chosen: state.Range) -> None:

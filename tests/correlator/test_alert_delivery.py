@@ -7,11 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from correlator.alerting import alert_rule, event_time
 from correlator.alerting.alert_watch import AlertWatch
 from correlator.alerting.alerts import Alerts
 from correlator.alerting.keep import Keeper
+from correlator.remembered import Remembered
 from correlator.storage.store import Store
 from correlator.wanted import Wanted
 from tests.correlator import alert_chain
@@ -63,14 +65,17 @@ class Node:
         self.says("gpu_sample", time_ns=time_ns, gpu_uuid="GPU-1", metric="warpline.gpu.xid.last", value=code)
 
 
+def all_but(*names: str) -> str:
+    return ",".join(rule.name for rule in alert_rule.load() if rule.name not in names)
+
+
 def watch(store: Store, webhook: str = "", alertmanager: str = "", only: str = "gpu_xid") -> AlertWatch:
-    off = ",".join(rule.name for rule in alert_rule.load() if rule.name != only)
-    settings = Settings(alerts_off=off, alerts_webhook_urls=webhook, alerts_alertmanager_urls=alertmanager)
+    settings = Settings(alerts_off=all_but(only), alerts_webhook_urls=webhook, alerts_alertmanager_urls=alertmanager)
     return watch_with(store, settings)
 
 
-def watch_with(store: Store, settings: Settings) -> AlertWatch:
-    return AlertWatch(settings, store, store.write, Keeper(settings, store.query, Wanted()))
+def watch_with(store: Store, settings: Settings, owed: Remembered | None = None) -> AlertWatch:
+    return AlertWatch(settings, store, store.write, Keeper(settings, store.query, Wanted()), owed)
 
 
 def test_a_webhook_hears_of_firing_and_of_resolved_with_labels_and_a_link(store: Store, webhook: Webhook) -> None:
@@ -83,7 +88,7 @@ def test_a_webhook_hears_of_firing_and_of_resolved_with_labels_and_a_link(store:
     assert [(t["rule"], t["state"], t["labels"]) for t in webhook.told] == [
         ("gpu_xid", "firing", {"node": "n1", "gpu_uuid": "GPU-1"})
     ]
-    assert "XID 79" in webhook.told[0]["text"]
+    assert "XID 79" in webhook.told[0]["text"] and "NVIDIA's table of XID codes" in webhook.told[0]["text"]
     assert f"/alerts?rule=gpu_xid&at={NOW + SECOND}" in webhook.told[0]["text"]
     for second in range(301, 310):
         node.xid(NOW + second * SECOND, 79)
@@ -104,6 +109,62 @@ def test_a_webhook_that_was_away_hears_what_it_missed(store: Store, webhook: Web
     assert (watched.notifier.sent, watched.notifier.failed) == (1, 1)
 
 
+def test_a_restart_forgets_nothing_that_a_webhook_is_owed_and_keeps_its_address_to_itself(
+    store: Store, webhook: Webhook, tmp_path: Path
+) -> None:
+    node, owed = Node(store), Remembered(tmp_path / "owed.json")
+    settings = Settings(alerts_off=all_but("gpu_xid"), alerts_webhook_urls=webhook.url)
+    node.xid(NOW - 10 * SECOND, 0)
+    node.xid(NOW, 79)
+    webhook.status = 503
+    watched = watch_with(store, settings, owed)
+    watched.look(NOW)
+    assert store.query("SELECT notified FROM alert")["notified"].to_pylist() == [False]
+    assert webhook.url not in (tmp_path / "owed.json").read_text()
+    webhook.status = 200
+    again = watch_with(store, settings, owed)
+    again.take_up(NOW + SECOND)
+    again.look(NOW + SECOND)
+    assert [t["state"] for t in webhook.told] == ["firing"]
+    assert owed.read() == []
+
+
+def test_a_receiver_that_does_not_answer_keeps_no_other_waiting(
+    store: Store, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def request(pool: object, method: str, url: str, **given: object) -> object:
+        tried.append(url)
+        if "nobody" in url:
+            raise urllib3.exceptions.ConnectTimeoutError(None, url, "no answer")
+        return real(pool, method, url, **given)
+
+    real = urllib3.PoolManager.request
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    node = Node(store)
+    watched = watch(store, f"http://nobody.invalid/secret,{webhook.url}")
+    node.xid(NOW - 10 * SECOND, 0)
+    node.xid(NOW, 79)
+    for second in range(5):
+        watched.look(NOW + second * SECOND)
+    assert [t["state"] for t in webhook.told] == ["firing"]
+    assert tried == ["http://nobody.invalid/secret", webhook.url]
+    assert store.query("SELECT notified FROM alert")["notified"].to_pylist() == [True]
+
+
+def test_what_fired_of_a_rule_that_was_switched_off_is_resolved_at_the_receivers(
+    store: Store, webhook: Webhook
+) -> None:
+    node = Node(store)
+    node.xid(NOW - 10 * SECOND, 0)
+    node.xid(NOW, 79)
+    watch(store, webhook.url).look(NOW)
+    watch(store, webhook.url, only="rows_lost").take_up(NOW + SECOND)
+    assert [t["state"] for t in webhook.told] == ["firing", "resolved"]
+    assert store.view("alert_state", {}).read_all()["state"].to_pylist() == ["resolved"]
+
+
 def test_a_real_alertmanager_passes_on_firing_and_resolved(store: Store, webhook: Webhook, alertmanager: str) -> None:
     now = time.time_ns() - 400 * SECOND  # Alertmanager takes an end in the future for an alert that goes on.
     node, watched = Node(store), watch(store, alertmanager=alertmanager)
@@ -118,6 +179,7 @@ def test_a_real_alertmanager_passes_on_firing_and_resolved(store: Store, webhook
         "GPU-1",
     )
     assert "rule=gpu_xid" in alert["generatorURL"]
+    assert alert["annotations"]["runbook"].startswith("NVIDIA's table of XID codes")
     for second in (301, 302, 308):
         node.xid(now + second * SECOND, 79)
         watched.look(now + second * SECOND)
@@ -131,7 +193,7 @@ def test_a_restart_does_not_fire_twice(store: Store, webhook: Webhook) -> None:
     node.xid(now, 79)
     watched.look(now)
     again = watch(store, webhook.url)
-    again.alerts.restore(store.query("FROM alert ORDER BY time_ns").to_pylist())
+    again.take_up(now)
     again.look(now + SECOND)
     assert [t["state"] for t in webhook.told] == ["firing"]
 
@@ -203,7 +265,7 @@ def test_a_clock_that_was_wrong_at_the_start_is_followed_once_the_rows_say_so(
 
 
 def test_a_rule_that_must_hold_for_long_is_looked_at_less_often(store: Store) -> None:
-    off = ",".join(rule.name for rule in alert_rule.load() if rule.name not in ("gpu_xid", "gpu_memory_full"))
+    off = all_but("gpu_xid", "gpu_memory_full")
     watched = watch_with(store, Settings(alerts_off=off, alerts_every_s=0.01))
     assert {rule.name for rule in watched._due()} == {"gpu_xid", "gpu_memory_full"}
     time.sleep(0.03)

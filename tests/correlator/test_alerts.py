@@ -1,15 +1,17 @@
 """The rule engine by itself: states, labels, missing input, restarts. Rules on recorded incidents: test_incidents.py."""
 
 import json
+import re
 from collections.abc import Mapping
 
 import pyarrow as pa
 import pytest
 
-from correlator.alerting import alert_rule
+from correlator.alerting import alert_rule, backtest
 from correlator.alerting.alert_rule import Rule
 from correlator.alerting.alerts import Alert, Alerts, batch
 from warpline.errors import SchemaError, StoreError
+from warpline.settings import Settings
 
 SECOND = 1_000_000_000
 HEADER = """-- {node} is at {value:.0f}.
@@ -128,9 +130,112 @@ def test_a_restart_takes_up_where_it_stopped(data: Data) -> None:
     data.rows = [row(True)]
     kept = [each for second in (0, 10) for each in batch(first.evaluate(second * SECOND)).rows.to_pylist()]
     second = Alerts([rule()], data.query)
-    second.restore(kept)
+    assert second.restore(kept, 11 * SECOND) == []
     assert second.evaluate(11 * SECOND) == []
     assert [(a.state, a.started_ns) for a in second.active()] == [("firing", 0)]
+
+
+def stored(alerts: Alerts, *seconds: int) -> list[dict[str, object]]:
+    return [each for second in seconds for each in batch(alerts.evaluate(second * SECOND)).rows.to_pylist()]
+
+
+def test_what_was_pending_or_without_data_and_is_no_more_is_told(data: Data) -> None:
+    alerts = Alerts([rule()], data.query)
+    assert states(alerts.evaluate(0)) == [("", "no_data")]
+    data.rows = [row(True)]
+    assert sorted(states(alerts.evaluate(SECOND))) == [("", "inactive"), ("a", "pending")]
+    data.rows = [row(False)]
+    assert states(alerts.evaluate(2 * SECOND)) == [("a", "inactive")]
+    assert alerts.active() == []
+
+
+def test_a_restart_does_not_take_up_what_was_pending_before_it_and_is_no_more(data: Data) -> None:
+    first = Alerts([rule()], data.query)
+    data.rows = [row(True)]
+    kept = stored(first, 0)
+    data.rows = [row(False)]
+    kept += stored(first, 3)
+    second = Alerts([rule()], data.query)
+    assert second.restore(kept, 9 * SECOND) == []
+    data.rows = [row(True)]
+    assert states(second.evaluate(12 * SECOND)) == [("a", "pending")]
+
+
+@pytest.mark.parametrize(("away_s", "state"), [(12, "firing"), (3600, "pending")])
+def test_what_is_pending_fires_after_a_restart_unless_nobody_looked_for_long(
+    data: Data, away_s: int, state: str
+) -> None:
+    data.rows = [row(True)]
+    kept, again = stored(Alerts([rule()], data.query), 0), Alerts([rule()], data.query)
+    given_up = again.restore(kept, away_s * SECOND)
+    assert states(given_up) == ([] if state == "firing" else [("a", "inactive")])
+    assert states(again.evaluate(away_s * SECOND)) == [("a", state)]
+
+
+def test_what_fired_of_a_rule_that_is_evaluated_no_more_is_resolved_at_the_next_start(data: Data) -> None:
+    first = Alerts([rule(for_="for: 0s")], data.query)
+    data.rows = [row(True)]
+    kept = stored(first, 0)
+    assert [(a.rule, a.state, a.since_ns) for a in Alerts([], data.query).restore(kept, SECOND)] == [
+        ("busy", "resolved", SECOND)
+    ]
+
+
+def test_a_firing_alert_stays_when_all_rows_of_its_rule_are_gone_and_is_not_called_well_in_the_end(data: Data) -> None:
+    alerts = Alerts([rule(for_="for: 0s")], data.query)
+    data.rows = [row(True)]
+    alerts.evaluate(0)
+    data.rows = []
+    assert states(alerts.evaluate(10 * SECOND)) == [("", "no_data")]
+    assert sorted(a.state for a in alerts.active()) == ["firing", "no_data"]
+    assert alerts.evaluate(309 * SECOND) == []
+    (ended,) = alerts.evaluate(311 * SECOND)
+    assert ended.state == "resolved" and ended.summary.startswith("no longer seen, which is not to say that it is well")
+
+
+def test_a_rule_that_breaks_resolves_nothing(data: Data) -> None:
+    alerts = Alerts([rule(for_="for: 0s", missing="missing: quiet")], data.query)
+    data.rows = [row(True)]
+    alerts.evaluate(0)
+    data.error = "the disk is away"
+    for second in (1, 60, 200):
+        assert "resolved" not in {a.state for a in alerts.evaluate(second * SECOND)}
+    data.error = None
+    assert "resolved" not in {a.state for a in alerts.evaluate(201 * SECOND)}
+    data.rows = []
+    alerts.evaluate(210 * SECOND)
+    assert states(alerts.evaluate(216 * SECOND)) == [("a", "resolved")]
+
+
+def test_one_of_several_that_is_gone_is_resolved_with_what_is_known(data: Data) -> None:
+    alerts = Alerts([rule(for_="for: 0s")], data.query)
+    data.rows = [row(True, node="a"), row(True, node="b")]
+    alerts.evaluate(0)
+    data.rows = [row(True, node="b")]
+    alerts.evaluate(SECOND)
+    (ended,) = alerts.evaluate(7 * SECOND)
+    assert (ended.state, ended.summary) == (
+        "resolved",
+        "no longer seen, which is not to say that it is well: a is at 7.",
+    )
+
+
+def test_a_rule_about_some_nodes_is_off_until_a_setting_names_them_and_asked_by_name_about_all() -> None:
+    assert "edge_latency" not in {found.name for found in alert_rule.in_force(Settings())}
+    (asked,) = backtest.chosen(["edge_latency"])
+    assert asked.parameters(3, {})["nodes"] == ".*"
+    some = Settings(alerts_edge_nodes="edge-*, store.7")
+    (found,) = [each for each in alert_rule.in_force(some) if each.name == "edge_latency"]
+    named = [name for name in ("edge-1", "store.7", "storex7", "my-edge-1") if re.fullmatch(found.nodes, name)]
+    assert named == ["edge-1", "store.7"]
+    assert backtest.chosen(["edge_latency"], some) == [found]
+
+
+def test_a_rule_that_is_switched_off_and_does_not_exist_is_said() -> None:
+    with pytest.raises(SchemaError, match="no rule 'gpu_xids'"):
+        alert_rule.in_force(Settings(alerts_off="gpu_xid,gpu_xids"))
+    with pytest.raises(SchemaError, match="nodes is 'alerts_edge'"):
+        rule(missing="missing: quiet\n-- nodes: alerts_edge; why")
 
 
 def test_a_threshold_is_bound_and_can_be_overridden(data: Data) -> None:

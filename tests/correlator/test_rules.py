@@ -111,12 +111,24 @@ def flow(verdict: str) -> tuple[str, dict[str, Any]]:
     return "flow", row | {"destination_namespace": "ml", "destination_pod": "engine-0"}
 
 
+def answers(count: int, ms: float, node: str = "edge-1") -> Rows:
+    """Answers in one piece of a server on a node."""
+    made: Rows = []
+    for number in range(count):
+        start = NOW - 50 * SECOND + number * SECOND // 10
+        row = {"start_ns": start, "end_ns": start + int(ms * 1e6), "node": node, "process_uid": f"{node}:1:2"}
+        row |= {"side": "server", "method": "POST", "path": "/v1/embeddings", "status": 200, "chunks": 1}
+        made.append(("http_exchange", row | {"connection_id": number, "ordinal": 0}))
+    return made
+
+
 MEMORY = [gpu("hw.gpu.memory.limit", 80 * GB)]
 CASES: dict[str, tuple[Rows, Rows]] = {
     "cold_start_slow": (
         [container("created", 400), container("ready", 60)],
         [container("created", 300), container("ready", 60)],
     ),
+    "edge_latency": (answers(23, 60), answers(23, 40)),
     "gpu_memory_full": (
         [*MEMORY, gpu("hw.gpu.memory.usage", 79 * GB)],
         [*MEMORY, gpu("hw.gpu.memory.usage", 77 * GB)],
@@ -206,6 +218,14 @@ MORE: dict[str, tuple[str, Rows, Rows]] = {
     ),
 }
 """What else a rule is about → the rule, rows on which it fires, rows that come close."""
+
+
+def test_an_objective_of_the_edge_is_about_the_nodes_that_the_settings_name(store: Store) -> None:
+    for number, (table, row) in enumerate(answers(23, 60) + answers(23, 60, "core-1")):
+        declared = schema.table(table)
+        store.write([Batch(declared, declared.batch(row, rows=1), f"edge/{number}")])
+    (rule,) = backtest.chosen(["edge_latency"], Settings(alerts_edge_nodes="edge-*"))
+    assert store.query(rule.sql, rule.parameters(NOW, {}))["node"].to_pylist() == ["edge-1"]
 
 
 @pytest.mark.parametrize("what", sorted(MORE))

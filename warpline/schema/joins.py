@@ -118,12 +118,12 @@ ALERT = Table(
     (
         TIME,
         name("rule", "Rule.", required=True),
-        name("state", "pending, firing, resolved, no_data.", required=True),
+        name("state", "pending, firing, resolved, no_data, inactive (pending or without data before).", required=True),
         name("severity", "critical, warning, info."),
         text("labels", "Labels that tell its instances apart, as JSON."),
         text("summary", "What is wrong, with the value."),
         number("value", "Value that the rule saw."),
-        flag("notified", "True once a receiver took it."),
+        flag("notified", "Whether a receiver took it at once; NULL where there is none, or nothing to tell."),
     ),
     keys=("rule",),
 )
