@@ -69,9 +69,9 @@ def test_a_bundle_is_replayed_in_a_correlator_of_its_own_with_the_times_that_it_
     seen: dict[str, pa.Table] = {}
     evaluate = own.Own.evaluate
 
-    def look_first(mine: own.Own) -> int:
+    def look_first(mine: own.Own, progress: own.Progress) -> int:
         seen.update({name: mine.client.table(name) for name in ("http_exchange", "metric_point")})
-        return evaluate(mine)
+        return evaluate(mine, progress)
 
     monkeypatch.setattr(own.Own, "evaluate", look_first)
     assert main(["replay", str(tmp_path / "a.warpline"), "--speed", "50"]) == 0

@@ -63,13 +63,15 @@ class Client:
         """Return the alert rules in force: name, summary, severity, thresholds, SQL. Raises StoreError."""
         return list(self.get("/api/rules").json())
 
-    def evaluate_rules(self, since_ns: int, until_ns: int) -> int:
+    def evaluate_rules(
+        self, since_ns: int, until_ns: int, progress: Callable[[float], None] = lambda share: None
+    ) -> int:
         """Evaluate the alert rules on the time of a window that was replayed; return how often one fired.
 
-        Raises StoreError as `view` does.
+        `progress` and errors are as for `test_rule`.
         """
         fields = {"since_ns": since_ns, "until_ns": until_ns}
-        return int(self.get("/api/rules/evaluate", fields, method="POST").json()["firings"])
+        return int(self._followed("/api/rules/evaluate", fields, progress, "POST")["firings"])
 
     def test_rule(
         self,
@@ -86,20 +88,7 @@ class Client:
         in the correlator too. Raises StoreError as `view` does.
         """
         fields = {"rule": rule, "since_ns": since_ns, "until_ns": until_ns, **thresholds}
-        answer = self.get("/api/rules/test", fields, whole=False)
-        try:
-            for line in answer:
-                said: dict[str, Any] = json.loads(line)
-                if "error" in said:
-                    raise StoreError(said["error"])
-                if "progress" not in said:
-                    return said
-                progress(said["progress"])
-            raise ValueError("no more came")
-        except (ValueError, OSError, urllib3.exceptions.HTTPError) as error:
-            raise StoreError(f"query api {self.url}/api/rules/test: the answer broke off: {error}") from None
-        finally:
-            answer.close()
+        return self._followed("/api/rules/test", fields, progress)
 
     def disk(self) -> dict[str, Any]:
         """Return the store's days with their bytes, what is left on its disk, and its bounds. Raises StoreError."""
@@ -142,6 +131,25 @@ class Client:
         if answer.status not in (200, 202):
             raise StoreError(_sentence(self.url, answer))
         return answer
+
+    def _followed(
+        self, path: str, fields: dict[str, Any], progress: Callable[[float], None], method: str = "GET"
+    ) -> dict[str, Any]:
+        """Return the last line of an answer in lines of JSON, those before being its progress."""
+        answer = self.get(path, fields, method, whole=False)
+        try:
+            for line in answer:
+                said: dict[str, Any] = json.loads(line)
+                if "error" in said:
+                    raise StoreError(said["error"])
+                if "progress" not in said:
+                    return said
+                progress(said["progress"])
+            raise ValueError("no more came")
+        except (ValueError, OSError, urllib3.exceptions.HTTPError) as error:
+            raise StoreError(f"query api {self.url}{path}: the answer broke off: {error}") from None
+        finally:
+            answer.close()
 
     def _arrow(self, path: str, parameters: dict[str, Any]) -> pa.Table:
         body = self.get(path, parameters).data

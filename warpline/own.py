@@ -60,9 +60,9 @@ class Own:
         self.seconds["joined"] = time.monotonic() - began_s
         self.seconds["lasted"] = (found.end_ns - found.start_ns) / 1e9
 
-    def evaluate(self) -> int:
+    def evaluate(self, progress: Progress = lambda share: None) -> int:
         """Evaluate the alert rules on the incident's time; return how often one fired. Raises StoreError."""
-        return self.client.evaluate_rules(self.report.manifest.start_ns, self.report.manifest.end_ns)
+        return self.client.evaluate_rules(self.report.manifest.start_ns, self.report.manifest.end_ns, progress)
 
     def _send_paced(self, speed: float, progress: Progress) -> None:
         found = sample.load(self.directory)

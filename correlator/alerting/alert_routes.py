@@ -58,7 +58,7 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
 
     POST /api/rules/evaluate?since_ns=&until_ns= stores the changes of all. GET /api/rules/test?rule=&since_ns=&until_ns=
     answers when one would have fired; each of its thresholds is a parameter of its own, where it differs from the one in
-    force. It answers lines of JSON: `progress` from 0 to 1 as it goes, at last what was found, or `error`; it ends when
+    force. Both answer lines of JSON: `progress` from 0 to 1 as it goes, at last what was found, or `error`; they end when
     nobody reads on.
     """
     numbers = alert_rule.overrides(store.settings.alerts_thresholds, alert_rule.load())
@@ -71,14 +71,15 @@ def routes(store: Store, accept: Callable[[Sequence[Batch]], None]) -> list[Base
             window = _window(request.query_params)
         except (KeyError, ValueError) as error:
             return JSONResponse({"error": f"rules: {error!r}; give since_ns and until_ns"}, 400)
-        try:
-            firings, changes = backtest.run(alert_rule.in_force(store.settings), store, window, numbers)
+
+        def found(progress: Callable[[float], None]) -> dict[str, Any]:
+            firings, changes = backtest.run(alert_rule.in_force(store.settings), store, window, numbers, progress)
             if changes:
-                found = alerts.batch(changes)
-                accept([Batch(found.table, found.rows, f"evaluation/{window[0]}/{window[1]}/{time.time_ns()}")])
-        except WarplineError as error:
-            return JSONResponse({"error": str(error)}, 503)
-        return JSONResponse({"firings": len(firings)})
+                rows = alerts.batch(changes)
+                accept([Batch(rows.table, rows.rows, f"evaluation/{window[0]}/{window[1]}/{time.time_ns()}")])
+            return {"firings": len(firings)}
+
+        return StreamingResponse(_followed(request, found), media_type="application/x-ndjson")
 
     def test(request: Request) -> Response:
         try:

@@ -48,6 +48,18 @@ def test_progress_grows_to_the_whole_and_the_firings_come_last(client: Client, w
     waiting.until(lambda: not going())
 
 
+def test_an_evaluation_of_all_rules_tells_its_progress_too_and_stores_what_changed(
+    client: Client, window: tuple[int, int]
+) -> None:
+    told: list[float] = []
+    since = window[1] - 300_000_000_000
+    assert client.evaluate_rules(since, window[1], told.append) >= 1
+    assert told == sorted(set(told))
+    assert len(told) > 20
+    assert told[-1] == 1.0
+    assert "firing" in client.table("alert", since_ns=since)["state"].to_pylist()
+
+
 def test_it_ends_in_the_correlator_when_nobody_reads_on(
     client: Client, window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

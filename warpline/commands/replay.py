@@ -53,10 +53,10 @@ def show(file: Path, settings: Settings, speed: float, seconds: float | None) ->
         own.opened(file, settings, live=speed > 0, dashboard=seconds is not None, progress=told) as mine,
     ):
         report = mine.report
-        for name, reason in report.damaged.items():
-            print(f"{file}: table {name} is lost, {report.manifest.rows[name]:,} rows: {reason}", file=sys.stderr)
+        for loss in report.losses():
+            print(f"{file}: {loss}", file=sys.stderr)
         mine.replay(speed, told)
-        firings = mine.evaluate()
+        firings = mine.evaluate(told)
         took, rows = mine.seconds, sum(report.manifest.rows.values()) - report.lost_rows
         print(
             f"{file}: {rows:,} rows of {took['lasted']:.1f} s; stored in {took['stored']:.1f} s, joined in"
