@@ -65,4 +65,4 @@ def _line(row: pd.Series) -> str:
 
 def shortened(text: str) -> str:
     """Return a text with the UUIDs of GPUs cut to their first part, as a person tells them apart."""
-    return re.sub(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b", r"\1…", text)
+    return re.sub(r"(?:\bGPU )?\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b", r"\1…", text)

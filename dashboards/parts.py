@@ -45,6 +45,28 @@ def nothing(title: str, *advice: str, icon: str = ":material/search_off:") -> No
     st.info(f"**{title}**\n\n" + "\n".join(f"- {each}" for each in advice), icon=icon)
 
 
+def elsewhere(page: str, chosen: state.Range, *tables: str) -> list[str]:
+    """Return what to do where a time range is empty: a link to the newest rows of the tables, and what else to choose."""
+    if chosen.since_ns is None and chosen.until_ns is None:
+        return []
+    known = read.frame("table_recent")
+    newest = known.loc[known["name"].isin(tables), "newest_ns"].max()
+    return wider(chosen) if words.missing(newest) else [newest_at(page, int(newest)), *wider(chosen)]
+
+
+def newest_at(page: str, newest_ns: int) -> str:
+    """Return a sentence that says when the newest row was, with a link to the quarter of an hour before it."""
+    window = f"{int(newest_ns) - 900 * state.SECOND_NS}-{int(newest_ns) + state.SECOND_NS}"
+    return f"The newest in the store is of {state.said(int(newest_ns))}: [show that time](/{page}?window={window})."
+
+
+def wider(chosen: state.Range) -> list[str]:
+    """Return how to choose another time range; nothing where it is all of the store."""
+    if chosen.until_ns is not None:
+        return ["Close the window above, and choose a time range."]
+    return [] if chosen.since_ns is None else ["Choose a longer time range above."]
+
+
 def welcome() -> None:
     """Explain a store that is still empty to one who comes for the first time."""
     st.subheader("Nothing has arrived yet")
@@ -98,11 +120,13 @@ def strip(phases: Sequence[Phase], label: str) -> None:
         lasted, share = end - start, (end - start) / whole
         colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"])
         ink = "#111" if name.split(" ")[0] in ("network", "receive", "queue", "wait") else "#fff"
-        said = f"{name} {words.duration(lasted)}"
-        text = html.escape(next((each for each in (said, name) if share > 0.0052 * len(each) + 0.014), ""))
-        title = html.escape(f"{said}, {100 * share:.1f} % of the request")
+        took = words.duration(lasted)
+        title = html.escape(f"{name} {took}, {100 * share:.1f} % of the request")
+        # What does not fit its width wraps into a second line, which the strip does not show.
+        text = f"<i></i><span>{html.escape(name)}&nbsp;</span><span>{took}</span>"
+        sliver = ' class="wl-sliver"' if share < 0.02 else ""
         cells.append(
-            f'<div style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
+            f'<div{sliver} style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
         )
     st.html(f'<div class="wl-strip" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</div>')
 

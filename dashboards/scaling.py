@@ -25,10 +25,11 @@ def show(chosen: state.Range) -> None:
     st.subheader("Services")
     if states.empty and steps.empty:
         parts.nothing(
-            f"Nothing is known of services or scaling in the range *{chosen.name}*",
+            f"Nothing is known of services or scaling in {chosen.said}",
+            *parts.elsewhere("cold_starts", chosen, "service_state", "cluster_event"),
             "Services come from KServe's, Knative's and KEDA's custom objects (source `cluster_state`, of the cluster's "
             "collector), steps of scaling also from Kubernetes Events.",
-            "Choose a longer time range above.",
+            "Pipeline health says whether it runs.",
             icon=":material/dns:",
         )
         return
@@ -36,7 +37,7 @@ def show(chosen: state.Range) -> None:
         _services(states)
     st.subheader("Scaling")
     if steps.empty:
-        st.caption(f"Nothing was scaled in the range *{chosen.name}*.")
+        st.caption(f"Nothing was scaled in {chosen.said}.")
         return
     _chart(states, steps)
     _steps(steps)

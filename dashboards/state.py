@@ -21,6 +21,17 @@ RANGES: dict[str, int | None] = {
 }
 """Name of a time range, as the address spells it → its length in seconds."""
 
+SAID = {
+    "5m": "the last 5 minutes",
+    "15m": "the last 15 minutes",
+    "1h": "the last hour",
+    "6h": "the last 6 hours",
+    "24h": "the last 24 hours",
+    "7d": "the last 7 days",
+    "all": "all that is stored",
+}
+"""A time range as a sentence names it."""
+
 SECOND_NS = 1_000_000_000
 
 
@@ -39,6 +50,13 @@ class Range:
         return {key: value for key, value in named.items() if value is not None}
 
     @property
+    def said(self) -> str:
+        """The window as a sentence names it, a window of its own by its two moments in the zone chosen."""
+        if self.until_ns is not None:
+            return between(self.since_ns or 0, self.until_ns)
+        return SAID.get(self.name, SAID["1h"])
+
+    @property
     def query(self) -> str:
         """The same range in the address of another page."""
         return f"window={self.name}" if self.until_ns is not None else f"range={self.name}"
@@ -52,8 +70,7 @@ def controls(default: str = "1h") -> Range:
     named = window(st.query_params.get("window", ""))
     with st.container(horizontal=True, vertical_alignment="center"):
         if named.until_ns is not None:
-            shown = f"{said(named.since_ns or 0)} – {said(named.until_ns)}"
-            st.button(shown, on_click=_dismiss, icon=":material/close:", help="Back to the time ranges")
+            st.button(named.said, on_click=_dismiss, icon=":material/close:", help="Back to the time ranges")
             chosen = None
         else:
             chosen = st.segmented_control(
@@ -113,5 +130,23 @@ def local(column: pd.Series) -> pd.Series:
 
 def said(time_ns: int) -> str:
     """Return one moment as a person reads it, with its zone."""
-    moment = datetime.fromtimestamp(time_ns / SECOND_NS, UTC).astimezone(ZoneInfo(zone()))
+    moment = _moment(time_ns)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ns // 1_000_000 % 1000:03d} {moment.tzname()}"
+
+
+def between(since_ns: int, until_ns: int) -> str:
+    """Return a window as a person reads it: its day once where it is one day, fractions of a second where they count."""
+    first, last = (_moment(each) for each in (since_ns, until_ns))
+    short = until_ns - since_ns < 10 * SECOND_NS
+    ends = [f"{each:%H:%M:%S}" for each in (first, last)]
+    if short:
+        digits = 3 if until_ns - since_ns >= SECOND_NS // 10 else 6
+        ends = [f"{end}.{at % SECOND_NS:09d}"[: 9 + digits] for end, at in zip(ends, (since_ns, until_ns), strict=True)]
+    day = "" if first.date() == last.date() else f"{last:%Y-%m-%d} "
+    return f"{first:%Y-%m-%d} {ends[0]} to {day}{ends[1]} {last.tzname()}"
+
+
+def _moment(time_ns: int) -> datetime:
+    """Return a moment in the zone chosen, one that no calendar has as the first or the last that it has."""
+    seconds = min(max(time_ns // SECOND_NS, -62_135_510_400), 253_402_214_400)
+    return datetime.fromtimestamp(seconds, UTC).astimezone(ZoneInfo(zone()))

@@ -32,7 +32,8 @@ CLASSES = {
 }
 """Colour of each class of executions, as on the timeline (`timeline/palette.js`)."""
 
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5B6B7B")
+SERIES = ("#1A86D0", "#E0620D", "#009E73", "#CC79A7", "#D99000", "#56B4E9", "#9467BD", "#728496")
+"""Colours of lines, points and bars: Okabe and Ito's, some a little lighter, so that each stands out on light and dark."""
 EVIDENCE = {"exact": "green", "derived": "blue", "estimated": "orange", "unknown": "gray"}
 
 CSS = """
@@ -53,8 +54,12 @@ h1 { font-size: 1.75rem !important; padding: 0 0 0.2rem !important; }
 .wl-facts dt, .wl-facts dd { margin: 0 !important; padding: 0 !important; }
 .wl-facts dd { font-size: 1.28rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .wl-facts dd small { font-size: 0.78rem; opacity: 0.7; }
-.wl-strip { display: flex; height: 26px; border-radius: 6px; overflow: hidden; font: 12px system-ui, sans-serif; gap: 1px; }
-.wl-strip > div { padding: 5px 7px; overflow: hidden; white-space: nowrap; box-sizing: border-box; min-width: 2px; }
+.wl-strip { display: flex; height: 26px; border-radius: 6px; overflow: hidden; gap: 1px; }
+.wl-strip > div { font: 12px/26px system-ui, sans-serif; }
+.wl-strip > div { padding: 0 7px; height: 26px; overflow: hidden; box-sizing: border-box; min-width: 2px; }
+.wl-strip > .wl-sliver { padding: 0; }
+.wl-strip span, .wl-strip i { display: inline-block; white-space: nowrap; }
+.wl-strip i { width: 0; height: 26px; vertical-align: top; }
 """
 
 

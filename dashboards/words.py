@@ -23,6 +23,8 @@ def duration(ns: Any) -> str:
     if missing(ns):
         return "–"
     size = abs(float(ns))
+    if size == 0:
+        return "0 s"
     if size >= 1e12:
         return next(f"{float(ns) / unit:.3g} {name}" for least, unit, name in _LONG if size >= least)
     for unit, name in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
@@ -35,6 +37,11 @@ def duration(ns: Any) -> str:
 def count(value: Any) -> str:
     """Return a whole number with its thousands apart."""
     return "–" if missing(value) else f"{int(value):,}"
+
+
+def counted(number: int, name: str) -> str:
+    """Return a number with what it counts, in the singular where it is one: 1 GPU, 8 GPUs."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def size(value: Any) -> str:

@@ -68,3 +68,31 @@ CREATE OR REPLACE MACRO kernels_of_steps(engines, since_time_ns, until_time_ns) 
         AND nodes.correlation_id = executed.correlation_id AND nodes.session IS NOT DISTINCT FROM executed.session
     WHERE nodes.process_uid IS NULL
     GROUP BY ALL;
+
+-- Times at which a GPU was held back or failed: between two readings its throttled time grew, its Xid changed, its error count grew;
+-- or a reading named a reason why its clock was down, which stands until the next one. `of_nodes` may be empty: then all.
+CREATE OR REPLACE MACRO gpu_marks(since_time_ns, until_time_ns, of_nodes) AS TABLE
+    WITH reading AS (
+        SELECT node, gpu_uuid, gpu_instance, index, metric, part, value, time_ns, simulated,
+            lag(time_ns) OVER same AS before_ns, lag(value) OVER same AS before, lead(time_ns) OVER same AS after_ns
+        FROM gpu_sample
+        WHERE time_ns >= since_time_ns AND time_ns < until_time_ns
+            AND metric IN ('warpline.gpu.throttled', 'warpline.gpu.clock.reasons', 'warpline.gpu.xid.last', 'hw.errors')
+            AND (len(of_nodes) = 0 OR node IN (SELECT unnest(of_nodes)))
+        WINDOW same AS (PARTITION BY node, gpu_uuid, gpu_instance, metric, part ORDER BY time_ns)
+    )
+    SELECT *, 'throttled' AS kind, part AS what, before_ns AS start_ns, time_ns AS end_ns, (value - before) * 1e9 AS amount
+    FROM reading WHERE metric = 'warpline.gpu.throttled' AND value > before
+    UNION ALL
+    SELECT *, 'xid', 'Xid ' || value::BIGINT, before_ns, time_ns, value FROM reading
+    WHERE metric = 'warpline.gpu.xid.last' AND value <> before AND value > 0
+    UNION ALL
+    SELECT *, 'errors', replace(part, '_', ' '), before_ns, time_ns, value - before FROM reading
+    WHERE metric = 'hw.errors' AND value > before
+    UNION ALL
+    -- NVML's nvmlClocksEventReasons, of which being idle (1) and clocks that somebody set (2) are no trouble.
+    SELECT *, 'throttled', concat_ws(', ', CASE WHEN value::BIGINT & 4 > 0 THEN 'power cap' END,
+        CASE WHEN value::BIGINT & 8 > 0 THEN 'hardware slowdown' END, CASE WHEN value::BIGINT & 32 > 0 THEN 'thermal' END,
+        CASE WHEN value::BIGINT & 64 > 0 THEN 'hardware thermal' END, CASE WHEN value::BIGINT & 128 > 0 THEN 'power brake' END),
+        time_ns, coalesce(after_ns, time_ns), NULL FROM reading
+    WHERE metric = 'warpline.gpu.clock.reasons' AND value::BIGINT & 236 > 0;

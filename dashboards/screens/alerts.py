@@ -56,8 +56,8 @@ def _history(chosen: state.Range) -> None:
     st.subheader("History")
     if history.empty:
         parts.nothing(
-            f"No alert changed its state in the range *{chosen.name}*",
-            "Choose a longer time range above.",
+            f"No alert changed its state in {chosen.said}",
+            *_advice(chosen),
             icon=":material/notifications_off:",
         )
         return
@@ -68,14 +68,27 @@ def _history(chosen: state.Range) -> None:
             "State": history["state"],
             "Severity": history["severity"],
             "What": history["summary"].map(fired.shortened, na_action="ignore"),
+            "Notified": history["notified"].map({True: "yes", False: "no"}),
             "Value": history["value"],
             "For": history["labels"].map(parts.labels).map(fired.shortened),
-            "Told a receiver": history["notified"],
         }
     )
-    when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS")
-    parts.table(table, column_config={"When": when}, alt="Changes of alerts, the newest first")
+    columns = {
+        "When": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss"),
+        "Notified": st.column_config.TextColumn(
+            help="Whether a receiver took it: Alertmanager or a webhook", width="small"
+        ),
+        "For": st.column_config.TextColumn(help="What the alert is about"),
+    }
+    parts.table(table, column_config=columns, alt="Changes of alerts, the newest first")
     parts.download(table, "alerts")
+
+
+def _advice(chosen: state.Range) -> list[str]:
+    newest = read.table("alert", order="-time_ns", limit=1)
+    if newest.empty:
+        return ["None ever did: the rules below can be tried on what is stored."]
+    return [parts.newest_at("alerts", int(newest["time_ns"].iloc[0])), *parts.wider(chosen)]
 
 
 def _alert(row: pd.Series) -> None:

@@ -9,15 +9,16 @@ import streamlit as st
 from dashboards import parts, read, scaling, state, theme, words
 
 STAGES = (
-    ("waits for a node", "schedule_wait_ns"),
-    ("sandbox", "sandbox_ns"),
-    ("image: waits in the node's queue", "pull_queue_ns"),
-    ("image: pull", "pull_ns"),
-    ("container is made", "create_ns"),
-    ("container starts", "start_taken_ns"),
-    ("weights, compiling, graphs", "load_ns"),
-    ("ready, waits for a first request", "idle_ns"),
+    ("waits for a node", "schedule_wait_ns", "Until the scheduler found it a node"),
+    ("sandbox", "sandbox_ns", "Until its network and volumes stand"),
+    ("image: queue", "pull_queue_ns", "It waited while the node pulled other images"),
+    ("image: pull", "pull_ns", "The image itself"),
+    ("create", "create_ns", "The container is made"),
+    ("start", "start_taken_ns", "The container starts"),
+    ("load", "load_ns", "Weights, compiling, CUDA graphs: until it says that it is ready"),
+    ("idle", "idle_ns", "Ready, and waits for a first request"),
 )
+"""A stage's name, its column, and what goes on in it."""
 
 
 def show() -> None:
@@ -34,7 +35,7 @@ def _body(chosen: state.Range) -> None:
 
 def _stages() -> None:
     found = read.frame("cold_start")
-    known = found[[key for _, key in STAGES]].notna().any(axis=1) if len(found) else pd.Series([], dtype=bool)
+    known = found[[key for _, key, _ in STAGES]].notna().any(axis=1) if len(found) else pd.Series([], dtype=bool)
     found = found[known].sort_values("total_ns", ascending=False, na_position="last").head(60)
     if found.empty:
         parts.nothing(
@@ -53,27 +54,33 @@ def _stages() -> None:
             y=names,
             x=found[key].astype("Float64").fillna(0).clip(lower=0) / 1e9,
             marker_color=colour,
-            hovertemplate=title + " %{x:.2f} s<extra></extra>",
+            hovertemplate=f"{title} %{{x:.2f}} s<br>{what}<extra></extra>",
         )
-        for (title, key), colour in zip(STAGES, theme.SERIES, strict=True)
+        for (title, key, what), colour in zip(STAGES, theme.SERIES, strict=True)
     ]
     figure = theme.figure(
         *bars,
         height=140 + 30 * len(found),
         barmode="stack",
-        xaxis={"title": "s"},
+        xaxis={"title": "s since the pod was made"},
         yaxis={"autorange": "reversed", "automargin": True},
     )
     st.plotly_chart(figure, config={"displayModeBar": False}, alt="Stages of each cold start")
     table = pd.DataFrame(
-        {"pod": names, "node": found["node"], "model": found["model"], "in all": found["total_ns"].map(words.duration)}
+        {"pod": names, "first token": found["total_ns"].map(words.duration)},
     )
-    for title, key in STAGES:
+    for title, key, _ in STAGES:
         table[title] = found[key].map(words.duration).to_numpy()
     table["image"] = found["image_bytes"].map(words.size).to_numpy()
-    table["image was there"] = found["image_present"].to_numpy()
+    table["was there"] = found["image_present"].map({True: "yes", False: "no"}).to_numpy()
+    table["model"], table["node"] = found["model"].to_numpy(), found["node"].to_numpy()
     table["why it waited"] = found["why_not_scheduled"].to_numpy()
-    parts.table(table, alt="Stages of each cold start, as a table")
+    help_ = {title: st.column_config.TextColumn(help=what) for title, _, what in STAGES}
+    help_["first token"] = st.column_config.TextColumn(
+        help="From the pod's creation to the first token it sent; – until then"
+    )
+    help_["was there"] = st.column_config.TextColumn(help="Whether the node had the image already")
+    parts.table(table, column_config=help_, alt="Stages of each cold start, as a table")
     st.caption("Kubelet's times are whole seconds: a stage may seem to take 0 s, or one second more than it did.")
     parts.download(found, "cold-starts")
 

@@ -36,10 +36,11 @@ def show() -> None:
     if not ids["a"]:
         parts.nothing(
             "Which two?",
-            "Select two rows on the page Requests, or paste two ids.",
-            "One id alone is compared with its like.",
+            "Select two rows on the page Requests, or paste two ids: phases, facts and kernels then stand side by side.",
+            "One id alone is compared with its like: the answered requests of its path within an hour of it.",
             icon=":material/compare_arrows:",
         )
+        st.page_link("screens/requests.py", label="Requests", icon=":material/list_alt:")
         return
     first = _find(ids["a"])
     if first is None:

@@ -1,18 +1,20 @@
-"""GPUs: every GPU and MIG instance over time, one measure at a glance; which requests ran then, and whose GPU it was."""
+"""GPUs: every GPU and MIG instance over time, one measure at a glance; what went wrong, whose GPU it was, who ran then."""
 
 from __future__ import annotations
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import parts, read, state, theme, words
+from dashboards import fired, gpu_map, measures, parts, read, state, words
 
 COLUMNS = 120
-"""Intervals of the heatmap, about."""
+"""Intervals of the map, about."""
 
-FIRST = ("warpline.gpu.sm.active", "hw.gpu.utilization", "hw.power")
-"""Measures to begin with, the best first."""
+WITHOUT = (
+    "NVIDIA's dcgm-exporter, or AMD's device-metrics-exporter, would add how much of a GPU its kernels fill (SM activity, "
+    "memory bandwidth), its power, temperature, clocks, throttling and Xids, and GPUs that no watched process uses. "
+    "Where one runs on the node, the source `dcgm` finds it; else name its address in the setting `dcgm_urls`."
+)
 
 
 def show() -> None:
@@ -25,105 +27,150 @@ def show() -> None:
 def _body(chosen: state.Range) -> None:
     metrics = read.frame("gpu_metric", **chosen.bounds)
     if metrics.empty:
-        parts.nothing(
-            f"No GPU has readings in the range *{chosen.name}*",
-            "Choose a longer time range above.",
-            "Readings come from the sources `dcgm` (NVIDIA's or AMD's exporter): see Pipeline health.",
-            "Without an exporter, GPU work is still known where the CUPTI library is injected.",
+        seen = read.frame("gpu_seen", **chosen.bounds)
+        if seen.empty:
+            return _nothing(chosen)
+        st.info(
+            f"**These GPUs have no readings: what is drawn is told by their kernels.** {WITHOUT}",
             icon=":material/memory:",
         )
-        return
-    names = [_name(row["metric"], row["part"]) for _, row in metrics.iterrows()]
-    default = next((names.index(each) for each in FIRST if each in names), 0)
-    picked = st.selectbox("Measure", names, index=default, key="metric", bind="query-params")
-    row = metrics.iloc[names.index(picked)]
-    found = read.frame(
-        "gpu_heat",
-        **chosen.bounds,
-        metric=row["metric"],
-        part="-" if words.missing(row["part"]) else row["part"],
-        interval_ns=_interval(chosen),
-    )
-    parts.simulated_notice(bool(found["simulated"].fillna(False).any()))
-    window = _heatmap(found, picked)
-    called = dict(zip(found["gpu_uuid"], found.apply(_title, axis=1), strict=True))
-    _shares(chosen, called)
-    _account(chosen, called)
+    picked, row = _measure(metrics)
+    if row is None:
+        seen = read.frame("gpu_seen", **chosen.bounds)
+        window, named = _seen(seen, picked, chosen)
+    else:
+        window, named = _readings(row, picked, chosen)
+    account = read.frame("gpu_account", **chosen.bounds)
+    _unread(account, named, row is None, metrics.empty)
+    _trouble(chosen, named)
+    _shares(chosen, named)
+    _account(account, named)
     _requests(window)
 
 
-def _name(metric: str, part: object) -> str:
-    return metric if words.missing(part) else f"{metric} · {part}"
+def _nothing(chosen: state.Range) -> None:
+    parts.nothing(
+        f"Nothing is known of a GPU in {chosen.said}",
+        *parts.elsewhere("gpus", chosen, "gpu_sample", "gpu_kernel"),
+        "Readings come from NVIDIA's dcgm-exporter or AMD's device-metrics-exporter (source `dcgm`), "
+        "kernels from the library in the CUDA processes (source `cuda_kernel`) or an imported recording.",
+        "Pipeline health says which sources run, and why the others do not.",
+        icon=":material/memory:",
+    )
 
 
-def _interval(chosen: state.Range) -> int:
-    since, until = chosen.since_ns, chosen.until_ns
-    if since is None:
-        return 60 * state.SECOND_NS
-    lasted = (until or state.window("5m").since_ns or 0) - since + (0 if until else 300 * state.SECOND_NS)
-    return max(lasted // COLUMNS // state.SECOND_NS, 1) * state.SECOND_NS
+def _measure(metrics: pd.DataFrame) -> tuple[str, pd.Series | None]:
+    """Offer the measures that there are, the most telling first; return the title picked and its row, None: seen kernels."""
+    ranks = [measures.rank(*each) for each in zip(metrics["metric"], metrics["part"], strict=True)]
+    ordered = metrics.assign(rank=ranks).sort_values("rank", kind="stable")
+    rows: dict[str, pd.Series | None] = {}
+    for _, row in ordered.iterrows():
+        title = measures.named(row["metric"], row["part"])[0]
+        rows[title if title not in rows else measures.key(row["metric"], row["part"])] = row
+    rows[measures.named(*measures.SEEN)[0]] = None
+    picked = st.selectbox("Measure", list(rows), key="metric", bind="query-params")
+    return picked, rows[picked]
+
+
+def _readings(row: pd.Series, title: str, chosen: state.Range) -> tuple[tuple[int, int] | None, dict[str, str]]:
+    """Draw the readings of one measure; return the window picked and what its GPUs are called."""
+    step = max((int(row["last_ns"]) - int(row["first_ns"])) // COLUMNS // state.SECOND_NS, 1) * state.SECOND_NS
+    part = "-" if words.missing(row["part"]) else row["part"]
+    found = read.frame("gpu_heat", **chosen.bounds, metric=row["metric"], part=part, interval_ns=step)
+    if found.empty:
+        st.caption("One reading of what only grows says nothing yet: the next one will.")
+        return None, {}
+    parts.simulated_notice(bool(found["simulated"].fillna(False).any()))
+    unit = measures.named(row["metric"], row["part"])[1]
+    cells = found.assign(gpu=found.apply(_title, axis=1), value=measures.values(found, unit))
+    window = gpu_map.draw(cells, step, title, unit)
+    many, gpus = words.counted(row["readings"], "reading"), words.counted(row["gpus"], "GPU")
+    st.caption(f"{measures.key(row['metric'], row['part'])}: {many} of {gpus}. {gpu_map.HINT}")
+    return window, dict(zip(cells["gpu_uuid"], cells["gpu"], strict=True))
+
+
+def _seen(found: pd.DataFrame, title: str, chosen: state.Range) -> tuple[tuple[int, int] | None, dict[str, str]]:
+    """Draw the busy time that executions tell of; return the window picked and what its GPUs are called."""
+    if found.empty:
+        st.caption(
+            f"No kernel was seen in {chosen.said}: they come from the source `cuda_kernel`, or an imported recording."
+        )
+        return None, {}
+    parts.simulated_notice(bool(found["simulated"].fillna(False).any()))
+    step = int(found["end_ns"].iloc[0] - found["start_ns"].iloc[0])
+    cells = found.assign(gpu=found.apply(_title, axis=1), value=found["busy_ns"].astype(float) / step)
+    window = gpu_map.draw(gpu_map.idle_between(cells, step), step, title, "1")
+    told = {
+        "seconds": "collectors count it by the second and process; what ran at once in two counts twice, up to 100 %",
+        "executions": "the union of the executions on record, so that what ran at once counts once",
+    }
+    how = "; ".join(text for key, text in told.items() if key in set(found["told_by"]))
+    gpus, ran = words.counted(cells["gpu"].nunique(), "GPU"), words.counted(int(found["executions"].sum()), "execution")
+    st.caption(
+        f"Busy time of seen kernels, no DCGM: {words.duration(found['busy_ns'].sum())} of {gpus}, {ran} ({how}). "
+        f"What unwatched processes ran is not in it. {gpu_map.HINT}"
+    )
+    return window, dict(zip(cells["gpu_uuid"], cells["gpu"], strict=True))
 
 
 def _title(row: pd.Series) -> str:
-    number = row["gpu_uuid"] if words.missing(row["index"]) else f"GPU {row['index']}"
-    instance = "" if words.missing(row["gpu_instance"]) else f" · MIG {row['gpu_instance']}"
-    return f"{row['node']} · {number}{instance}"
+    """Return what a person calls a GPU: its place and number, else its UUID's first part."""
+    uuid = str(row["gpu_uuid"])
+    number = f"GPU {uuid}" if uuid.isdigit() else fired.shortened(uuid)
+    told = (
+        row["node"] if words.missing(row.get("recording")) else row["recording"],
+        None if words.missing(row.get("rank")) else f"rank {row['rank']}",
+        number if words.missing(row["index"]) else f"GPU {row['index']}",
+        None if words.missing(row.get("gpu_instance")) else f"MIG {row['gpu_instance']}",
+    )
+    return " · ".join(str(each) for each in told if not words.missing(each))
 
 
 def _named(uuids: pd.Series, names: dict[str, str]) -> pd.Series:
-    """Return GPUs as the heatmap calls them, by their UUIDs where it does not show them."""
-    return uuids.map(names).fillna(uuids)
+    """Return GPUs as the map calls them, by the first part of their UUIDs where it does not show them."""
+    return uuids.map(names).fillna(uuids.map(fired.shortened, na_action="ignore"))
 
 
-def _heatmap(found: pd.DataFrame, title: str) -> tuple[int, int] | None:
-    """Draw the heatmap; return the window of the cells picked, in node time."""
-    labels = found.apply(_title, axis=1)
-    grid = found.assign(gpu=labels).pivot_table(index="gpu", columns="start_ns", values="value", sort=True)
-    at = state.local(pd.Series(grid.columns))
-    ratio = title.startswith(("warpline.gpu.sm", "hw.gpu.utilization")) or "active" in title or "utilization" in title
-    heat = go.Heatmap(
-        z=grid.to_numpy(float),
-        x=at,
-        y=grid.index,
-        colorscale="Cividis",
-        zmin=0 if ratio else None,
-        zmax=1 if ratio else None,
-        colorbar={"thickness": 12, "tickformat": ".0%" if ratio else ".3s"},
-        hovertemplate="%{y}<br>%{x}<br>%{z:.4g}<extra></extra>",
+def _unread(account: pd.DataFrame, named: dict[str, str], kernels: bool, alone: bool) -> None:
+    """Say which GPUs worked and are not on the map: one may have an exporter where its neighbour has none."""
+    missing = sorted(set(account["gpu_uuid"].dropna()) - set(named))
+    if missing and not kernels and not alone:
+        which = ", ".join(fired.shortened(each) for each in missing[:4]) + (" …" if len(missing) > 4 else "")
+        st.caption(
+            f":material/info: Without a reading of this measure, but seen to work: {words.counted(len(missing), 'GPU')} "
+            f"({which}). Choose *{measures.named(*measures.SEEN)[0]}* above."
+        )
+
+
+def _trouble(chosen: state.Range, names: dict[str, str]) -> None:
+    """List what held GPUs back or failed: throttling, Xids, error counts that grew."""
+    found = read.frame("gpu_trouble", **chosen.bounds)
+    if found.empty:
+        return
+    st.subheader(
+        "What went wrong", help="A reading that differs from the one before tells of it: it happened between the two"
     )
-    height = min(120 + 26 * len(grid), 900)
-    figure = theme.figure(heat, height=height, yaxis={"autorange": "reversed", "automargin": True})
-    # A heatmap has no points to pick: this line of its intervals, under it, has.
-    mean = grid.mean(axis=0)
-    line = go.Scatter(
-        x=at,
-        y=mean,
-        mode="lines+markers",
-        marker={"size": 4},
-        line={"color": theme.SERIES[0]},
-        name="mean",
-        customdata=list(grid.columns),
+    table = pd.DataFrame(
+        {
+            "GPU": _named(found["gpu_uuid"], names),
+            "What": [_wrong(*each) for each in zip(found["kind"], found["what"], strict=True)],
+            "How much": [_much(*each) for each in zip(found["kind"], found["amount"], found["times"], strict=True)],
+            "From": state.local(found["first_ns"]),
+            "To": state.local(found["last_ns"]),
+        }
     )
-    st.plotly_chart(figure, key="heat", config={"displayModeBar": False}, alt=f"{title} of each GPU over time")
-    event = st.plotly_chart(
-        theme.figure(
-            line,
-            height=150,
-            dragmode="select",
-            yaxis={"title": "mean", "rangemode": "tozero", "tickformat": ".0%" if ratio else ".3s"},
-        ),
-        key="mean",
-        on_select="rerun",
-        selection_mode=["box"],
-        config={"displaylogo": False},
-        alt=f"Mean of {title}; drag a box to list the requests of that time",
-    )
-    starts = [
-        int(data[0] if isinstance(data, list) else data)
-        for data in (point["customdata"] for point in event.selection.points)
-    ]
-    step = int(grid.columns[1] - grid.columns[0]) if grid.shape[1] > 1 else state.SECOND_NS
-    return (min(starts), max(starts) + step) if starts else None
+    when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
+    parts.table(table, column_config={"From": when, "To": when}, alt="Throttling, Xids and errors of GPUs")
+
+
+def _wrong(kind: str, what: str) -> str:
+    return {"throttled": f"held back: {what.replace('_', ' ')}", "errors": f"errors: {what}"}.get(kind, what)
+
+
+def _much(kind: str, amount: float, times: int) -> str:
+    if words.missing(amount):
+        return "once" if times == 1 else f"{times} times"
+    return words.duration(amount) if kind == "throttled" else words.count(amount)
 
 
 def _shares(chosen: state.Range, names: dict[str, str]) -> None:
@@ -147,8 +194,7 @@ def _shares(chosen: state.Range, names: dict[str, str]) -> None:
     parts.table(table, column_config={"Of all": bar}, alt="GPU time by pod")
 
 
-def _account(chosen: state.Range, names: dict[str, str]) -> None:
-    found = read.frame("gpu_account", **chosen.bounds)
+def _account(found: pd.DataFrame, names: dict[str, str]) -> None:
     if found.empty:
         return
     st.subheader("Where the GPUs' time went", help="The rows of a GPU sum to the time that it was watched")
@@ -169,7 +215,7 @@ def _account(chosen: state.Range, names: dict[str, str]) -> None:
 def _requests(window: tuple[int, int] | None) -> None:
     st.subheader("Requests of that time")
     if window is None:
-        st.caption("Drag a box over the mean to list the requests that ran then.")
+        st.caption("Drag a box over the mean, under the map, to list the requests that ran then.")
         return
     everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
     # A request may have begun long before: ten minutes cover all but the odd one.
@@ -182,7 +228,7 @@ def _requests(window: tuple[int, int] | None) -> None:
         limit=1000,
     )
     ran = found[found["end_ns"] >= window[0]]
-    st.caption(f"{len(ran)} requests ran between {state.said(window[0])} and {state.said(window[1])}.")
+    st.caption(f"{words.counted(len(ran), 'request')} ran in {state.between(*window)}.")
     table = pd.DataFrame(
         {
             "": [parts.request_link(uid) for uid in ran["request_uid"]],

@@ -9,6 +9,8 @@ import streamlit as st
 
 from dashboards import parts, read, state, store_disk, words
 
+MOST_DOWN = 8
+"""Reasons why sources are down that are told in full."""
 LEVELS = {0: "0 off", 1: "1 least", 2: "2 ordinary", 3: "3 all"}
 
 
@@ -67,6 +69,7 @@ def _sources(found: pd.DataFrame) -> None:
         )
         return
     found = found.sort_values(["up", "node", "source"])
+    _down(found[~found["up"].astype(bool)])
     over = found["cost_ratio"].fillna(0).astype(float) > found["budget_ratio"].fillna(1).astype(float)
     table = pd.DataFrame(
         {
@@ -79,7 +82,7 @@ def _sources(found: pd.DataFrame) -> None:
             "Lost": found["lost"].map(words.count),
             "Cost": found["cost_ratio"].astype(float),
             "Budget": found["budget_ratio"].astype(float),
-            "Spends": ["over its budget" if each else "within it" for each in over],
+            "In budget": ["no" if each else "yes" for each in over],
             "Said": state.local(found["time_ns"]),
         }
     )
@@ -93,12 +96,25 @@ def _sources(found: pd.DataFrame) -> None:
     parts.table(table, column_config=columns, alt="Sources by state")
 
 
+def _down(found: pd.DataFrame) -> None:
+    """Say in full why sources do not run: a cell of the table cuts the sentence off."""
+    if found.empty:
+        return
+    by = found.assign(reason=found["reason"].fillna("no reason told")).groupby(["source", "reason"], sort=False)["node"]
+    lines = [
+        f"- `{source}` on {', '.join(nodes[:3])}{f' and {len(nodes) - 3} more' if len(nodes) > 3 else ''}: {reason}"
+        for (source, reason), nodes in by.agg(list).items()
+    ]
+    more = [f"- and {len(lines) - MOST_DOWN} more reasons, in the table"] if len(lines) > MOST_DOWN else []
+    st.warning("**Down**\n" + "\n".join([*lines[:MOST_DOWN], *more]), icon=":material/sensors_off:")
+
+
 def _losses(found: pd.DataFrame, chosen: state.Range, told: bool) -> None:
     if found.empty and not told:
         st.caption("No source has reported: what is missing is not known.")
         return
     if found.empty:
-        st.success(f"Nothing is known to be missing in the range *{chosen.name}*.", icon=":material/check_circle:")
+        st.success(f"Nothing is known to be missing in {chosen.said}.", icon=":material/check_circle:")
         return
     lost = [
         f"at least {each:,}" if bound else f"{each:,}"
@@ -108,7 +124,7 @@ def _losses(found: pd.DataFrame, chosen: state.Range, told: bool) -> None:
         {
             "Lost": lost,
             "Reason": found["reason"],
-            "At": found["source"],
+            "Lost by": found["source"],
             "Node": found["node"],
             "From": state.local(found["start_ns"]),
             "To": state.local(found["end_ns"]),
@@ -120,12 +136,18 @@ def _losses(found: pd.DataFrame, chosen: state.Range, told: bool) -> None:
 
 def _tables(found: pd.DataFrame, chosen: state.Range) -> None:
     if found.empty:
-        st.caption(f"No table has rows in the range *{chosen.name}*.")
+        st.caption(f"No table has rows in {chosen.said}.")
         return
     shown = found.sort_values("rows", ascending=False)
-    shown = shown.assign(rows=shown["rows"].map(words.count), newest=state.local(shown["newest_ns"]))
-    when = st.column_config.DatetimeColumn("newest", format="MMM D HH:mm:ss.SSS")
-    parts.table(shown[["name", "rows", "newest"]], column_config={"newest": when}, alt="Rows by table")
+    table = pd.DataFrame(
+        {
+            "Table": shown["name"],
+            "Rows": shown["rows"].map(words.count),
+            "Newest": state.local(shown["newest_ns"]),
+        }
+    )
+    when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS")
+    parts.table(table, column_config={"Newest": when}, alt="Rows by table")
 
 
 def _clocks(found: pd.DataFrame) -> None:
@@ -136,8 +158,8 @@ def _clocks(found: pd.DataFrame) -> None:
         {
             "Nodes": found["node"] + " → " + found["other_node"],
             "Ahead by at least": found["low_ns"].map(words.duration),
-            "at most": found["high_ns"].map(words.duration),
-            "Known by": found["method"],
+            "At most": found["high_ns"].map(words.duration),
+            "Known by": found["method"].replace("_", " ", regex=True),
             "Status": found["status"],
             "Messages": found["forward"].astype("Int64") + found["reverse"].astype("Int64"),
         }

@@ -12,10 +12,12 @@ from dashboards import differs, fired, parts, read, state, theme, words
 
 KINDS = {"inference": "POST", "all": "*"}
 """Which requests a person means → the method that they have: scrapes and probes are GETs, inference is a POST everywhere."""
+PERCENTILES = {"p50": theme.SERIES[2], "p95": theme.SERIES[4], "p99": theme.SERIES[3]}
+"""Percentile → its colour: none of those that tell answered requests from failed ones."""
 TIMES = {"first byte": "ttft", "duration": "duration"}
 POINTS = 5000
 _TICKS = [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]
-_MS = {"type": "log", "title": "ms", "tickvals": _TICKS, "ticktext": [f"{each:,g}" for each in _TICKS]}
+_MS = {"type": "log", "tickvals": _TICKS, "ticktext": [f"{each:,g}" for each in _TICKS]}
 """An axis that writes 200 at 200, where Plotly's own would write 2."""
 BARS = 90
 """Intervals that a range is cut into, about."""
@@ -63,8 +65,8 @@ def _empty(chosen: state.Range) -> None:
     if not read.frame("request_summary").iloc[0]["requests"]:
         return parts.welcome()
     parts.nothing(
-        f"No request began in the last {chosen.name}",
-        "Choose a longer time range above.",
+        f"No request began in {chosen.said}",
+        *parts.elsewhere("", chosen, "http_exchange", "span"),
         "Pipeline health says whether rows still arrive.",
     )
 
@@ -114,6 +116,8 @@ def _figures(row: pd.Series) -> None:
             delta_color="off",
             delta_arrow="off",
             border=True,
+            help="Requests whose client's and server's sides are joined by an id that both carry, or of which one side "
+            "alone was seen; others are joined by addresses and time. Below: segments that were sent again",
         )
 
 
@@ -130,18 +134,18 @@ def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[p
             mode="markers",
             name=name,
             customdata=found.index[mask],
-            marker={"size": 5, "opacity": 0.55, "color": colour, "symbol": symbol},
+            marker={"size": size, "opacity": opacity, "color": colour, "symbol": symbol},
             hovertemplate="%{y:.1f} ms<br>%{x}<extra></extra>",
         )
-        for name, mask, colour, symbol in (
-            ("answered", ~failed, theme.SERIES[0], "circle"),
-            ("failed", failed, theme.SERIES[1], "x"),
+        for name, mask, colour, symbol, size, opacity in (
+            ("answered", ~failed, theme.SERIES[0], "circle", 5, 0.7),
+            ("failed", failed, theme.SERIES[1], "x", 8, 1),
         )
         if mask.any()
     ]
     # A trace and no shape: a shape's line on a log axis throws the axis out.
     ends = [state.local(found["start_ns"]).min(), state.local(found["start_ns"]).max()]
-    for name, dash in (("p50", "dot"), ("p95", "dash"), ("p99", "dashdot")):
+    for (name, colour), dash in zip(PERCENTILES.items(), ("dot", "dash", "dashdot"), strict=True):
         level = float(summary[f"{measure}_{name}_ns"]) / 1e6
         traces.append(
             go.Scattergl(
@@ -149,11 +153,11 @@ def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[p
                 y=[level] * 2,
                 mode="lines",
                 name=name,
-                line={"dash": dash, "width": 1.3, "color": "#8A8F98"},
-                hoverinfo="name+y",
+                line={"dash": dash, "width": 2, "color": colour},
+                hovertemplate=f"{name}: {words.duration(level * 1e6)}<extra></extra>",
             )
         )
-    figure = theme.figure(*traces, height=320, dragmode="select", yaxis=_MS)
+    figure = theme.figure(*traces, height=320, dragmode="select", yaxis={**_MS, "title": f"{_said(measure)}, ms"})
     event = st.plotly_chart(
         figure,
         on_select="rerun",
@@ -174,7 +178,7 @@ def _index(point: Any) -> int:
 
 
 def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
-    since = asked.get("since_ns") or int(summary["first_ns"])
+    since = max(asked.get("since_ns") or 0, int(summary["first_ns"]))
     interval = max((int(summary["last_ns"]) - since) // BARS // state.SECOND_NS, 1) * state.SECOND_NS
     found = read.frame("request_rate", **asked, interval_ns=interval)
     at = state.local(found["start_ns"])
@@ -188,30 +192,31 @@ def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
         yaxis={"title": "requests/s"},
     )
     st.plotly_chart(rate, key="rate", config={"displayModeBar": False}, alt="Requests a second over time")
+    said = _said(measure)
     lines = [
         go.Scatter(
             x=at,
             y=found[f"{measure}_{name}_ns"].astype(float) / 1e6,
             name=name,
             mode="lines",
-            line={"width": width, "color": colour},
+            line={"width": 2, "color": colour},
+            hovertemplate=f"{name}: %{{y:,.1f}} ms<br>%{{x}}<extra></extra>",
         )
-        for name, width, colour in (
-            ("p50", 1.5, theme.SERIES[2]),
-            ("p95", 2, theme.SERIES[0]),
-            ("p99", 1.5, theme.SERIES[1]),
-        )
+        for name, colour in PERCENTILES.items()
     ]
-    figure = theme.figure(*lines, height=160, yaxis={"title": "ms", "rangemode": "tozero"})
+    figure = theme.figure(*lines, height=160, yaxis={"title": f"{said}, ms", "rangemode": "tozero"})
     st.plotly_chart(
         figure, key="percentiles", config={"displayModeBar": False}, alt="Percentiles of the time over time"
     )
 
 
+def _said(measure: str) -> str:
+    return next(name for name, key in TIMES.items() if key == measure)
+
+
 def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
     chosen, others = picked
-    by = next(name for name, key in TIMES.items() if key == measure)
-    title = f"{len(chosen):,} picked requests" if len(chosen) else f"Slowest requests by {by}"
+    title = f"{len(chosen):,} picked requests" if len(chosen) else f"Slowest requests by {_said(measure)}"
     shown = (chosen if len(chosen) else others).nlargest(100, f"{measure}_ns")
     table, why = st.columns([3, 2])
     with table:

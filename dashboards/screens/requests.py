@@ -67,10 +67,11 @@ def _empty(chosen: state.Range) -> None:
     if not len(read.frame("request_search", **_everything(), limit=1)):
         return parts.welcome()
     advice = ["Clear the search, or set the filters back to *any*."]
-    if chosen.name != "all":
-        advice.insert(0, f"Widen the time range: it is the last {chosen.name}.")
+    advice = [*parts.elsewhere("requests", chosen, "http_exchange", "span"), *advice]
     days = read.settings().correlator_retention_days
-    parts.nothing("No request fits", *advice, f"What is older than the retention ({days} days) is gone.")
+    parts.nothing(
+        f"No request fits in {chosen.said}", *advice, f"What is older than the retention ({days} days) is gone."
+    )
 
 
 def _everything() -> dict[str, str]:

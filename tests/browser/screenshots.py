@@ -1,29 +1,66 @@
-"""Pictures of every page: `python -m tests.browser.screenshots DIRECTORY [KERNELS]`.
+"""Pictures of every page: `python -m tests.browser.screenshots DIRECTORY [PART…]`.
 
-Light and dark, 1,280 pixels and wide; without data, with one small request, and with a big one. They are made to be looked
-at: what a test cannot say is whether a page is good to read. The data is simulated, and the pages say so. `incident_*` shows
-the slowest request of a sample incident, which is recorded but for its GPU: the README's picture.
+Light and dark, 1,280 pixels and wide; `empty`: without data, `small`: with one small request, `big`: with a big one. They
+are made to be looked at: what a test cannot say is whether a page is good to read. The data is simulated, and the pages say
+so. `unread`: a recording of a real GPU without its readings, and an imported profile. `incident`: the slowest request of a
+sample incident, which is recorded but for its GPU, the README's picture. Without a PART, all of it.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from playwright.sync_api import Browser, Page
 
+from collectors import kineto
 from tests import rule_table
 from tests.browser.conftest import chromium, sharp, shown
 from tests.browser.test_pages import PAGES
+from tests.collectors import reading
 from tests.dashboards import scene
-from warpline import own
+from warpline import own, sample
+from warpline.batch import Batch
 from warpline.settings import Settings
 
 INCIDENT = "thermal_throttling"
+PROFILE = rule_table.SAMPLES.parent / "tests/collectors/data/kineto_small.json"
+STORES: dict[str, Callable[[], list[Batch]]] = {
+    "empty": list,
+    "small": lambda: scene.scene(4_000, 400).batches,
+    "big": lambda: scene.scene(1_000_000, 3_000).batches,
+    "unread": lambda: _unread(),
+}
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
+EVER = f"1-{2**62}"
+STATES = {
+    "compare_two": f"compare?a={scene.REQUEST_ID}&b=chatcmpl-00000001-0000-4000-8000-{2654435761:012x}",
+    "compare_like": f"compare?a={scene.REQUEST_ID}",
+    "share": f"{REQUEST}&tab=GPU+share+and+energy",
+    "kernels": f"{REQUEST}&tab=Kernels",
+    "delays": f"{REQUEST}&tab=Who+delayed+whom",
+    "way": f"{REQUEST}&tab=Its+way",
+    "facts": f"{REQUEST}&tab=All+facts",
+    "backtest": "alerts?range=1h&rule=rows_lost",
+    "gpus_seen": "gpus?range=1h&metric=Busy+time+of+seen+kernels",
+    "gpus_memory": "gpus?range=1h&metric=Memory+used",
+}
+"""Picture → address of a page in a state that it does not open in."""
+UNREAD = {
+    "gpus": f"gpus?window={EVER}",
+    "gpus_real": f"gpus?window=1790000000000000000-{2**62}",
+    "gpus_profile": "gpus?window=1-1790000000000000000",
+    "gpus_none": "gpus?range=15m",
+    "requests": f"requests?window={EVER}",
+    "requests_none": "requests?window=1767189312000000000-1767189912000000000&zone=UTC",
+    "recordings": "recordings",
+    "recordings_gpus": "recordings?tab=GPUs",
+    "overview": f"?window={EVER}",
+}
 SETTLED = """(() => {
   const IDLE = "[data-test-script-state=notRunning]", now = performance.now();
   const charts = [...document.querySelectorAll("[data-testid=stPlotlyChart]")];
@@ -50,18 +87,17 @@ NEAR = """(() => {
   } })()"""
 
 
-def main(directory: Path, kernels: int) -> None:
-    """Write the pictures into a directory."""
+def main(directory: Path, wanted: Sequence[str]) -> None:
+    """Write the pictures of the parts wanted into a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        for name, batches in (
-            ("empty", []),
-            ("small", scene.scene(4_000, 400).batches),
-            ("big", scene.scene(kernels, 3_000).batches),
-        ):
+        for name in wanted:
+            if name == "incident":
+                _incident(browser, directory)
+                continue
+            batches = STORES[name]()
             with tempfile.TemporaryDirectory() as store, shown(Path(store), batches) as address:
                 _all(browser, address, directory, name)
-        _incident(browser, directory)
 
 
 def _incident(browser: Browser, directory: Path) -> None:
@@ -85,6 +121,14 @@ def _incident(browser: Browser, directory: Path) -> None:
             context.close()
 
 
+def _unread() -> list[Batch]:
+    real = rule_table.SAMPLES / "real_gpu"
+    kept = [each for each in sample.batches(real, sample.load(real)) if each.table.name != "gpu_sample"]
+    with tempfile.TemporaryDirectory() as directory:
+        profile = reading.read(kineto, PROFILE, Path(directory))
+    return [*kept, *profile.batches]
+
+
 def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
     for scheme in ("light", "dark"):
         for size, (width, height) in SIZES.items():
@@ -94,12 +138,17 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             )
             page = context.new_page()
             page.set_default_timeout(120_000)
-            for path in PAGES:
-                page.goto(f"{address}/{path}?range=24h")  # All of them take longer than some pages look back.
-                page.get_by_role("heading", name=PAGES[path], exact=True).wait_for()
+            paths = {path or "overview": f"{path}?range=24h" for path in PAGES}  # It takes longer than some look back.
+            states = {"empty": {}, "unread": UNREAD}.get(name, STATES)
+            for state, path in {**({} if name == "unread" else paths), **states}.items():
+                page.goto(f"{address}/{path}")
+                page.get_by_role("heading").first.wait_for()
                 page.wait_for_function(SETTLED)
                 page.wait_for_timeout(2_000)  # Points and tables are drawn on canvases, which do not say when.
-                page.screenshot(path=directory / f"{name}_{path or 'overview'}_{scheme}_{size}.png")
+                page.screenshot(path=directory / f"{name}_{state}_{scheme}_{size}.png", full_page=state in states)
+            if name == "unread":
+                context.close()
+                continue
             if name == "empty":
                 page.goto(f"{address}/request?id=unknown")
                 page.get_by_text("No request is known by").wait_for()
@@ -124,4 +173,4 @@ def _request(page: Page, address: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000)
+    main(Path(sys.argv[1]), sys.argv[2:] or [*STORES, "incident"])

@@ -10,8 +10,8 @@ from tests.dashboards.scene_parts import MILLI, MODEL, NODE, SECOND, batch, uuid
 from warpline.batch import Batch
 
 METRICS = (
-    ("warpline.gpu.sm.active", None, 0.78, 0.08),
-    ("warpline.gpu.memory.bandwidth", None, 0.55, 0.1),
+    ("warpline.gpu.pipe.active", "sm", 0.78, 0.08),
+    ("warpline.gpu.pipe.active", "memory", 0.55, 0.1),
     ("hw.gpu.utilization", "general", 0.97, 0.03),
     ("hw.power", None, 560.0, 40.0),
     ("hw.temperature", "gpu", 61.0, 2.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.dashboards.scene_parts import ENGINE, MICRO, NODE, batch, uuid
+from tests.dashboards.scene_parts import ENGINE, MICRO, NODE, SECOND, batch, uuid
 from warpline.batch import Batch
 
 CLASSES = ("gemm", "attention", "normalisation", "elementwise", "sampling", "memory")
@@ -29,6 +29,7 @@ def gpu_work(steps: np.ndarray, kernels: int, gpus: int) -> list[Batch]:
         worker = f"{NODE}:52{gpu % 8}:43{gpu % 8:02d}"
         batches += _stream(random, steps, compute, gpu, worker, 7)
         batches += _stream(random, steps, max(per_gpu - compute, 1), gpu, worker, 13)
+    batches.append(_busy(steps, gpus))
     batches.append(
         batch(
             "gpu",
@@ -46,6 +47,29 @@ def gpu_work(steps: np.ndarray, kernels: int, gpus: int) -> list[Batch]:
     )
     assert count > 0
     return batches
+
+
+def _busy(steps: np.ndarray, gpus: int) -> Batch:
+    """What the collector counts of each worker's GPU by the second: its kernels fill about three quarters of each step."""
+    first, last = int(steps[0, 0]) // SECOND, -(-int(steps[1, -1]) // SECOND)
+    second = np.repeat(np.arange(first, last) * SECOND, gpus)
+    gpu = np.tile(np.arange(gpus), last - first)
+    inside = np.minimum(steps[1], second[:, None] + SECOND) - np.maximum(steps[0], second[:, None])
+    busy = (np.clip(inside, 0, None).sum(axis=1) * (0.72 + 0.01 * gpu)).astype(np.int64)
+    return batch(
+        "gpu_busy",
+        start_ns=second,
+        end_ns=second + SECOND,
+        node=NODE,
+        process_uid=[f"{NODE}:52{each % 8}:43{each % 8:02d}" for each in gpu],
+        gpu_uuid=[uuid(each) for each in gpu],
+        busy_ns=busy,
+        kernel_ns=(busy * 1.1).astype(np.int64),
+        executions=(busy // (20 * MICRO)),
+        detail="graph",
+        overhead_ratio=0.004,
+        simulated=True,
+    )
 
 
 def _stream(

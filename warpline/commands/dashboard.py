@@ -48,6 +48,7 @@ def flags(settings: Settings) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
+        "client.showErrorLinks": "false",
         "theme.light.primaryColor": "#0067a3",
         "theme.dark.primaryColor": "#4aa8e0",
         "runner.magicEnabled": "false",

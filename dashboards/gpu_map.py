@@ -1,0 +1,99 @@
+"""The map of the page GPUs: one row a GPU, one column an interval, and under it the mean from which one picks a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import measures, state, theme
+
+Times = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+HINT = "Drag a box over the mean to list the requests that ran then."
+MOST_CELLS = 400_000
+"""Gaps are drawn as gaps, unless their columns would make the map larger than this."""
+
+
+def draw(cells: pd.DataFrame, step_ns: int, title: str, unit: str) -> tuple[int, int] | None:
+    """Draw rows of gpu (its name), start_ns and value, in the order of their GPUs; return the window picked, in node time.
+
+    A cell without a row was not read, and stays empty.
+    """
+    names, starts, values = _grid(cells, step_ns)
+    scale = measures.axis(unit, float(np.nanmax(np.abs(values), initial=0)))
+    at = state.local(pd.Series(starts))
+    _heat(names, values, at, title, unit, scale)
+    picked = _mean(pd.DataFrame(values, columns=starts).mean(), at, title, unit, scale)
+    return (min(picked), max(picked) + step_ns) if picked else None
+
+
+def idle_between(cells: pd.DataFrame, step_ns: int) -> pd.DataFrame:
+    """Return cells with a value of 0 wherever a GPU has none between its first and its last: nothing was seen to run."""
+    spans = cells.groupby("gpu", sort=False)["start_ns"].agg(["min", "max"])
+    if int(((spans["max"] - spans["min"]) // step_ns + 1).sum()) > MOST_CELLS:
+        return cells
+    whole = [(gpu, at) for gpu, low, high in spans.itertuples() for at in range(low, high + 1, step_ns)]
+    every = pd.DataFrame(whole, columns=["gpu", "start_ns"])
+    return every.merge(cells[["gpu", "start_ns", "value"]], how="left").fillna({"value": 0.0})
+
+
+def _grid(cells: pd.DataFrame, step_ns: int) -> tuple[list[str], Times, Values]:
+    """Return the GPUs' names, where each column begins, and the value of each cell, NaN where it has none."""
+    row, names = pd.factorize(cells["gpu"])
+    at = cells["start_ns"].to_numpy(np.int64)
+    starts = np.arange(int(at.min()), int(at.max()) + 1, step_ns)
+    if len(starts) * len(names) > MOST_CELLS:
+        starts = np.unique(at)
+    # A heatmap widens the cells beside a gap until they meet: columns without a reading have to be there.
+    values = np.full((len(names), len(starts)), np.nan)
+    values[row, np.searchsorted(starts, at, "right") - 1] = cells["value"].to_numpy(float)
+    return list(names), starts, values
+
+
+def _heat(names: list[str], values: Values, at: pd.Series, title: str, unit: str, scale: tuple[float, str]) -> None:
+    share = unit == "1"
+    heat = go.Heatmap(
+        z=values / scale[0],
+        x=at,
+        y=names,
+        text=[[measures.said(each, unit) for each in row] for row in values],
+        colorscale="Cividis",
+        zmin=0 if share else None,
+        zmax=100 if share else None,
+        ygap=1,
+        hoverongaps=False,
+        colorbar={"thickness": 12, "title": {"text": scale[1], "side": "top"}, "outlinewidth": 0},
+        hovertemplate="%{y}<br>%{x}<br>%{text}<extra></extra>",
+    )
+    height = min(90 + 26 * max(len(names), 3), 900)
+    figure = theme.figure(heat, height=height, yaxis={"autorange": "reversed", "automargin": True, "type": "category"})
+    st.plotly_chart(figure, key="heat", config={"displayModeBar": False}, alt=f"{title} of each GPU over time")
+
+
+def _mean(mean: pd.Series, at: pd.Series, title: str, unit: str, scale: tuple[float, str]) -> list[int]:
+    """Draw the mean of all GPUs; return the intervals picked. A heatmap has no points to pick: this line has."""
+    line = go.Scatter(
+        x=at,
+        y=mean / scale[0],
+        mode="lines+markers",
+        marker={"size": 4},
+        line={"color": theme.SERIES[0]},
+        name="mean",
+        customdata=list(mean.index),
+        text=[measures.said(each, unit) for each in mean],
+        hovertemplate="%{text}<br>%{x}<extra></extra>",
+    )
+    axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero"}
+    event = st.plotly_chart(
+        theme.figure(line, height=160, dragmode="select", yaxis=axis),
+        key="mean",
+        on_select="rerun",
+        selection_mode=["box"],
+        config={"displaylogo": False},
+        alt=f"Mean of {title}; drag a box to list the requests of that time",
+    )
+    data = [point["customdata"] for point in event.selection.points]
+    return [int(each[0] if isinstance(each, list) else each) for each in data]
