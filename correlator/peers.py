@@ -51,6 +51,13 @@ def token_energy(rows: list[Row]) -> tuple[float | None, float | None, int]:
 
 def _of_itself(own: dict[str, Row], evidence: str) -> list[Cause]:
     odd = {name: row for name, row in own.items() if _stands_out(row)}
+    found = [*_until_first_token(odd), *_after_it(odd, own)]
+    if not found and "duration_ns" in odd:  # Else its parts tell it.
+        found.append(_time("time from the first byte to the last", odd["duration_ns"]))
+    return [*found, *_per_step(odd, evidence)]
+
+
+def _until_first_token(odd: dict[str, Row]) -> list[Cause]:
     found = []
     if "queue_ns" in odd:
         found.append(_time("queue", odd["queue_ns"]))
@@ -60,12 +67,22 @@ def _of_itself(own: dict[str, Row], evidence: str) -> list[Cause]:
         found.append(Cause(f"its prompt has {_tokens(odd['prompt_tokens'])}", 0, "exact", _rank(odd["prompt_tokens"])))
     if not {"queue_ns", "prefill_ns"} & odd.keys() and "ttft_ns" in odd:  # Else it would be told twice.
         found.append(_time("time to first token", odd["ttft_ns"]))
+    return found
+
+
+def _after_it(odd: dict[str, Row], own: dict[str, Row]) -> list[Cause]:
+    found = []
     if "token_ns" in odd:
         found.append(_time("time per output token", odd["token_ns"], tokens=_steps_after_first(own)))
     elif "decode_ns" in odd:
-        found.append(_time("decode", odd["decode_ns"], odd.get("output_tokens"), "its answer has"))
-    elif "output_tokens" in odd:
+        return [_time("decode", odd["decode_ns"], odd.get("output_tokens"), "its answer has")]
+    if "output_tokens" in odd:
         found.append(Cause(f"its answer has {_tokens(odd['output_tokens'])}", 0, "exact", _rank(odd["output_tokens"])))
+    return found
+
+
+def _per_step(odd: dict[str, Row], evidence: str) -> list[Cause]:
+    found = []
     if "batch" in odd:
         row = odd["batch"]
         text = (

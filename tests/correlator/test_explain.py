@@ -11,6 +11,7 @@ import pytest
 from correlator.explain import explain, lines, milliseconds
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
+from tests import golden
 from tests.simulator.score import toy
 from warpline import schema
 from warpline.batch import Batch
@@ -134,6 +135,19 @@ def test_the_view_and_the_explanation_agree_on_the_coverage(tmp_path: Path) -> N
     store.close()
     assert [f.request["coverage_ratio"] for f in found] == pytest.approx([f.coverage for f in found])
     assert len({round(f.coverage, 6) for f in found}) > 4
+
+
+def test_a_cold_start_is_told_with_the_image_that_it_pulled(tmp_path: Path) -> None:
+    store = golden.stored(golden.SAMPLES / "cold_start", tmp_path)
+    view = lambda name, **asked: store.view(name, asked).read_all()  # noqa: E731
+    slowest = store.query("SELECT request_uid FROM request WHERE method = 'POST' ORDER BY duration_ns DESC LIMIT 1")
+    told = [each for each in explain(view, slowest["request_uid"][0].as_py()).around if "llm/engine-1" in each.sentence]
+    store.close()
+    start, image = told
+    assert start.sentence.startswith("a cold start: pod llm/engine-1 was created ")
+    assert image.sentence.startswith("pod llm/engine-1 began to pull its image ")
+    assert image.sentence.endswith(" before it began and had it after 8 s")
+    assert (image.evidence, image.method) == ("estimated", "kubelet's Events, in whole seconds")
 
 
 def test_times_are_told_with_the_digits_that_count() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from correlator.explain import Explanation, as_json, explain, lines
+from correlator.joins.stages import Joins
 from correlator.storage.store import Store
 from tests.correlator.served import Place, Served, stored
 from warpline import schema
 from warpline.batch import Batch
+from warpline.settings import Settings
 
 PODS = [Place(f"n{n}", f"pod-{n}") for n in range(4)]
 Explain = Callable[[int], Explanation]
@@ -211,6 +213,25 @@ def test_a_time_and_the_tokens_that_it_is_of_are_one_sentence(tmp_path: Path) ->
         "its prefill is 100 ms; half of 39 peers have 10.2 ms or less, 95 of 100 10.4 ms or less;"
         " its prompt has 900 tokens; half of 39 peers have 100 or fewer, 95 of 100 100 or fewer",
     ]
+
+
+def test_of_a_request_without_an_engine_its_whole_time_is_told(tmp_path: Path) -> None:
+    http = {"node": "n0", "side": "server", "method": "POST", "path": "/v1/completions", "status": 200, "ordinal": 0}
+    times = [10**18 + n * 10**9 for n in range(20)]
+    rows = {
+        **http,
+        "start_ns": times,
+        "end_ns": [at + (900 if n == 4 else 100) * 10**6 for n, at in enumerate(times)],
+        "connection_id": list(range(20)),
+        "response_id": [f"cmpl-{n}" for n in range(20)],
+    }
+    store = Store(Settings(state_dir=str(tmp_path), correlator_disk_reserve_mb=0))
+    store.write([Batch(schema.table("http_exchange"), schema.table("http_exchange").batch(rows), "all")])
+    Joins(store.settings, store).rebuild()
+    told = [(cause.sentence, cause.ns) for cause in explained(store)(4).differs]
+    store.close()
+    text = "its time from the first byte to the last is 900 ms; half of 19 peers have 100 ms or less"
+    assert told == [(f"{text}, 95 of 100 100 ms or less", 800_000_000)]
 
 
 def compared(store: Store, number: int) -> list[dict[str, Any]]:
