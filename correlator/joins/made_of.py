@@ -22,13 +22,13 @@ KEPT = 20_000
 REACH_NS = 5_000_000_000
 """How far from the executions of a step its rows in the ledger may lie."""
 _LONG_NS = 60_000_000_000
-_BACK_NS = 60_000_000_000
+_AHEAD_NS = 60_000_000_000
 
 _STEPS = {
-    "step_member": "SELECT hash(process_uid) AS engine, min(step_ordinal) AS low, max(step_ordinal) AS high FROM step_member"
-    " WHERE time_ns >= $low_ns AND time_ns <= $high_ns GROUP BY ALL",
-    "engine_step": "SELECT hash(process_uid) AS engine, min(ordinal) AS low, max(ordinal) AS high FROM engine_step"
-    " WHERE start_ns >= $low_ns AND start_ns <= $high_ns GROUP BY ALL",
+    "step_member": "-- within: step_member 0 s\nSELECT hash(process_uid) AS engine, min(step_ordinal) AS low,"
+    " max(step_ordinal) AS high FROM step_member WHERE time_ns >= $since_ns AND time_ns <= $until_ns GROUP BY ALL",
+    "engine_step": "-- within: engine_step 0 s\nSELECT hash(process_uid) AS engine, min(ordinal) AS low,"
+    " max(ordinal) AS high FROM engine_step WHERE start_ns >= $since_ns AND start_ns <= $until_ns GROUP BY ALL",
 }
 
 
@@ -81,7 +81,7 @@ class MadeOf:
         if high_ns - low_ns > _LONG_NS:
             yield from range(first, last + 1)
             return
-        rows = self._query(_STEPS[table], {"low_ns": low_ns, "high_ns": high_ns})
+        rows = self._query(_STEPS[table], {"since_ns": low_ns, "until_ns": high_ns})
         came = list(zip(*(column(rows, c).tolist() for c in ("engine", "low", "high")), strict=True))
         for number in range(first, last + 1):
             made = self._made.get(number)
@@ -90,7 +90,7 @@ class MadeOf:
 
     def by_power(self, low_ns: int, high_ns: int) -> tuple[int, int] | None:
         """Return the first and last time of executions that readings of power in [low_ns, high_ns] can change."""
-        rows = self._query(executions.load("power_new"), {"low_ns": low_ns, "high_ns": high_ns})
+        rows = self._query(executions.load("power_new"), {"since_ns": low_ns, "until_ns": high_ns})
         if not len(rows):
             return None
         first = any(rows["first"].to_pylist()) or high_ns - low_ns > POWER_NS
@@ -99,15 +99,13 @@ class MadeOf:
     def by_messages(self, low_ns: int, high_ns: int) -> tuple[int, int]:
         """Return the first and last time of executions that messages in [low_ns, high_ns] can change: an execution is of
         the first message after it, or of the one after that."""
-        rows = self._query(
-            executions.load("message_before"), {"low_ns": low_ns, "back_ns": _BACK_NS, "high_ns": high_ns}
-        )
+        rows = self._query(executions.load("message_before"), {"since_ns": low_ns, "until_ns": high_ns})
         return min(rows["time_ns"].to_pylist(), default=low_ns), high_ns
 
     def by_kernels(self, low_ns: int, high_ns: int) -> tuple[int, int]:
         """Return the first and last time of executions that others, which began in [low_ns, high_ns], can change: those
         that ran at once, and where a copy ends a step, all until the step's message."""
-        rows = self._query(executions.load("message_after"), {"high_ns": high_ns, "ahead_ns": _BACK_NS})
+        rows = self._query(executions.load("message_after"), {"since_ns": high_ns, "until_ns": high_ns + _AHEAD_NS})
         near = _S // 10
         return low_ns - near, max([high_ns + near, *(t for t in rows["time_ns"].to_pylist() if t is not None)])
 

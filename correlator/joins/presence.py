@@ -68,7 +68,7 @@ class Presence:
 
     def _look(self, table: str, low: int, high: int) -> None:
         bound = {"since_ns": low * BUCKET_NS, "until_ns": min(high * BUCKET_NS, (1 << 63) - 1), "bucket_ns": BUCKET_NS}
-        rows = self._query(_ASKED[table], bound)
+        rows = self._query(f"-- within: {table} 0 s\n{_ASKED[table]}", bound)
         columns = (rows[c].to_pylist() for c in ("process_uid", "engine_index", "bucket"))
         for process, index, bucket in zip(*columns, strict=True):
             self._seen[table].setdefault((process, index), set()).add(bucket)

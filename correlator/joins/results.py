@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from correlator.storage.parts import NS_PER_DAY
+from correlator.storage.pieces import Piece
 from correlator.storage.readers import Readers
-from warpline.schema import Table, Type
+from warpline.schema import Table
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class ResultFile:
     since_ns: int
     until_ns: int
     rows: int
-    columns: frozenset[str]
-    """Its columns: an older version's file may lack some."""
+    columns: tuple[str, ...]
+    """Those that hold values of their own type: an older version's file may lack some."""
 
 
 class Results:
@@ -136,16 +137,10 @@ class Results:
         """Drop all results; return the tables that had some."""
         return self.drop_before(2**63 - 1)
 
-    def select(self, table: Table) -> list[str]:
-        """Return the query that gives the rows of `table`, in a list; an empty one where there are none."""
-        files = self.files.get(table.name)
-        if not files:
-            return []
-        paths = ", ".join(f"'{f.path}'" for f in files)
-        there = frozenset[str]().union(*(f.columns for f in files))
-        held = {c.name: f'"{c.name}"' if c.name in there else "NULL" for c in table.columns}
-        columns = ", ".join(f'{held[c.name]}::{_shown(c.type)} AS "{c.name}"' for c in table.columns)
-        return [f"SELECT {columns} FROM read_parquet([{paths}], union_by_name = true)"]  # noqa: S608 (names of ours)
+    def pieces(self, table: Table) -> list[Piece]:
+        """Return where the rows of `table` lie; of a damaged file nothing can be read."""
+        files = (f for f in self.files.get(table.name, ()) if f.columns)
+        return [Piece(f"'{f.path}'", f.columns, f.since_ns, f.until_ns - 1) for f in files]
 
     def _write(self, table: Table, since_ns: int, until_ns: int, parts: Iterable[pa.Table]) -> ResultFile:
         rows = pa.concat_tables([_plain(part) for part in parts], promote_options="permissive").unify_dictionaries()
@@ -164,7 +159,7 @@ class Results:
             bloom_filter_options=found or None,
         )
         hidden.rename(path)
-        return ResultFile(path, table.name, since_ns, until_ns, rows.num_rows, frozenset(rows.column_names))
+        return ResultFile(path, table.name, since_ns, until_ns, rows.num_rows, _typed(rows.schema))
 
     def _exchange(self, name: str, old: list[ResultFile], new: list[ResultFile]) -> None:
         self.files[name] = [f for f in self.files[name] if f not in old] + new
@@ -194,14 +189,19 @@ def _between(rows: pa.Table, table: Table, low_ns: int, high_ns: int) -> pa.Tabl
     return rows if inside.all() else rows.filter(pa.array(inside))
 
 
-def _measured(path: Path) -> tuple[int, frozenset[str]]:
+def _measured(path: Path) -> tuple[int, tuple[str, ...]]:
     """Return how many rows a file has, and its columns: none of a damaged one, for a store must open all the same."""
     try:
         found = pq.read_metadata(path)
-        return int(found.num_rows), frozenset(found.schema.names)
+        return int(found.num_rows), _typed(found.schema.to_arrow_schema())
     except (OSError, pa.ArrowException) as error:
         log.error("results: %s is damaged (%s); correlate --rebuild makes it again", path, error)
-        return 0, frozenset()
+        return 0, ()
+
+
+def _typed(found: pa.Schema) -> tuple[str, ...]:
+    """Return the columns that have a type: one of NULLs alone may have none, and would be read as numbers."""
+    return tuple(sorted(f.name for f in found if not pa.types.is_null(f.type)))
 
 
 def _plain(rows: pa.Table) -> pa.Table:
@@ -210,10 +210,6 @@ def _plain(rows: pa.Table) -> pa.Table:
         if pa.types.is_dictionary(f.type) and f.type.index_type != pa.int32():
             rows = rows.set_column(i, f.name, pc.cast(rows[f.name], pa.dictionary(pa.int32(), pa.string())))
     return rows
-
-
-def _shown(kind: Type) -> str:
-    return "VARCHAR" if kind is Type.JSON else kind.sql
 
 
 _MOST_CHANGES = 100_000

@@ -252,7 +252,7 @@ class Joins:
         """Return which of the stretches from number `low` to `high` have rows of `table`."""
         column, each = schema.table(table).time, stage.stretch_ns
         found = self.store.query(
-            f"SELECT DISTINCT {column} // $stretch_ns AS n FROM {table}"  # noqa: S608 (ours)
+            f"-- within: {table} 0 s\nSELECT DISTINCT {column} // $stretch_ns AS n FROM {table}"
             f" WHERE {column} >= $since_ns AND {column} < $until_ns",
             {"stretch_ns": each, "since_ns": low * each, "until_ns": (high + 1) * each},
         )
@@ -314,7 +314,7 @@ class Joins:
     def _read(self, table: str, since_ns: int, until_ns: int, where: str = "true") -> pa.Table:
         column = schema.table(table).time
         sql = f"SELECT * FROM {table} WHERE {column} >= $since_ns AND {column} < $until_ns AND {where}"  # noqa: S608 (ours)
-        return self.store.query(sql, {"since_ns": since_ns, "until_ns": until_ns})
+        return self.store.query(f"-- within: {table} 0 s\n{sql}", {"since_ns": since_ns, "until_ns": until_ns})
 
     def _wire(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         told = self._presence.processes("step_member", since_ns - 60 * _S, until_ns + 60 * _S)
@@ -337,7 +337,7 @@ class Joins:
         }
         message, emission, event, request = (
             self.store.query(
-                f"SELECT * FROM {name} WHERE process_uid = $process_uid"  # noqa: S608 (ours)
+                f"-- within: {name} 0 s\nSELECT * FROM {name} WHERE process_uid = $process_uid"
                 " AND engine_index IS NOT DISTINCT FROM $engine_index"
                 f" AND {schema.table(name).time} >= $since_ns AND {schema.table(name).time} < $until_ns",
                 bound,

@@ -1,4 +1,5 @@
 -- One exchange between two nodes, stamped at both ends: the request left `node` and came to `other_node`, the answer back.
+-- within: http_exchange 0 s, edge 0 s
 WITH seen AS (
     SELECT *, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side) AS uid
     FROM http_exchange

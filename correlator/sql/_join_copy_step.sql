@@ -1,5 +1,6 @@
 -- One engine step as the GPU shows it, of a process of which no better is known: what ran between two copies of tokens to the
 -- host. Its number is its end in µs, so that it does not depend on the stretch of time that is looked at.
+-- within: engine_message 0 s, step_member 0 s, launch 5 s, gpu_kernel 0 s
 WITH covered AS (
     SELECT DISTINCT process_uid FROM engine_message WHERE time_ns >= $since_ns AND time_ns < $until_ns
     UNION

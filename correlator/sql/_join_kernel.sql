@@ -1,5 +1,6 @@
 -- One GPU execution: identities as hashes, for arrays. Its launch is found there (gpu_time.py): by three numbers, which costs a
 -- tenth of what a join of texts does.
+-- within: gpu_kernel 5 s
 SELECT
     hash(process_uid, recording_uid) AS process,
     hash(gpu_uuid) AS gpu,

@@ -1,4 +1,5 @@
 -- One launch that executions of a stretch of time may be of: at most a minute before them, by its numbers.
+-- within: launch 60 s
 SELECT
     hash(process_uid, recording_uid) AS process,
     coalesce(session, -1) AS session,

@@ -1,4 +1,5 @@
 -- One row of the step ledger around a stretch of time, for arrays: of steps [$low, $high] of any engine.
+-- within: step_member 5 s
 SELECT
     hash(process_uid) AS engine,
     step_ordinal AS ordinal,

@@ -1,4 +1,5 @@
 -- One reading of a GPU's power around a stretch of time.
+-- within: gpu_sample 5 s
 SELECT hash(gpu_uuid) AS gpu, time_ns, value
 FROM gpu_sample
 WHERE metric = 'hw.power' AND gpu_instance IS NULL AND part IS NULL

@@ -1,5 +1,6 @@
 -- One request's time in an engine as its span or its socket tells it: the span where there is one. Tokens that a socket does
 -- not tell are guessed: four bytes of a prompt are a token, and each chunk of a streamed answer is one.
+-- within: engine_request 0 s, engine_message 0 s, http_exchange 0 s
 WITH told AS (
     -- What an engine tells of itself was not in another process that is seen on a GPU and says nothing.
     SELECT internal_id, external_id FROM engine_request

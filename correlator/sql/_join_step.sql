@@ -1,5 +1,6 @@
 -- One engine step [$low, $high] around a stretch of time, as one process told it: the scheduler's, or a worker's of the ranks that it runs.
 -- Ranks that had other members than the scheduler bear another hash.
+-- within: engine_step 5 s
 SELECT
     hash(process_uid) AS process,
     ordinal,

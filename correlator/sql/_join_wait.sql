@@ -1,4 +1,5 @@
 -- One wait of one request in its engine: from queued to scheduled, or from preempted to resumed.
+-- within: engine_event 300 s
 WITH marked AS (
     SELECT process_uid, internal_id, kind, time_ns,
         lead(kind) OVER each AS next_kind, lead(time_ns) OVER each AS next_ns

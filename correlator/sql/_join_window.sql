@@ -2,6 +2,7 @@
 -- model whose four compute stamps are the same to the ns were one batch (core's ReportStatistics, called by each backend for
 -- each request with one set of times). From Triton's trace file, where its steady clock was that of this boot of its node
 -- (`wall` false), or from its OpenTelemetry spans (`wall` true). A name that several requests bear gets their number behind it.
+-- within: engine_phase 0 s
 WITH stamp AS (
     SELECT details ->> 'node' AS node, recording_uid AS scope, details ->> 'id' AS number, request_id, model, phase, start_ns, end_ns,
         false AS wall

@@ -2,6 +2,7 @@
 -- it. `amount` is what `kind` counts, times and rates in ns and bytes a second; `whole` is what it is a part of, `at_ns` when it
 -- began. since_ns and until_ns are the request's own; each kind looks as far beyond them as its readings lie apart.
 -- parameters: request, node, since_ns, until_ns
+-- within: share 1 s, gpu_sample 30 s, engine_sample 10 s, clock_pair 60 s, engine_event 0 s, http_exchange 60 s, flow 5 s, gpu_busy 60 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 place AS (
     SELECT DISTINCT gpu_uuid, process_uid FROM share

@@ -2,6 +2,7 @@
 -- out by, divided among the executions of that step, GPU and class by how long they ran. All rows sum to its share; where none
 -- of them is on record, the name is NULL. `request` is any id that it is known by.
 -- parameters: request, since_ns, until_ns
+-- within: share 0 s, launch 60 s, gpu_kernel 60 s
 WITH own AS MATERIALIZED (
     SELECT process_uid, step_ordinal, gpu_uuid, kernel_class AS shared_by, sum(share_ns)::BIGINT AS share_ns, sum(share_j) AS share_j
     FROM share

@@ -1,6 +1,7 @@
 -- What each of several requests was given of the executions of one name, as `request_kernel` says it of one. `requests` are
 -- values of request_uid of the view `request`, a space between them, all of them begun in the window.
 -- parameters: requests, since_ns, until_ns
+-- within: share 60 s, launch 61 s, gpu_kernel 120 s
 WITH asked AS (
     SELECT request_uid, attempt_uid, internal_id, response_id
     FROM request

@@ -1,5 +1,6 @@
 -- One owner of an engine step's GPU time: a request or a bucket, its tokens in the step and its share of the kernels.
 -- parameters: step_ordinal, since_ns, until_ns
+-- within: step_member 60 s, share 60 s
 WITH member AS (
     SELECT internal_id AS owner, any_value(phase) AS phase, sum(scheduled_tokens)::BIGINT AS tokens, any_value(evidence) AS evidence,
         any_value(level) AS level

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from correlator.storage import segments, spans
-from correlator.storage.parts import Part
+from correlator.storage.parts import NS_PER_DAY, Part
+from correlator.storage.pieces import Piece, near, select
 from correlator.storage.segments import Segment
 from warpline import schema
 from warpline.errors import StoreError
-from warpline.schema import Column, Table
+from warpline.schema import Table
 
 log = logging.getLogger(__name__)
 
@@ -223,24 +224,20 @@ class Day:
     def _seen_spans(self, connection: duckdb.DuckDBPyConnection) -> spans.SeenSpans:
         if self._seen is None:
             self._seen = spans.SeenSpans()
-            for query in self.select(SPAN):
-                with connection.sql(_ids_of(query)).to_arrow_reader() as found:
-                    for batch in found:
-                        self._seen.add(pa.Table.from_batches([batch]))
+            with connection.sql(_ids_of(self.pieces(SPAN))).to_arrow_reader() as found:
+                for batch in found:
+                    self._seen.add(pa.Table.from_batches([batch]))
         return self._seen
 
     def _find_spans(self, connection: duckdb.DuckDBPyConnection, asked: spans.Keys, low: int, high: int) -> spans.Keys:
         connection.register("asked_spans", pa.table({"span_id": np.unique(asked[:, 2])}))
-        found = [
-            connection.sql(
-                _ids_of(query) + " WHERE start_ns BETWEEN $low AND $high AND span_id IN (FROM asked_spans)",
-                params={"low": low, "high": high},
-            ).to_arrow_table()
-            for query in self.select(SPAN)
-        ]
+        found = connection.sql(
+            _ids_of(near(self.pieces(SPAN), low, high))
+            + " WHERE start_ns BETWEEN $low AND $high AND span_id IN (FROM asked_spans)",
+            params={"low": low, "high": high},
+        ).to_arrow_table()
         connection.unregister("asked_spans")
-        keys = [spans.keys_of(each) for each in found]
-        return np.concatenate(keys) if keys else np.empty((0, 3), np.uint64)
+        return spans.keys_of(found)
 
     def _commit(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> set[str]:
         by_table: dict[str, list[Part]] = defaultdict(list)
@@ -345,18 +342,16 @@ class Day:
 
     # Reading
 
-    def select(self, table: Table) -> list[str]:
-        """Return the queries that together give the day's rows of `table`, each with all of its columns in order."""
-        queries = []
+    def pieces(self, table: Table) -> list[Piece]:
+        """Return where the day's rows of `table` lie."""
+        found = []
         if table.name in self.tables:
-            queries.append(f"SELECT {_columns(table, self.tables[table.name])} FROM {self.alias}.{table.name}")  # noqa: S608
-        files: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for each in self.segments.values():
-            if each.table == table.name:
-                files[each.columns].append(f"'{self.directory / each.name}'")
-        for columns, paths in files.items():
-            queries.append(f"SELECT {_columns(table, columns)} FROM read_parquet([{', '.join(paths)}])")  # noqa: S608
-        return queries
+            begin = self.number * NS_PER_DAY
+            own = f"{self.alias}.{table.name}"
+            found.append(Piece(own, self.tables[table.name], begin, begin + NS_PER_DAY - 1, is_file=False))
+        mine = (each for each in list(self.segments.values()) if each.table == table.name)
+        found += [Piece(f"'{self.directory / each.name}'", each.columns, each.low_ns, each.high_ns) for each in mine]
+        return found
 
     @property
     def bytes(self) -> int:
@@ -375,18 +370,5 @@ def lying_in(root: Path) -> list[int]:
     return sorted({int(np.datetime64(file.name[:10], "D").astype(int)) for file in files})
 
 
-def _ids_of(query: str) -> str:
-    return f"SELECT t.trace_id::BLOB AS trace_id, span_id FROM ({query}) AS t"  # noqa: S608 (queries of our own)
-
-
-def _columns(table: Table, present: Sequence[str]) -> str:
-    """Return a SELECT list of all columns of `table`: those that are not `present` are NULL of their type."""
-    return ", ".join(
-        f'"{c.name}"::{shown_type(c)} AS "{c.name}"' if c.name in present else f'NULL::{shown_type(c)} AS "{c.name}"'
-        for c in table.columns
-    )
-
-
-def shown_type(column: Column) -> str:
-    """Return a column's type in its view: JSON is shown as text, so that one malformed text spoils no query."""
-    return "VARCHAR" if column.type.sql == "JSON" else column.type.sql
+def _ids_of(pieces: Sequence[Piece]) -> str:
+    return f"SELECT t.trace_id::BLOB AS trace_id, span_id FROM ({select(SPAN, pieces)}) AS t"  # noqa: S608 (ours)

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import threading
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
 from correlator.storage import in_order, prices, views
-from correlator.storage.day import DAMAGED_DAY, Day, lying_in, shown_type
+from correlator.storage.day import DAMAGED_DAY, Day, lying_in
 from correlator.storage.parts import NS_PER_DAY, Part, split
+from correlator.storage.pieces import Piece, narrowed, select
 from correlator.storage.readers import Readers
 from correlator.storage.segments import Segment
 from correlator.storage.views import View
@@ -44,6 +46,8 @@ _DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "could not read",
 """Words of DuckDB's errors on damaged files; one too many costs a look through the files, no more."""
 _DEAD = (duckdb.FatalException, duckdb.InternalException)
 Result = TypeVar("Result")
+# What it warns of, a copy of each row, is less than half of what a second plan costs where rows are few.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 
 class DiskFull(StoreError):
@@ -68,6 +72,8 @@ class Store:
         self.changes = Changes()
         """Stretches of time that got rows, for the joins."""
         self._views = views.load()
+        self._pieces: dict[str, list[Piece]] = {}
+        """Where the rows of each table lie, as its view has it."""
         self._columns: dict[str, dict[str, str]] = {}
         self.broken: dict[str, str] = {}
         """Views that DuckDB does not take, each with what it says: a bug, which costs that view and those on it."""
@@ -135,12 +141,10 @@ class Store:
 
     def publish(self, table: Table) -> None:
         """Make the view of `table` over all days anew."""
-        parts = [query for number in sorted(self.days) for query in self.days[number].select(table)]
-        parts += self.results.select(table)
-        if not parts:
-            columns = ", ".join(f'NULL::{shown_type(c)} AS "{c.name}"' for c in table.columns)
-            parts = [f"SELECT {columns} WHERE false"]
-        self.writer.execute(f"CREATE OR REPLACE VIEW {table.name} AS " + "\nUNION ALL ".join(parts))
+        pieces = [each for number in sorted(self.days) for each in self.days[number].pieces(table)]
+        pieces += self.results.pieces(table)
+        self.writer.execute(f"CREATE OR REPLACE VIEW {table.name} AS {select(table, pieces)}")
+        self._pieces[table.name] = pieces
 
     def _create(self, view: View) -> None:
         if not view.parameters:
@@ -297,7 +301,7 @@ class Store:
             day = self.days.pop(number)
             lost = self.results.drop_before((number + 1) * NS_PER_DAY)
             for table in schema.TABLES:
-                if table.name in lost or day.select(table):
+                if table.name in lost or day.pieces(table):
                     self.publish(table)
             self._guarded(lambda: day.detach(self.writer))
             self.readers.remove(day.drop())
@@ -341,7 +345,8 @@ class Store:
             table = schema.table(name) if name in {t.name for t in schema.TABLES} else None
             if table is None:
                 raise SchemaError(f"view {name!r}: there is none; views are {', '.join(sorted(self._views))}")
-            view = View(name, table.doc, (), f"FROM {name}")
+            lasts = "end_ns" in table.by_name  # What began long before a window may reach into it.
+            view = View(name, table.doc, (), f"FROM {name}" if lasts else f"-- within: {name} 0 s\nFROM {name}")
         columns = self._columns_of(view)
         if not columns:
             raise StoreError(self.broken[name])
@@ -349,25 +354,30 @@ class Store:
             sql, bound = views.bind(view, given | {"order": ""}, columns)
             most = in_order.at_once(table, self.settings.correlator_memory_limit_mb)
             return in_order.rows(self.read, table, sql, bound, most)
-        return self.read(*views.bind(view, given, columns))
+        return self.read(*views.bind(view, given, columns), few=view.of_one)
 
-    def read(self, sql: str, bound: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
-        """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails."""
+    def read(self, sql: str, bound: Mapping[str, Any] | None = None, few: bool = False) -> pa.RecordBatchReader:
+        """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails.
+
+        Where they are `few`, all of them are in memory at once: the query is planned once then, not twice.
+        """
         generation = self._generation
         try:
-            return self._read(sql, bound or {})
+            return self._read(sql, bound or {}, few)
         except _DEAD:
             self.reopen(generation)
         except duckdb.ConnectionException:
             pass  # The store was opened again between our look at it and the query.
-        return self._read(sql, bound or {})
+        return self._read(sql, bound or {}, few)
 
-    def _read(self, sql: str, bound: Mapping[str, Any]) -> pa.RecordBatchReader:
+    def _read(self, sql: str, bound: Mapping[str, Any], few: bool) -> pa.RecordBatchReader:
         token = self.readers.enter()
         try:
             cursor = self._main.cursor()
-            relation = cursor.sql(sql, params=dict(bound))
-            reader = relation.to_arrow_reader(_CHUNK_ROWS)
+            text, values = narrowed(sql, bound, self._pieces), dict(bound)
+            # A relation plans its query to know its columns, and once more to run it.
+            found = cursor.execute(text, values) if few else cursor.sql(text, params=values)
+            reader = found.to_arrow_reader(_CHUNK_ROWS)
         except BaseException as error:
             self.readers.leave(token)
             if isinstance(error, duckdb.Error) and not isinstance(error, (*_DEAD, duckdb.ConnectionException)):

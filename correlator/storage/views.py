@@ -22,6 +22,9 @@ WINDOW: dict[str, int] = {"since_ns": -(1 << 62), "until_ns": 1 << 62}
 FILTER = {"method": "*", "model": "*", "pool": "*", "namespace": "*"}
 """Likewise: what lets everything through."""
 
+_ONE = frozenset(("request", "request_uid", "id", "subject"))
+"""Parameters that name one thing."""
+
 SHAPE = ("limit", "order")
 """Parameters that every view takes: how many rows, and by which column (`-column` for descending)."""
 
@@ -39,6 +42,11 @@ class View:
     def required(self) -> tuple[str, ...]:
         """The parameters that must be given."""
         return tuple(each for each in self.parameters if each not in WINDOW and each not in FILTER)
+
+    @property
+    def of_one(self) -> bool:
+        """Whether its rows are of one request or thing, and therefore few."""
+        return not _ONE.isdisjoint(self.parameters)
 
 
 def load() -> dict[str, View]:

@@ -246,11 +246,11 @@ def test_a_store_that_duckdb_gave_up_on_is_opened_again_by_the_next_read(
     store.write([syscalls("a/1/1", [1])])
     real, failures = store._read, []
 
-    def dies_once(sql: str, bound: dict[str, object]) -> pa.RecordBatchReader:
+    def dies_once(sql: str, *others: object) -> pa.RecordBatchReader:
         if not failures:
             failures.append(sql)
             raise duckdb.FatalException("FATAL Error: database has been invalidated")
-        return real(sql, bound)
+        return real(sql, *others)
 
     monkeypatch.setattr(store, "_read", dies_once)
     assert numbers(store) == [1] and failures
