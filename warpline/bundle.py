@@ -1,7 +1,8 @@
 """Incident bundles: a sample trace in one portable file, checksummed, that opens anywhere.
 
 A bundle is a zip archive whose members are stored as they are (Parquet is compressed already): the manifest first, a
-checksum list, one Parquet file per table, and the alert rules that were in force. Names can be replaced (`pseudonyms.py`).
+checksum list, one Parquet file per table, and the alert rules with their thresholds as they were in force. Names can be
+replaced (`pseudonyms.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from warpline.pseudonyms import Pseudonyms
 from warpline.sample import Manifest, Writer
 
 SUFFIX = ".warpline"
-CHECKSUMS = "checksums.json"
+CHECKSUMS, RULES = "checksums.json", "rules.json"
 IDENTITY = ("node", "process", "pod", "gpu")
-"""Tables whose rows may be older than the incident and still say who took part in it."""
-_IDENTITY_NS = 86_400_000_000_000
+"""Tables whose rows may be older than the incident, by months, and still say who took part in it."""
+_LATELY_NS = 86_400_000_000_000
+"""Time before an incident of which all processes are kept; of older ones those that it speaks of."""
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 """What zipfile raises at bytes that were changed: a flag that says "encrypted" is a RuntimeError."""
 _PIECE = 1 << 20
@@ -37,7 +39,7 @@ Progress = Callable[[float], None]
 
 @dataclass
 class Report:
-    """What a bundle holds, and what of it is damaged: each lost table with the reason."""
+    """What a bundle holds, and what of it is damaged: each lost table, or `rules.json`, with the reason."""
 
     manifest: Manifest
     damaged: dict[str, str] = field(default_factory=dict)
@@ -45,7 +47,17 @@ class Report:
     @property
     def lost_rows(self) -> int:
         """Rows of the damaged tables."""
-        return sum(self.manifest.rows[name] for name in self.damaged)
+        return sum(self.manifest.rows.get(name, 0) for name in self.damaged)
+
+    def losses(self) -> list[str]:
+        """Return what is lost, a sentence each."""
+        rows = self.manifest.rows
+        return [
+            f"table {name} is lost, {rows[name]:,} rows: {reason}"
+            if name in rows
+            else f"the alert rules that were in force are lost: {reason}"
+            for name, reason in self.damaged.items()
+        ]
 
 
 def record(
@@ -63,7 +75,8 @@ def record(
     """
     names = Pseudonyms() if pseudonyms else None
     writer, written = Writer(directory), []
-    for table, parts in recording.stored(client, *window, IDENTITY, _IDENTITY_NS, progress):
+    found = recording.stored(client, *window, IDENTITY, progress)
+    for table, parts in recording.concerned(found, window[0] - _LATELY_NS):
         writer.add(table, parts if names is None else (names.renamed(table, rows) for rows in parts))
         written += [table] if table.name in writer.rows else []
     if not writer.rows.keys() - IDENTITY:
@@ -80,13 +93,15 @@ def pack(directory: Path, file: Path, rules: str = "", progress: Progress = lamb
     found = sample.load(directory)
     members = ["manifest.json", *(f"{name}.parquet" for name in found.rows)]
     sums = {name: _checksum(directory / name) for name in members}
+    if rules:
+        sums[RULES] = hashlib.sha256(rules.encode()).hexdigest()
     part = file.with_name(file.name + ".part")
     total, done = sum((directory / name).stat().st_size for name in members), 0
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         archive.write(directory / "manifest.json", "manifest.json")
         archive.writestr(CHECKSUMS, json.dumps(sums, indent=1))
         if rules:
-            archive.writestr("rules.json", rules)
+            archive.writestr(RULES, rules)
         for name in members[1:]:
             archive.write(directory / name, name)
             done += (directory / name).stat().st_size
@@ -116,6 +131,8 @@ def unpack(file: Path, directory: Path, progress: Progress = lambda share: None)
             else:
                 done += archive.getinfo(f"{name}.parquet").file_size
                 progress(done / total)
+        if RULES in sums and (fault := _member(archive, RULES, directory, sums)):
+            report.damaged[RULES] = fault
     _leave_out(directory, report)
     return report
 

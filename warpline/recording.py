@@ -44,19 +44,17 @@ def stored(
     since_ns: int,
     until_ns: int,
     holding: Collection[str] = HOLDING,
-    earlier_ns: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Iterator[tuple[Table, Parts]]:
     """Yield each recorded table and what the correlator stored of it in [since_ns, until_ns), in the order of time.
 
-    Who a process or a pod is was said when it began, and holds until something else is said: of the tables `holding` what
-    was said `earlier_ns` before is among it, all of it where that is None. `progress` is told the share of the tables that
-    were read, and of time in that which is. Raises StoreError, while the rows are read too.
+    Who a process or a pod is was said when it began, and holds until something else is said: of the tables `holding` all
+    that was said before is among it. `progress` is told the share of the tables that were read, and of time in that which
+    is. Raises StoreError, while the rows are read too.
     """
     order = sorted(RECORDED, key=lambda table: [*_STRANGERS].index(table.name) if table.name in _STRANGERS else -1)
-    before = None if earlier_ns is None else since_ns - earlier_ns
     for done, table in enumerate(order):
-        since = before if table.name in holding else since_ns
+        since = None if table.name in holding else since_ns
         rows = client.rows(table.name, since_ns=since, until_ns=until_ns, order=table.time)
 
         def told(at_ns: int, done: int = done) -> None:
@@ -74,6 +72,29 @@ def _told(table: Table, rows: Iterable[pa.RecordBatch], told: Callable[[int], No
             told(batch[table.time][-1].as_py())
 
 
+def concerned(tables: Iterable[tuple[Table, Parts]], since_ns: int) -> Iterator[tuple[Table, Parts]]:
+    """Yield tables; of processes, which come last, only those that were there since then, or that the others speak of.
+
+    An engine may have begun months before; what ran on its node since is of no concern.
+    """
+    key = _STRANGERS["process"]
+    named = {key: pa.array([], pa.string())}
+    for table, parts in tables:
+        yield table, (_since(parts, since_ns, named[key]) if table.name == "process" else _noted(parts, named))
+
+
+def _noted(parts: Parts, named: dict[str, pa.Array]) -> Iterator[pa.Table]:
+    for rows in parts:
+        _note(rows, named)
+        yield rows
+
+
+def _since(parts: Parts, since_ns: int, named: pa.Array) -> Iterator[pa.Table]:
+    for rows in parts:
+        lately = pc.greater_equal(pc.coalesce(rows["end_ns"], rows["start_ns"]), since_ns)
+        yield rows.filter(pc.or_(lately, pc.is_in(_texts(rows["process_uid"]), named)))
+
+
 def anonymous(tables: Iterable[tuple[Table, Parts]]) -> Iterator[tuple[Table, Parts]]:
     """Yield tables fit to be published: of connections and processes, which come last, only those that the others speak of,
     and of a process no path, arguments or cgroup of the machine that it ran on."""
@@ -86,10 +107,15 @@ def _fit(table: Table, parts: Parts, named: dict[str, pa.Array]) -> Iterator[pa.
     key = _STRANGERS.get(table.name, "")
     known = named.get(key)
     for rows in parts:
-        for other in named.keys() & set(rows.column_names) - {key}:
-            named[other] = pa.concat_arrays([named[other], _texts(rows[other])]).unique().drop_null()
+        _note(rows, named, key)
         kept = rows if known is None else rows.filter(pc.is_in(_texts(rows[key]), known))
         yield _without_paths(table, kept) if table.name == "process" else kept
+
+
+def _note(rows: pa.Table, named: dict[str, pa.Array], but: str = "") -> None:
+    """Add to what is `named` so far, by column, what rows name."""
+    for other in named.keys() & set(rows.column_names) - {but}:
+        named[other] = pa.concat_arrays([named[other], _texts(rows[other])]).unique().drop_null()
 
 
 def _without_paths(table: Table, rows: pa.Table) -> pa.Table:

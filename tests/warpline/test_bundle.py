@@ -75,6 +75,20 @@ def test_a_damaged_table_is_named_with_its_rows_and_the_rest_opens(file: Path, t
     assert sample.load(tmp_path / "out").rows == {"gpu_kernel": 997}
 
 
+def test_rules_that_are_damaged_are_said_and_the_rows_open(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpline.log.start", lambda level: None)
+    assert main(["incident", "verify", str(file)]) == 0
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"gpu_xid", b"gpu_xie"))
+    report = bundle.unpack(file, tmp_path / "out")
+    assert (list(report.damaged), report.lost_rows) == ([bundle.RULES], 0)
+    assert sample.load(tmp_path / "out").rows == {"gpu_kernel": 997, "loss": 23}
+    assert main(["incident", "verify", str(file)]) == 1
+    assert "the alert rules that were in force are lost: Bad CRC-32" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kept", [0, 2, 100, 0.5, 0.99])
 def test_a_bundle_that_is_cut_short_is_refused(file: Path, tmp_path: Path, kept: float) -> None:
     data = file.read_bytes()
@@ -153,7 +167,7 @@ def test_random_damage_never_raises_anything_but_a_sentence(file: Path, tmp_path
             report = bundle.unpack(file, tmp_path / str(number))
         except SourceError:
             continue
-        assert set(report.damaged) <= set(report.manifest.rows)
+        assert set(report.damaged) <= {*report.manifest.rows, bundle.RULES}
 
 
 def test_pseudonyms_hide_names_and_keep_what_joins() -> None:

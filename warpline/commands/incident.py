@@ -102,20 +102,25 @@ def _record(args: argparse.Namespace, settings: Settings) -> int:
             client, directory, asked, args.about, args.pseudonyms, lambda share: bar.update(task, completed=share)
         )
         packing = bar.add_task("packing", total=1.0)
-        bundle.pack(
-            directory, args.output, json.dumps(client.rules()), lambda share: bar.update(packing, completed=share)
-        )
+        rules = _rules(client, args.pseudonyms)
+        bundle.pack(directory, args.output, rules, lambda share: bar.update(packing, completed=share))
     size = args.output.stat().st_size / 1e6
     print(f"{args.output}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {size:.1f} MB")
     return 0
+
+
+def _rules(client: Client, pseudonyms: bool) -> str:
+    """Return the alert rules in force as a bundle keeps them; with `pseudonyms` without the nodes that they are about."""
+    hidden = ("nodes",) if pseudonyms else ()
+    return json.dumps([{key: value for key, value in rule.items() if key not in hidden} for rule in client.rules()])
 
 
 def _unpacked(file: Path, directory: Path) -> bundle.Report:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(file.name, total=1.0)
         report = bundle.unpack(file, directory, lambda share: bar.update(task, completed=share))
-    for name, reason in report.damaged.items():
-        print(f"{file}: table {name} is lost, {report.manifest.rows[name]:,} rows: {reason}", file=sys.stderr)
+    for loss in report.losses():
+        print(f"{file}: {loss}", file=sys.stderr)
     return report
 
 
