@@ -4,11 +4,12 @@ BPF programs take what read, write, readv, writev, recvfrom, sendto, recvmsg and
 (raw tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3) or else at the end of every system call (`sys_exit`),
 and parse HTTP/1 as a stream: heads that are split anywhere, pipelined requests, vectors, keep-alive, TCP and AF_UNIX, both
 the server's and the client's side, and connections older than the probe. Under TLS the same parser reads what OpenSSL's
-SSL_read and SSL_write (and their _ex forms) give and take, found in whatever libssl.so a watched process maps, with memory
-BIOs tied to their socket. Streamed chunks are counted in the Linux kernel: a token costs no event. One row leaves for each
-exchange when its response ends. Heads are read up to `http_head_bytes`; of them only the request line, `host`,
-`traceparent` and `x-request-id` are kept, of a response's body only its id (chatcmpl-…). No body's bytes leave the kernel
-but the first 96 of a response, in which the id is looked for, and which are dropped then.
+SSL_read and SSL_write (and their _ex forms) give and take, found in whatever libssl.so a watched process maps; where the
+program does the I/O (memory BIOs), a session's socket is known by the client's random, which both hold. Streamed chunks are
+counted in the Linux kernel: a token costs no event. One row leaves for each exchange when its response ends. Heads are read
+up to `http_head_bytes`; of them only the request line, `host`, `traceparent` and `x-request-id` are kept, of a response's
+body only its id (chatcmpl-…). No body's bytes leave the kernel but the first 96 of a response, in which the id is looked
+for, and which are dropped then.
 
 Of HTTP/2, prior knowledge or by TLS, each stream is a row: frames are walked in the kernel from the client's preface on, cut
 where they may be; DATA costs no event and is counted by frames; header blocks come here and are decoded (HPACK), and of them
@@ -33,11 +34,11 @@ node), 1 to 3 % of a core to read 1,000 requests/s of HTTP/1; a gRPC call's head
 40 µs more, most of it HPACK.
 
 Not seen: TLS that is no shared OpenSSL (Envoy's and gRPC's BoringSSL, Go, rustls), TLS sessions whose library was first
-mapped on this node less than 0.2 s before; HTTP/2 that HTTP/1 is upgraded to; streams that a server pushes; data moved by
-io_uring, sendfile, splice or a memory-mapped ring; 32-bit processes; a request whose first bytes came before its process was
-watched (its response then makes a row marked open_at_start). A 199th step within one system call's data (many pipelined
-messages or chunks in one large read), a 397th frame, a ninth pipelined request, and heads beyond `http_head_bytes` are
-counted or marked.
+mapped on this node less than 0.2 s before, or that began before the probe where the program does the I/O; HTTP/2 that
+HTTP/1 is upgraded to; streams that a server pushes; data moved by io_uring, sendfile, splice or a memory-mapped ring;
+32-bit processes; a request whose first bytes came before its process was watched (its response then makes a row marked
+open_at_start). A 199th step within one system call's data (many pipelined messages or chunks in one large read), a 397th
+frame, a ninth pipelined request, and heads beyond `http_head_bytes` are counted or marked.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ TEXTS = (
     "http_state.bpf.h",
     "http_parse.bpf.h",
     "http2.bpf.h",
-    "http_walk.bpf.h",
     "http_tls.bpf.h",
+    "http_walk.bpf.h",
     "http_exchange.bpf.c",
 )
 _TLS_MAPS = {"steps": "tls_steps", "works": "tls_works", "masks": "tls_masks"}

@@ -40,7 +40,7 @@ static __always_inline int look_at(struct work *w, struct connection *c)
 		return 0;
 	w->file = file;
 	if (!c)
-		return socket_family(file, w->socket) && !carries_tls(w->socket, file, w->outgoing);
+		return socket_family(file, w->socket) != 0;
 	if (c->inode != inode_of(file)) {
 		end_connection(w->key, w->now);
 		return 2;
@@ -147,8 +147,10 @@ int raw_sock_state(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	u64 now = bpf_ktime_get_ns();
 	end_connection(socket, now);
-	if (watches_tls())
+	if (watches_tls()) {
+		end_tls(socket);
 		end_connection(socket | 1, now);
+	}
 	return 0;
 }
 

@@ -90,8 +90,8 @@ struct stream_key {
 
 struct work {
 	u64 key, socket, file, now, at, left, total, vector;
-	u32 vectors, outgoing, watch, consumed, done, tls, tls_read, way, joins, descriptor;
-	u32 looked_at, unused; /* whether the socket was found to be one that is followed */
+	u32 vectors, outgoing, watch, consumed, done, tls, way, joins, descriptor;
+	u32 looked_at; /* whether the socket was found to be one that is followed */
 	u64 scratch[3];
 	u8 block[BLOCK];
 	union {

@@ -37,8 +37,6 @@ static __always_inline int recognise(struct work *w, u64 *words, u32 bytes)
 		return w->outgoing ? SERVER : CLIENT;
 	if (is_preface(words[0], bytes))
 		return w->outgoing ? CLIENT : SERVER;
-	if (!w->tls && !w->tls_read && ((words[0] & 0xffffff) == 0x010316 || (words[0] & 0xffffff) == 0x030316))
-		count_lost(SAW_TLS, 1);
 	return -1;
 }
 
@@ -133,6 +131,8 @@ static __always_inline int begin_connection(struct work *w)
 	bytes = w->left;
 	CLAMP(bytes, 16);
 	if (read_user(words, bytes, (void *)w->at))
+		return -1;
+	if (!w->tls && carries_tls(w, words[0], bytes))
 		return -1;
 	if (!w->joins && is_plausible(read_head(words[0], words[1])))
 		return 3;

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 
 READS, EXTENDED, HANDSHAKE = 1, 2, 4
 FUNCTIONS = {"SSL_read": READS, "SSL_read_ex": READS | EXTENDED, "SSL_write": 0, "SSL_write_ex": EXTENDED}
-_HANDSHAKE = "SSL_do_handshake"
-FUNCTIONS |= {_HANDSHAKE: HANDSHAKE}
+FUNCTIONS |= {"SSL_do_handshake": HANDSHAKE}
 """What is probed, and the cookie that tells the program which it is (http_tls.bpf.h)."""
 _LIBRARY = re.compile(r"/libssl[^/]*\.so[^/]*$")
 LOOK_AGAIN_S = 0.2
@@ -107,8 +106,8 @@ class Libraries:
             found = elf.symbols(path, FUNCTIONS)
             starts = [elf.first_bytes(path, at) for at in found.values()]
             self._stepped = self._stepped or not all(map(probe_point.is_emulated, starts))
+            places = {at: FUNCTIONS[name] for name, at in found.items()}
             for function, on_return in (("uprobe_tls_enter", False), ("uprobe_tls_return", True)):
-                places = {at: FUNCTIONS[name] for name, at in found.items() if not (on_return and name == _HANDSHAKE)}
                 if places:
                     cookies = list(places.values())
                     link = self._loaded.attach_uprobes(function, str(path), list(places), on_return, 0, cookies)

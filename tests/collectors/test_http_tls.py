@@ -18,6 +18,7 @@ from collectors.bpf.tls import linked_in
 from collectors.http_exchange import Probe
 from tests.collectors import tls_files
 from tests.collectors.conftest import WAYS, Caught, http_probe
+from tests.waiting import until
 from warpline.settings import Settings
 
 pytestmark = pytest.mark.needs_bpf
@@ -67,7 +68,12 @@ SERVERS = {
 
 @pytest.mark.parametrize(
     ("server", "mode", "protocol"),
-    [("uvloop", "sync", "http/1.1"), ("asyncio", "async", "http/1.1"), ("hypercorn", "http2", "http/2")],
+    [
+        ("uvloop", "sync", "http/1.1"),
+        ("uvloop", "async", "http/1.1"),
+        ("asyncio", "async", "http/1.1"),
+        ("hypercorn", "http2", "http/2"),
+    ],
 )
 def test_23_requests_under_tls_are_23_rows_on_each_side(
     probe: Probe, caught: Caught, certificate: tuple[str, str], server: str, mode: str, protocol: str
@@ -102,7 +108,34 @@ def test_23_requests_under_tls_are_23_rows_on_each_side(
     ports.append({(int(row["trace_id"]), row["peer_port"], row["local_port"]) for row in sides["server"]})
     assert ports[0] == ports[1]
     assert "SECRET" not in str(rows)
-    assert "tls data without a socket" not in caught.losses()
+    assert not {"tls data without a socket", "tls connections not read"} & caught.losses().keys()
+
+
+def test_a_session_has_its_own_socket_whatever_the_order_of_calls(
+    probe: Probe, caught: Caught, certificate: tuple[str, str]
+) -> None:
+    command = [sys.executable, str(Path(__file__).parent / "held_back_tls.py"), *certificate, "23"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        port = int(process.stdout.readline())
+        probe.targets.watch(process.pid)
+        begin = time.monotonic()
+        until(lambda: probe.poll() and time.monotonic() > begin + 3 * tls_libraries.LOOK_AGAIN_S)
+        print(file=process.stdin, flush=True)
+        rows = gather(probe, 46)
+    finally:
+        process.kill()
+        process.communicate()
+    for side, here, there in (("client", "local_port", "peer_port"), ("server", "peer_port", "local_port")):
+        mine = [row for row in rows if row["side"] == side]
+        assert sorted(int(row["trace_id"]) for row in mine) == list(range(1, 24))
+        assert all(row["response_id"] == f"chatcmpl-{int(row['trace_id'])}" for row in mine)
+        assert {row[there] for row in mine} == {port} and len({row[here] for row in mine}) == 23
+    ends = {side: {(row["trace_id"], row[port]) for row in rows if row["side"] == side}
+            for side, port in (("client", "local_port"), ("server", "peer_port"))}  # fmt: skip
+    assert ends["client"] == ends["server"]
+    assert not {"tls data without a socket", "tls connections not read"} & caught.losses().keys()
 
 
 def test_tls_that_is_a_part_of_a_watched_program_is_told_of() -> None:
