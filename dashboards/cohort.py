@@ -134,7 +134,11 @@ def _kernels(table: pd.DataFrame, count: int) -> None:
             icon=":material/memory:",
         )
     elif count < LEAST:
-        parts.nothing("Its like have no GPU time", f"Of {count} of them alone it is known which kernels ran for them.")
+        parts.nothing(
+            "What its like take of the GPUs is not known",
+            f"Which kernels ran is known for {count} of the {MOST} nearest in time, and at least {LEAST} are needed.",
+            "Their engine's steps must be known (the vLLM plugin, or the engine wire), and its GPUs watched.",
+        )
     else:
         _names(table, count)
 

@@ -13,6 +13,8 @@ from dashboards import measures, state, theme
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 HINT = "Drag a box over the mean to list the requests that ran then."
+TOPS = (1, 2, 5, 10, 25, 50, 100)
+"""Where the colours of a share may end, in percent: those of a GPU that idles all the time would all be one."""
 MOST_CELLS = 400_000
 """Gaps are drawn as gaps, unless their columns would make the map larger than this."""
 
@@ -24,9 +26,8 @@ def draw(cells: pd.DataFrame, step_ns: int, title: str, unit: str) -> tuple[int,
     """
     names, starts, values = _grid(cells, step_ns)
     scale = measures.axis(unit, float(np.nanmax(np.abs(values), initial=0)))
-    at = state.local(pd.Series(starts))
-    _heat(names, values, at, title, unit, scale)
-    picked = _mean(pd.DataFrame(values, columns=starts).mean(), at, title, unit, scale)
+    _heat(names, values, np.append(starts, starts[-1] + step_ns), title, unit, scale)
+    picked = _mean(pd.DataFrame(values, columns=starts).mean(), step_ns, title, unit, scale)
     return (min(picked), max(picked) + step_ns) if picked else None
 
 
@@ -53,16 +54,17 @@ def _grid(cells: pd.DataFrame, step_ns: int) -> tuple[list[str], Times, Values]:
     return list(names), starts, values
 
 
-def _heat(names: list[str], values: Values, at: pd.Series, title: str, unit: str, scale: tuple[float, str]) -> None:
+def _heat(names: list[str], values: Values, edges: Times, title: str, unit: str, scale: tuple[float, str]) -> None:
     share = unit == "1"
+    greatest = float(np.nanmax(values, initial=0))
     heat = go.Heatmap(
         z=values / scale[0],
-        x=at,
+        x=state.local(pd.Series(edges)),
         y=names,
         text=[[measures.said(each, unit) for each in row] for row in values],
         colorscale="Cividis",
         zmin=0 if share else None,
-        zmax=100 if share else None,
+        zmax=next((each for each in TOPS if each >= 100 * greatest), 100) if share else None,
         ygap=1,
         hoverongaps=False,
         colorbar={"thickness": 12, "title": {"text": scale[1], "side": "top"}, "outlinewidth": 0},
@@ -73,10 +75,11 @@ def _heat(names: list[str], values: Values, at: pd.Series, title: str, unit: str
     st.plotly_chart(figure, key="heat", config={"displayModeBar": False}, alt=f"{title} of each GPU over time")
 
 
-def _mean(mean: pd.Series, at: pd.Series, title: str, unit: str, scale: tuple[float, str]) -> list[int]:
+def _mean(mean: pd.Series, step_ns: int, title: str, unit: str, scale: tuple[float, str]) -> list[int]:
     """Draw the mean of all GPUs; return the intervals picked. A heatmap has no points to pick: this line has."""
+    middle = pd.Series(mean.index) + step_ns // 2
     line = go.Scatter(
-        x=at,
+        x=state.local(middle),
         y=mean / scale[0],
         mode="lines+markers",
         marker={"size": 4},
@@ -86,7 +89,7 @@ def _mean(mean: pd.Series, at: pd.Series, title: str, unit: str, scale: tuple[fl
         text=[measures.said(each, unit) for each in mean],
         hovertemplate="%{text}<br>%{x}<extra></extra>",
     )
-    axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero"}
+    axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero", "exponentformat": "e"}
     event = st.plotly_chart(
         theme.figure(line, height=160, dragmode="select", yaxis=axis),
         key="mean",

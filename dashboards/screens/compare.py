@@ -10,6 +10,8 @@ import streamlit as st
 
 from dashboards import cohort, parts, read, state, theme, words
 
+ENGINE = ("queue", "prefill", "decode")
+"""Phases that an engine alone tells of."""
 SIDES = ("a", "b")
 FACTS = (
     ("duration", "duration_ns", words.duration),
@@ -73,6 +75,10 @@ def _two(first: pd.Series, second: pd.Series) -> None:
             f"{words.duration(row['duration_ns'])} · {state.said(int(row['start_ns']))}"
         )
     _phases(phases)
+    told = [any(name in ENGINE for name, _, _ in each) for each in phases]
+    if told[0] != told[1]:
+        seen, unseen = ("A", "B") if told[0] else ("B", "A")
+        st.caption(f"The engine told of {seen} alone: {unseen} has the phases that its socket shows.")
     left, right = st.columns(2)
     with left:
         st.subheader("Facts")
@@ -119,8 +125,7 @@ def _shares(first: pd.Series, second: pd.Series) -> None:
         return
     both = pd.concat([each.assign(side=side) for side, each in zip("AB", found, strict=True) if not each.empty])
     table = both.pivot_table(index="kernel_class", columns="side", values="share_ns", aggfunc="sum", fill_value=0)
-    table = table.reindex(columns=["A", "B"], fill_value=0)
-    _deltas(table.reset_index().rename(columns={"kernel_class": "class"}), "class")
+    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "class"}), "class")
 
 
 def _spent(first: pd.Series, second: pd.Series) -> list[tuple[str, str, str, str]]:
@@ -142,8 +147,7 @@ def _kernels(first: pd.Series, second: pd.Series) -> None:
     table = both.pivot_table(
         index=["kernel_class", "name"], columns="side", values="share_ns", aggfunc="sum", fill_value=0
     )
-    table = table.reindex(columns=["A", "B"], fill_value=0)
-    _deltas(table.reset_index().rename(columns={"kernel_class": "class"}), "kernel")
+    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "class"}), "kernel")
 
 
 def _names(first: pd.Series, second: pd.Series) -> None:
@@ -172,10 +176,16 @@ def _names(first: pd.Series, second: pd.Series) -> None:
 
 
 def _deltas(table: pd.DataFrame, key: str) -> None:
-    """Show a table with a total for A and for B in ns, the greatest change first."""
-    table = table.assign(change=table["B"] - table["A"]).sort_values("change", key=abs, ascending=False)
+    """Show a table with a total for A and for B in ns, the greatest change first; a side of NaN is not known at all."""
+    unknown = [side for side in "AB" if table[side].isna().all()]
+    table = table.assign(change=table["B"] - table["A"], most=table[["A", "B"]].max(axis=1))
+    table = table.sort_values(["most"] if unknown else ["change", "most"], key=abs, ascending=False).drop(
+        columns="most"
+    )
     shown = table.assign(**{side: table[side].map(words.duration) for side in "AB"})
     shown["change"] = [("+" if value > 0 else "") + words.duration(value) for value in table["change"]]
+    for side in unknown:
+        st.caption(f"No GPU time is attributed to {side}: its steps or its GPUs were not watched.")
     parts.table(shown, height=min(38 + 35 * len(shown), 420), alt=f"Totals of A and B by {key}")
 
 

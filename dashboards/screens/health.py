@@ -76,7 +76,6 @@ def _sources(found: pd.DataFrame) -> None:
             "State": ["up" if up else "down" for up in found["up"]],
             "Source": found["source"],
             "Node": found["node"],
-            "Why not": found["reason"].where(~found["up"].astype(bool)).fillna(""),
             "Detail": [LEVELS.get(each, str(each)) for each in found["detail"]],
             "Rows": found["rows"].map(words.count),
             "Lost": found["lost"].map(words.count),
@@ -84,6 +83,7 @@ def _sources(found: pd.DataFrame) -> None:
             "Budget": found["budget_ratio"].astype(float),
             "In budget": ["no" if each else "yes" for each in over],
             "Said": state.local(found["time_ns"]),
+            "Why not": found["reason"].where(~found["up"].astype(bool)).fillna(""),
         }
     )
     columns = {

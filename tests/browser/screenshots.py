@@ -34,6 +34,8 @@ STORES: dict[str, Callable[[], list[Batch]]] = {
     "big": lambda: scene.scene(1_000_000, 3_000).batches,
     "unread": lambda: _unread(),
 }
+TALL = 1900
+"""Height of a picture of a state: what it adds is often below what an ordinary screen shows."""
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
 EVER = f"1-{2**62}"
@@ -141,11 +143,13 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             paths = {path or "overview": f"{path}?range=24h" for path in PAGES}  # It takes longer than some look back.
             states = {"empty": {}, "unread": UNREAD}.get(name, STATES)
             for state, path in {**({} if name == "unread" else paths), **states}.items():
+                page.set_viewport_size({"width": width, "height": TALL if state in states else height})
                 page.goto(f"{address}/{path}")
                 page.get_by_role("heading").first.wait_for()
                 page.wait_for_function(SETTLED)
                 page.wait_for_timeout(2_000)  # Points and tables are drawn on canvases, which do not say when.
-                page.screenshot(path=directory / f"{name}_{state}_{scheme}_{size}.png", full_page=state in states)
+                page.screenshot(path=directory / f"{name}_{state}_{scheme}_{size}.png")
+            page.set_viewport_size({"width": width, "height": height})
             if name == "unread":
                 context.close()
                 continue

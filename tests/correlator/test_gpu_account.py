@@ -115,6 +115,14 @@ def test_a_reading_before_and_after_says_that_the_gpu_was_idle(query: Callable[.
     assert [r["watched_ns"] for r in query(rows, 5 * SECOND, 12 * SECOND)] == [SECOND, SECOND]
 
 
+def test_a_gpu_whose_work_is_shared_out_to_nobody_yet_was_not_idle(query: Callable[..., list[dict[str, Any]]]) -> None:
+    rows = as_rows([(10 * SECOND, SECOND // 4, 0, "r-1"), (12 * SECOND, SECOND // 2, 1, "r-1")]) | {"share": []}
+    assert [(r["went_to"], r["time_ns"], r["evidence"]) for r in query(rows)] == [
+        ("idle", 2 * SECOND + SECOND // 4, "derived"),
+        ("unattributed", 3 * SECOND // 4, "unknown"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("model", "profile", "hour"),
     [("NVIDIA H100 80GB HBM3", None, 3.6), ("NVIDIA H100 80GB HBM3", "2g.20gb", 1), ("NVIDIA A10", None, 0.9)],
