@@ -114,6 +114,34 @@ def test_a_rule_is_tried_on_a_bundle_with_another_as_the_week_before(
 
 
 @pytest.mark.slow
+def test_a_threshold_is_chosen_on_a_table_of_rules_and_incidents(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpline.log.start", lambda level: None)
+    cases = [str(rule_table.SAMPLES / name) for name in ("thermal_throttling", "healthy")]
+    rules = ["gpu_throttled", "edge_latency", "kv_transfer_slow", "interconnect_saturated"]
+    assert main(["alerts", "test", *rules, "--on", *cases]) == 0
+    table = capsys.readouterr().out.partition("rules and incidents")[2]
+    cells = {
+        line.split("│")[1].strip(): [each.strip() for each in line.split("│")[2:4]]
+        for line in table.splitlines()
+        if "│" in line
+    }
+    assert cells["gpu_throttled"] == ["after 23 s, 56 s", "0"]
+    assert cells["edge_latency"][0].startswith("after 44 s")
+    assert cells["kv_transfer_slow"] == ["nothing of its kind"] * 2
+    assert cells["interconnect_saturated"] == ["no data"] * 2
+    monkeypatch.setenv("WARPLINE_ALERTS_THRESHOLDS", "gpu_throttled.most_ratio=0.5")
+    assert main(["alerts", "test", "--on", cases[0]]) == 0
+    said = capsys.readouterr().out
+    assert "0 firings of 25 rules" in said and "so not tried (name them to try them): edge_latency" in said
+    tried = ["--threshold", "gpu_throttled.most_ratio=0.05"]
+    assert main(["alerts", "test", "gpu_throttled", "--on", cases[0], *tried]) == 0
+    assert "1 firings of 1 rules" in capsys.readouterr().out
+    assert main(["alerts", "test", "--on", cases[0], "--threshold", "gpu_throttled.ratio=1"]) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["healthy", "long_prefill", "overload"])
 def test_the_same_kernels_under_another_load_are_not_slower_than_a_week_before(baseline: str) -> None:
     (rule,) = backtest.chosen(["kernel_time_per_token_up"])

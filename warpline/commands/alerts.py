@@ -119,11 +119,14 @@ def _print_firings(console: Console, name: str, tested: _Tested, rules: int) -> 
     for each in tested.firings:
         at = datetime.fromtimestamp(each.start_ns / 1e9, UTC).strftime("%H:%M:%S")
         shown.add_row(each.rule, at, _lasted(each), each.labels, each.summary)
-    console.print(shown)
+    if tested.firings:
+        console.print(shown)
+    else:
+        console.print(shown.title)
     fired = {each.rule for each in tested.firings}
-    for rule, why in tested.silent.items():
-        if rule not in fired:
-            console.print(f"{rule}: {why}", highlight=False)
+    silent = [f"  {rule}: {why}" for rule, why in tested.silent.items() if rule not in fired]
+    if silent:
+        console.print("did not fire, with the values that they saw:", *silent, "", sep="\n", highlight=False)
 
 
 def _lasted(firing: Any) -> str:
