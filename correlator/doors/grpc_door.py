@@ -24,6 +24,8 @@ from warpline.otlp import Malformed, Signal
 
 log = logging.getLogger(__name__)
 
+UNREAD = "request too large or broken off"
+
 SERVICES: dict[str, Signal] = {
     "opentelemetry.proto.collector.trace.v1.TraceService": "traces",
     "opentelemetry.proto.collector.metrics.v1.MetricsService": "metrics",
@@ -31,6 +33,36 @@ SERVICES: dict[str, Signal] = {
 }
 
 _THREADS = 8
+
+
+class _Call:
+    """One call that has begun. gRPC itself refuses a message above the limit, and says so to the sender alone: a call that
+    ends before its message was handed over is counted when gRPC lets go of it."""
+
+    def __init__(self, method: Any, intake: Intake) -> None:
+        self._method, self._intake, self._read = method, intake, False
+
+    def __call__(self, body: bytes, context: Any) -> Any:
+        self._read = True
+        return self._method(body, context)
+
+    def __del__(self) -> None:
+        if not self._read:
+            self._intake.lost({UNREAD: 1})
+
+
+class _Calls(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Makes a `_Call` of each export that begins."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """Return the handler of the method that is called."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler_call_details.method.strip("/").partition("/")[0] not in SERVICES:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(_Call(handler.unary_unary, self._intake))
 
 
 class GrpcDoor:
@@ -47,7 +79,8 @@ class GrpcDoor:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
-        self._server = grpc.server(futures.ThreadPoolExecutor(_THREADS, "door-grpc"), options=options)
+        pool = futures.ThreadPoolExecutor(_THREADS, "door-grpc")
+        self._server = grpc.server(pool, interceptors=[_Calls(intake)], options=options)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for service, signal in SERVICES.items():

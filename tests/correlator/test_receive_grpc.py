@@ -13,9 +13,10 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from correlator.doors.grpc_door import SERVICES
+from correlator.doors.grpc_door import SERVICES, UNREAD
 from correlator.doors.receive import Receiver
 from tests.correlator.doors import Kept, open_doors, trace_request
+from tests.waiting import until
 
 TRACES = next(name for name, signal in SERVICES.items() if signal == "traces")
 BODY = trace_request(3).SerializeToString()
@@ -69,6 +70,15 @@ def test_a_message_above_the_limit_is_resource_exhausted_also_as_a_bomb(doors: t
         code, status = refused(doors[0], body, compression=compression)
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and not status.details  # Without RetryInfo it is final.
     assert export(doors[0], BODY) == b""
+
+
+def test_what_grpc_refuses_before_it_is_read_is_counted() -> None:
+    with open_doors(correlator_max_request_mb=2) as (receiver, _):
+        assert refused(receiver, bytes(3 << 20))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        until(lambda: receiver.losses == {UNREAD: 1})
+        assert export(receiver, BODY) == b"" and export(receiver, b"") == b""
+        refused(receiver, b"\xff")
+        assert receiver.losses == {UNREAD: 1, "malformed request": 1}
 
 
 def test_busy_is_unavailable_with_the_time_to_come_again(doors: tuple[Receiver, Kept], kept: Kept) -> None:

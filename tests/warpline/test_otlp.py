@@ -304,6 +304,16 @@ def test_masses_of_empty_messages_are_refused_before_they_cost_memory(fast: bool
         otlp.decode("traces", body, fast=fast)
 
 
+@both
+def test_masses_of_scopes_are_refused_whatever_else_they_hold(fast: bool) -> None:
+    block = b"\x12\x03\x1a\x01u" * 20_001  # ScopeSpans of a schema URL each.
+    body = b"\x0a" + varint(len(block)) + block
+    with pytest.raises(Malformed, match="resources or scopes"):
+        otlp.decode("traces", body, fast=fast)
+    block = block[:-5]
+    assert otlp.decode("traces", b"\x0a" + varint(len(block)) + block, fast=fast).batches == []
+
+
 def varint(number: int) -> bytes:
     out = bytearray()
     while number > 127:

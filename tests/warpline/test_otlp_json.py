@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.warpline.test_otlp_fields import CASES, KINDS, request_with, values
 from warpline import otlp
-from warpline.otlp import Malformed, jsonform
+from warpline.otlp import Malformed, jsonform, read_attributes
 
 NOW = 1_764_000_000_000_000_000
 
@@ -109,6 +109,25 @@ def test_values_nested_too_deep_are_refused() -> None:
         else:
             with pytest.raises(Malformed, match="nested deeper"):
                 otlp.decode("traces", body, otlp.JSON)
+
+
+@pytest.mark.parametrize("field", ["attributes", "events", "links"])
+def test_masses_of_empty_objects_are_refused_before_they_cost_memory(field: str) -> None:
+    body = span(**{field: []}).replace(b'"%s": []' % field.encode(), b'"%s": [%s]' % (field.encode(), b"{}," * 150_000))
+    with pytest.raises(Malformed, match="objects and arrays in"):
+        otlp.decode("traces", body, otlp.JSON)
+
+
+def test_texts_that_hold_json_of_their_own_are_no_objects() -> None:
+    text = json.dumps([{}] * 60_000 + [[]] * 60_000) + '\\"{'
+    found = row(span(attributes=[{"key": "tools", "value": {"stringValue": text}}]))
+    assert read_attributes(found["attributes"]) == [("tools", text)]
+
+
+@pytest.mark.parametrize("rest", [b"{" * 200_000 + b"\\", b'{\\"' * 200_000])
+def test_a_text_that_does_not_end_is_passed_over_once(rest: bytes) -> None:
+    with pytest.raises(Malformed, match="not JSON"):
+        otlp.decode("traces", b'{"a": "' + rest, otlp.JSON)
 
 
 def test_numbers_that_json_has_no_word_for_come_as_texts() -> None:

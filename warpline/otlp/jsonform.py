@@ -42,7 +42,9 @@ def read(body: bytes, kind: type[Any]) -> Any:
     """Return the message of class `kind` that OTLP/JSON `body` stands for; raise Malformed, naming the field."""
     try:
         tree = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise Malformed(f"body is nested deeper than {MAX_DEPTH}; flatten it") from None
+    except ValueError as error:
         raise Malformed(f"body is not JSON: {str(error)[:200]}; send OTLP/JSON") from None
     if not isinstance(tree, dict):
         raise Malformed(f"body is a JSON {type(tree).__name__}; send an object")
