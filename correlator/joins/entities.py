@@ -42,6 +42,10 @@ class Entities:
     external: Int64
     internal: Int64
     """Engine's own id, the index of one of n samples aside."""
+    route: Int64
+    """Code of what both ends of a connection say alike: the client's address, the server's address and port."""
+    passage: Int64
+    """Code of the client's port and the place in the connection: of one route, the same at both ends of one exchange."""
 
 
 def build(exchanges: pa.Table, engine: pa.Table) -> Entities:
@@ -51,6 +55,7 @@ def build(exchanges: pa.Table, engine: pa.Table) -> Entities:
     trace = codes(_both(trace_text(exchanges), trace_text(engine)))
     span = codes(_both(exchanges["parent_span_id"], engine["parent_span_id"]))
     named_outside = pc.coalesce(engine["external_id"], ids.external(engine["internal_id"]))
+    route, passage = _passages(exchanges)
     return Entities(
         uid=_both(exchanges["uid"], engine["uid"]).combine_chunks(),
         exchanges=count,
@@ -66,6 +71,8 @@ def build(exchanges: pa.Table, engine: pa.Table) -> Entities:
         caller=pair_codes(trace, span),
         external=np.concatenate([none, codes(named_outside)]),
         internal=np.concatenate([none, codes(ids.without_sample(engine["internal_id"]))]),
+        route=np.concatenate([route, nones]),
+        passage=np.concatenate([passage, nones]),
     )
 
 
@@ -102,6 +109,28 @@ def _last_of_each(rows: pa.Table, names: pa.ChunkedArray) -> pa.Table:
     rows = rows.take(pc.sort_indices(rows.select(["uid", "start_ns", "end_ns"]), keys))
     code = codes(rows["uid"])
     return rows.filter(pa.array(np.append(code[1:] != code[:-1], True) if len(code) else np.zeros(0, bool)))
+
+
+def _passages(exchanges: pa.Table) -> tuple[Int64, Int64]:
+    """Return codes of route and passage. A node's loopback addresses are its own; places are told apart by their kind, for
+    a byte's offset says nothing of an ordinal."""
+    is_client = pc.equal(_text(exchanges, "side"), "client")
+    client, server = (_sides(exchanges, is_client, one, other) for one, other in (("local", "peer"), ("peer", "local")))
+    inside = pc.match_substring_regex(server[0], r"^(127\.|::1$)")
+    node = pc.if_else(inside, _text(exchanges, "node"), "")
+    offset = _text(exchanges, "request_offset_bytes")
+    kind = pc.if_else(pc.is_valid(offset), "offset", "ordinal")
+    place = pc.coalesce(offset, _text(exchanges, "ordinal"))
+    route = pc.binary_join_element_wise(client[0], *server, node, kind, "|")
+    return codes(route), codes(pc.binary_join_element_wise(client[1], place, "|"))
+
+
+def _sides(exchanges: pa.Table, is_client: pa.ChunkedArray, one: str, other: str) -> list[pa.ChunkedArray]:
+    """Return address and port of end `one` in clients' rows, of end `other` in servers'."""
+    return [
+        pc.if_else(is_client, _text(exchanges, f"{one}_{name}"), _text(exchanges, f"{other}_{name}"))
+        for name in ("address", "port")
+    ]
 
 
 def _responses(exchanges: pa.Table, named_outside: pa.ChunkedArray) -> Int64:

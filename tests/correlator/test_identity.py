@@ -350,3 +350,16 @@ def test_between_two_nodes_an_edges_error_is_not_said_to_be_none() -> None:
     found = joined([exchange("client", 1, 0, "app"), exchange("server", 7, 1, "api", response_id="cmpl-1")], [])
     errors = {row["relation"]: row["error_high_ns"] for row in found.edge.to_pylist()}
     assert errors == {"received_as": None, "carried_by": 0}
+
+
+def test_two_exchanges_under_one_id_whose_other_ends_are_lost_are_not_one() -> None:
+    """A client that repeats its x-request-id, of which the server makes the response's: one row of each side is left."""
+    same = {"response_id": "chatcmpl-same", "request_id": "same"}
+    beside = [exchange("client", 7, 0, "app", port=1, **same), exchange("server", 8, 10, "api", port=2, **same)]
+    found = joined(beside, [])
+    assert len(set(attempts(found, "exchange").values())) == 2
+    assert {json.loads(r["details"])["kind"] for r in found.finding.to_pylist()} == {"response_id", "request_id"}
+    one = [beside[0], {**beside[1], "peer_port": 40001}]
+    assert edges(joined(one, []), "received_as")[0][2] == "exact"
+    behind = [beside[0], {**beside[1], "peer_address": "10.0.0.7"}]  # Through a proxy, whose rows are lost.
+    assert len(set(attempts(joined(behind, []), "exchange").values())) == 1
