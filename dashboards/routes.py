@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,8 +16,6 @@ PATHS = {"trace": "/api/perfetto"}
 """Parts that live elsewhere in the query API."""
 
 _OWN = ("sig", "until", "user")
-_LEVEL, _GZIP_BITS = 2, 31
-"""Chunks are packed here, in a thread: Streamlit would pack them harder, on its event loop, while all others wait."""
 _PASSED = ("Cache-Control", "Server-Timing", "Content-Disposition")
 
 
@@ -40,13 +36,14 @@ def answer(request: Request) -> Response:
     if read.settings().dashboard_auth == "header" and user != request.query_params.get("user"):
         return JSONResponse({"error": "the address was signed for another user; reload the page"}, 403)
     asked = {key: value for key, value in request.query_params.items() if key not in _OWN}
+    # Chunks come packed, once for all who ask: Streamlit would pack each, harder, on its event loop, while all others wait.
+    packed = part == "chunk" and "gzip" in request.headers.get("accept-encoding", "")
+    asked["packed"] = "1" if packed else ""
     try:
         found = read.client().get(PATHS.get(part, f"/api/timeline/{part}"), asked)
     except WarplineError as error:
         return JSONResponse({"error": str(error)}, 502)
     headers = {name: found.headers[name] for name in _PASSED if name in found.headers}
-    body = found.data
-    if part == "chunk" and "gzip" in request.headers.get("accept-encoding", ""):
-        body = zlib.compress(body, _LEVEL, _GZIP_BITS)
+    if packed:
         headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(body, media_type=found.headers.get("content-type"), headers=headers)
+    return Response(found.data, media_type=found.headers.get("content-type"), headers=headers)

@@ -3,7 +3,8 @@
 Every address says what the timeline is about (see `timeline_scope.find`) and then:
 
     /api/timeline/tracks                              JSON: groups, tracks, rows, bounds, clocks
-    /api/timeline/chunk?level=&first=&tiles=          bytes (`timeline_wire`): tiles of 512 buckets of 2^level ns
+    /api/timeline/chunk?level=&first=&tiles=&packed=  bytes (`timeline_wire`), gzip where `packed`: tiles of 512 buckets of
+                                                      2^level ns; of a scope that is still being read, what there is
     /api/timeline/lines?since_ns=&until_ns=&points=   JSON: GPU measures as lines, throttling and errors as marks
     /api/timeline/path?since_ns=&until_ns=            JSON: what the request was in at each moment, and for how long in all
     /api/timeline/at?row=&at_ns=&slack_ns=&brief=     JSON: one bar, exactly, with what it is tied to and how that is known
@@ -12,13 +13,14 @@ Every address says what the timeline is about (see `timeline_scope.find`) and th
     /api/timeline/about                               JSON: a request's phases, GPU shares, blame, findings
     /api/timeline/explain                             JSON: why a request took as long, as `warpline explain` says it
 
-`brief` leaves out of `at` all but the bar's name and times, which cost nothing: what a hovering pointer asks for.
+`version`, which tracks tells, asks for that reading of the scope: its bounds, from which times count, move as a live one
+goes on. `brief` leaves out of `at` all but the bar's name and times, which cost nothing: what a hovering pointer asks for.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,8 +32,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from correlator import explain
-from correlator.timeline import timeline_look, timeline_tracks, timeline_wire
+from correlator.timeline import timeline_lod, timeline_look, timeline_tracks, timeline_wire
+from correlator.timeline.timeline_answers import Answers
 from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_catalogue import Catalogue
+from correlator.timeline.timeline_preview import Preview
 from correlator.timeline.timeline_scope import Absent, Scope, Views, rows, whole
 from correlator.timeline.timeline_shelf import Opened, Shelf
 from warpline.errors import StoreError
@@ -39,6 +44,15 @@ from warpline.errors import StoreError
 MAX_LEVEL = 52
 KEPT_BYTES = 768 << 20
 """Memory for the bars of scopes that were looked at lately, where nobody says otherwise."""
+
+KEPT_CHUNK_BYTES = 32 << 20
+"""Memory for packed chunks that were asked for lately, of all scopes: those that several people look at, mostly."""
+
+PATIENCE_S = 0.3
+"""How long a chunk waits for bars that are still being read, before it is made of those that are there."""
+
+_LEVEL, _GZIP_BITS = 2, 31
+"""Of zlib: a higher level costs several times as much for a few bytes."""
 
 AROUND_NS = 75_000_000_000
 """How far from a window a GPU's readings may be and still say something of it: dcgm-exporter reads every 30 s by default."""
@@ -80,14 +94,15 @@ class Timelines:
 
     def __init__(self, views: Views, kept_bytes: int = KEPT_BYTES) -> None:
         """Make one that reads `views` and keeps up to `kept_bytes` of the bars that were looked at last."""
-        self._views, self._shelf = views, Shelf(views, kept_bytes)
+        self._views, self._shelf, self._answers = views, Shelf(views, kept_bytes), Answers(KEPT_CHUNK_BYTES)
 
     def tracks(self, query: Mapping[str, str]) -> Response:
         """Return what there is to draw: a page opens, so what is old is read anew."""
         opened = self._shelf.open(query, anew=True)
         if opened.tracks is None:
-            catalogue = self._shelf.bars(opened).catalogue
-            opened.tracks = json.dumps(timeline_tracks.describe(self._views, opened.scope, catalogue)).encode()
+            catalogue = self._shelf.reading(opened).catalogue
+            described = timeline_tracks.describe(self._views, opened.scope, catalogue)
+            opened.tracks = json.dumps({**described, "version": opened.version}).encode()
         return Response(opened.tracks, media_type="application/json")
 
     def chunk(self, query: Mapping[str, str]) -> Response:
@@ -99,13 +114,14 @@ class Timelines:
                 f"and 1 to {timeline_wire.MAX_TILES} tiles"
             )
         opened = self._shelf.open(query)
-        began = time.perf_counter()
-        body = chunk(self._shelf.bars(opened), level, first, tiles)
-        keep = "no-store" if opened.scope.live else "private, max-age=60"
-        took = f"lod;dur={(time.perf_counter() - began) * 1e3:.1f}"
-        return Response(
-            body, media_type="application/octet-stream", headers={"Cache-Control": keep, "Server-Timing": took}
-        )
+        reading = self._shelf.reading(opened)
+        early = reading.early(PATIENCE_S)
+        if early is not None:
+            return _chunk(_packed(preview(early, reading.catalogue, level)), query, "no-store")
+        bars = self._shelf.bars(opened)
+        asked = (opened.version, level, first, tiles)
+        packed = self._answers.get(asked, lambda: _packed(chunk(bars, level, first, tiles)))
+        return _chunk(packed, query, "no-store" if opened.scope.live else "private, max-age=60")
 
     def lines(self, query: Mapping[str, str]) -> Response:
         """Return the measures of the scope's GPUs over a window, in at most `points` points each."""
@@ -219,6 +235,22 @@ class Timelines:
 
 
 _RELATION = {"launch": "enqueued", "kernel": "enqueued by"}
+
+
+def _packed(body: bytes) -> bytes:
+    return zlib.compress(body, _LEVEL, _GZIP_BITS)
+
+
+def _chunk(packed: bytes, query: Mapping[str, str], keep: str) -> Response:
+    body = packed if query.get("packed") else zlib.decompress(packed, _GZIP_BITS)
+    return Response(body, media_type="application/octet-stream", headers={"Cache-Control": keep})
+
+
+def preview(early: Preview, catalogue: Catalogue, level: int) -> bytes:
+    """Return what is drawn so far of a scope that is still being read, all of it, at 2^level ns a bucket or coarser."""
+    share, least = early.share, max(level, early.level)
+    drawn = timeline_lod.coarser(early.drawn(), least)
+    return timeline_wire.encode(drawn, catalogue.said, catalogue.row_ids, 0, least, share)
 
 
 def chunk(bars: ScopeBars, level: int, first: int, tiles: int) -> bytes:

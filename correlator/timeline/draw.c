@@ -129,6 +129,34 @@ static inline int32_t code_of(Codes *codes, uint64_t id) {
     return codes->code[slot] = low < codes->count && codes->known[low] == id ? (int32_t)low : -1;
 }
 
+/* What is drawn of all bars so far, one cell for each row and bucket, and those of a bucket or more by themselves:
+ * timeline_preview.py reads it. */
+typedef struct {
+    int64_t level, buckets;
+    int64_t *busy, *longest;
+    int32_t *count;
+    uint32_t *label, *long_row;
+    int64_t *long_start, *long_end;
+    uint32_t *long_label;
+    int64_t longs, most_longs;
+} Grid;
+
+static inline void draw_early(Grid *grid, int64_t row, int64_t start, int64_t end, uint32_t label) {
+    int64_t lasted = end - start, bucket = start >> grid->level;
+    if (lasted >> grid->level) {
+        if (grid->longs == grid->most_longs) return;
+        int64_t n = grid->longs;
+        grid->long_row[n] = (uint32_t)row, grid->long_label[n] = label;
+        grid->long_start[n] = start, grid->long_end[n] = end;
+        grid->longs = n + 1;
+        return;
+    }
+    int64_t cell = row * grid->buckets + (bucket < grid->buckets ? bucket : grid->buckets - 1);
+    if (lasted > grid->longest[cell] || !grid->count[cell]) grid->longest[cell] = lasted, grid->label[cell] = label;
+    grid->busy[cell] += lasted;
+    grid->count[cell]++;
+}
+
 typedef struct {
     const uint64_t *row_ids, *name_ids;
     int64_t rows, names, owns;
@@ -137,10 +165,11 @@ typedef struct {
     int64_t *start, *end;
     void *label;
     int64_t label_size;
+    Grid *grid; /* or null */
 } Places;
 
 /* Put bars behind those that their rows have already, times moved by `offset`; those of rows and names that are not known,
- * and those that have no place left, are left out. */
+ * and those that have no place left, are left out. What is drawn of them goes into the grid. */
 EXPORT void warpline_place(
     const Places *to, int64_t count, const uint64_t *row_id, const uint64_t *name_id, const int64_t *start, const int64_t *end,
     const uint8_t *own, int64_t offset) {
@@ -154,6 +183,8 @@ EXPORT void warpline_place(
         if (at >= to->first[row + 1]) continue;
         to->filled[row]++;
         to->start[at] = start[i] + offset, to->end[at] = end[i] + offset;
-        put_code(to->label, to->label_size, at, (uint32_t)(name * to->owns + own[i]));
+        uint32_t label = (uint32_t)(name * to->owns + own[i]);
+        put_code(to->label, to->label_size, at, label);
+        if (to->grid) draw_early(to->grid, row, to->start[at], to->end[at], label);
     }
 }

@@ -20,7 +20,8 @@ from correlator.timeline.timeline_draw import EVER, Part
 from correlator.timeline.timeline_kept import Kept
 from correlator.timeline.timeline_levels import Level, first_of
 from correlator.timeline.timeline_lod import Bars, Drawn
-from correlator.timeline.timeline_scope import Scope, Views, batches, rows
+from correlator.timeline.timeline_preview import Preview
+from correlator.timeline.timeline_scope import Scope, Views, batches
 
 BAR_BYTES = 20
 _MOST_DRAWN, _DRAWN_BYTES = 1 << 20, 44
@@ -37,6 +38,9 @@ class ScopeBars(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
+
+    def prepare(self) -> None:
+        """Make what answers need beside the bars, which would keep the first who asks waiting."""
 
     def pieces(self, since: int, until: int) -> Iterator[Bars]:
         """Yield the bars that overlap [since, until) of the scope, clipped to it."""
@@ -56,6 +60,10 @@ class KeptBars:
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return self.kept.nbytes
+
+    def prepare(self) -> None:
+        """Make the coarser levels."""
+        self.kept.levels()
 
     def pieces(self, since: int, until: int) -> Iterator[Bars]:
         """Yield the bars of a window, as one piece."""
@@ -80,6 +88,10 @@ class StoredBars:
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return _DRAWN_BYTES * _MOST_DRAWN
+
+    def prepare(self) -> None:
+        """Make the coarse levels."""
+        self._kept_levels()
 
     def pieces(self, since: int, until: int) -> Iterator[Bars]:
         """Yield the bars of a window as they come; a row's bars may be in several pieces."""
@@ -137,13 +149,19 @@ def _finest_level(row_ns: int) -> int:
     return max((row_ns // _MOST_DRAWN).bit_length(), 1)
 
 
-def load(views: Views, scope: Scope, most_bytes: int) -> ScopeBars:
-    """Return the bars of a scope, kept where they take no more than `most_bytes`."""
-    catalogue = Catalogue(rows(views, "timeline_kind", scope.parameters()))
-    if catalogue.counts.sum() * BAR_BYTES > most_bytes:
+def fits(catalogue: Catalogue, most_bytes: int) -> bool:
+    """Return whether the bars of a scope take no more than `most_bytes`."""
+    return bool(catalogue.counts.sum() * BAR_BYTES <= most_bytes)
+
+
+def load(
+    catalogue: Catalogue, views: Views, scope: Scope, most_bytes: int, preview: Preview | None = None
+) -> ScopeBars:
+    """Return the bars of a scope, kept where they take no more than `most_bytes`: `preview` shows those as they come."""
+    if not fits(catalogue, most_bytes):
         return StoredBars(catalogue, views, scope)
     length = scope.to_ns - scope.from_ns
-    bars = timeline_place.placed(catalogue, _batches(views, scope, 0, length))
+    bars = timeline_place.placed(catalogue, _batches(views, scope, 0, length), preview)
     return KeptBars(catalogue, Kept(bars, len(catalogue.row_ids), length))
 
 

@@ -55,6 +55,7 @@ class Places(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "names", "owns")),
         *((name, ctypes.c_void_p) for name in ("first", "filled", "start", "end", "label")),
         ("label_size", ctypes.c_int64),
+        ("grid", ctypes.c_void_p),
     ]
 
 

@@ -50,7 +50,7 @@ class Kept:
 
     def drawn(self, level: int, since: int, until: int) -> Drawn:
         """Return what is drawn of [since, until), both on the grid of 2^level ns."""
-        return timeline_levels.drawn(self, self._kept_levels(), level, since, until)
+        return timeline_levels.drawn(self, self.levels(), level, since, until)
 
     def fresh(self, level: int, since: int, until: int) -> Drawn:
         """Return what is drawn of a window, made of its bars."""
@@ -67,7 +67,8 @@ class Kept:
     def _part(self, low: int | np.ndarray, high: int, since: int) -> Part:
         return Part(self.bars, self._first, low, high, since)
 
-    def _kept_levels(self) -> list[Level]:
+    def levels(self) -> list[Level]:
+        """Return the coarser levels, made where they were not."""
         with self._making:
             if self._levels is None:
                 self._levels = self._made() if len(self.bars) >= _LEVELS_FROM else []

@@ -12,21 +12,24 @@ from correlator.timeline import timeline_draw
 from correlator.timeline.timeline_catalogue import OWNS, Catalogue, narrow
 from correlator.timeline.timeline_levels import first_of
 from correlator.timeline.timeline_lod import Bars
+from correlator.timeline.timeline_preview import Preview
 
 
-def placed(catalogue: Catalogue, batches: Iterable[pa.RecordBatch]) -> Bars:
+def placed(catalogue: Catalogue, batches: Iterable[pa.RecordBatch], preview: Preview | None = None) -> Bars:
     """Return the bars of view `timeline_bar` by row and start; rows and names that the catalogue does not know are left out.
 
-    Each batch goes to its place as it comes, so that loading takes no more memory than what is kept.
+    Each batch goes to its place as it comes, so that loading takes no more memory than what is kept; what is drawn of it is
+    seen in `preview`, which only draw.c fills.
     """
     counts = catalogue.counts
-    first, filled = np.concatenate([[0], np.cumsum(counts)]), np.zeros(len(counts), np.int64)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    filled = np.zeros(len(counts), np.int64) if preview is None else preview.filled
     bars = _room(catalogue)
     if timeline_draw.library is None:
         for batch in batches:
             _put(bars, first, filled, catalogue.read(batch, 0))
     else:
-        _put_all(bars, first, filled, catalogue, batches)
+        _put_all(bars, first, filled, catalogue, batches, preview)
     for begin, end in zip(first[:-1].tolist(), (first[:-1] + filled).tolist(), strict=True):
         _sort(bars, begin, end)
     if (filled == counts).all():
@@ -54,7 +57,12 @@ def _put(bars: Bars, first: np.ndarray, filled: np.ndarray, part: Bars) -> None:
 
 
 def _put_all(
-    bars: Bars, first: np.ndarray, filled: np.ndarray, catalogue: Catalogue, batches: Iterable[pa.RecordBatch]
+    bars: Bars,
+    first: np.ndarray,
+    filled: np.ndarray,
+    catalogue: Catalogue,
+    batches: Iterable[pa.RecordBatch],
+    preview: Preview | None,
 ) -> None:
     row_ids, name_ids = catalogue.row_ids, catalogue.name_ids
     held = {"row_ids": row_ids, "name_ids": name_ids, "first": first, "filled": filled}
@@ -62,6 +70,8 @@ def _put_all(
     pointers = {name: each.ctypes.data for name, each in held.items()}
     sizes = {"rows": len(row_ids), "names": len(name_ids), "owns": OWNS, "label_size": bars.label.itemsize}
     places = timeline_draw.Places(**pointers, **sizes)
+    if preview is not None:
+        places.grid = ctypes.addressof(preview.grid)
     for batch in batches:
         columns = [batch[name].to_numpy() for name in ("row_id", "name_id", "start_ns", "end_ns", "own")]
         timeline_draw.library.warpline_place(

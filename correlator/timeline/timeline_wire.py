@@ -4,7 +4,8 @@ All numbers are little-endian. `bucket` is 2^level ns; positions count in eighth
 of 16 bits lie as all their low bytes and then all their high ones, and a position as what it is beyond the one before it,
 modulo 2^16: a third less to send once it is packed, and a quarter less time to pack it.
 
-    uint32 × 6        magic "WLT2", bars, rows, length of the names, level, 0
+    uint32 × 6        magic "WLT2", bars, rows, length of the names, level, and 0; or, while the scope is still being read,
+                      1 + thousandths that were: the chunk is then of the whole scope, whatever was asked for
     uint64 × rows     row ids
     uint64 × rows     bars of the row in the window, before any were drawn together
     uint64 × rows     their busy time in ns, exactly
@@ -50,10 +51,13 @@ class _Bars:
     whole: np.ndarray
 
 
-def encode(drawn: Drawn, names: Names, row_ids: np.ndarray, since_ns: int, level: int) -> bytes:
+def encode(
+    drawn: Drawn, names: Names, row_ids: np.ndarray, since_ns: int, level: int, read: float | None = None
+) -> bytes:
     """Return what is drawn of a window as a chunk.
 
-    `since_ns` is the window's start, as times in `drawn` count; `names` says what labels mean, `row_ids` what row codes do.
+    `since_ns` is the window's start, as times in `drawn` count; `names` says what labels mean, `row_ids` what row codes do;
+    `read` how much of the scope was read, from 0 to 1, where that is not all.
     """
     first = np.flatnonzero(np.append(True, drawn.row[1:] != drawn.row[:-1])) if len(drawn) else np.zeros(0, np.int64)
     rows = drawn.row[first]
@@ -65,7 +69,7 @@ def encode(drawn: Drawn, names: Names, row_ids: np.ndarray, since_ns: int, level
     count = np.where(bars.whole[keep] & (together == 1), 0, np.clip(1 + 8 * np.log2(np.maximum(together, 1)), 1, 255))
     text = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
     parts = (
-        np.array([MAGIC, len(keep), len(rows), len(text), level, 0], "<u4"),
+        np.array([MAGIC, len(keep), len(rows), len(text), level, 0 if read is None else 1 + int(read * 1000)], "<u4"),
         row_ids[rows].astype("<u8"),
         _sums(drawn.count, first).astype("<u8"),
         _sums(drawn.busy, first).astype("<u8"),

@@ -50,12 +50,13 @@ def _component() -> Any:
 def show(tracks: dict[str, Any], subject: str, query: str, zone: str, height: int = 620) -> None:
     """Mount the timeline of `tracks`; `subject` names what it is about, `query` is its signed query string.
 
+    It asks for what belongs to the reading that `tracks` is of: times count from its start, which moves as a live one grows.
     The window, once a person moves it, stands in the page's address as t0 and t1, in ns from the timeline's start.
     """
     data = {
         "tracks": tracks,
         "subject": subject,
-        "query": query,
+        "query": f"{query}&version={tracks.get('version', '')}",
         "address": "/wl",
         "zone": zone,
         "height": height,

@@ -48,7 +48,7 @@ export class HeadPainter {
 
   /** How busy the GPUs were over the whole, or, without any, whatever there is; the most frequent class gives the colour. */
   profile(view, tall) {
-    const key = `${view.width}/${view.whole.level}/${view.theme.background}`;
+    const key = `${view.width}/${view.whole.level}/${view.whole.read}/${view.theme.background}`;
     if (this.profileKey !== key) {
       this.columns = busy(view);
       this.profileKey = key;

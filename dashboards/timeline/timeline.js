@@ -303,9 +303,12 @@ const mounted = new WeakMap();
 export default function (component) {
   const { parentElement, data } = component;
   const had = mounted.get(parentElement);
-  if (had && had.data.subject === data.subject) had.update(data);
+  if (had && had.shows(data)) had.update(data);
   else {
-    if (had) had.end();
+    if (had) {
+      if (had.data.subject === data.subject) data.view = had.windowIn(data);
+      had.end();
+    }
     const timeline = new Timeline(parentElement.querySelector(".wl"), data);
     mounted.set(parentElement, timeline);
     window.warplineTimeline = timeline;

@@ -11,6 +11,8 @@ import { ask, Chunks } from "./wire.js";
 
 export const LEAST_SPAN = 200;
 const LINE_POINTS = 500;
+/** When to ask again for what is still being read: the server waits a moment for it by itself. */
+const AGAIN_MS = 100;
 
 export class View {
   constructor(root, data) {
@@ -45,6 +47,19 @@ export class View {
     this.loadLines();
   }
 
+  /** Whether what the page has now is what is shown; it may have been read again and have nothing new. */
+  shows(data) {
+    const { subject, tracks } = this.data;
+    return data.subject === subject && ["from_ns", "to_ns", "bars"].every((each) => data.tracks[each] === tracks[each]);
+  }
+
+  /** The window, in what the page has now: null for all of it. */
+  windowIn(data) {
+    if (this.t0 <= 0 && this.t1 >= this.total) return null;
+    const moved = Number(BigInt(this.data.tracks.from_ns) - BigInt(data.tracks.from_ns));
+    return [this.t0 + moved, this.t1 + moved];
+  }
+
   /** Streamlit ran the page again with the same timeline: a new signature, perhaps another zone. */
   update(data) {
     this.data = data;
@@ -56,6 +71,7 @@ export class View {
     this.observer.disconnect();
     clearInterval(this.watch);
     clearTimeout(this.hovering);
+    clearTimeout(this.again);
     this.chunks.forget();
   }
 
@@ -129,9 +145,13 @@ export class View {
   refresh() {
     this.draw();
     if (!this.width) return;
-    this.chunks.want(this.t0, this.t1, this.chunks.level(this.nsPerPixel()));
+    this.want();
     clearTimeout(this.resting);
     this.resting = setTimeout(() => this.remember(), 300);
+  }
+
+  want() {
+    this.chunks.want(this.t0, this.t1, this.chunks.level(this.nsPerPixel()));
   }
 
   remember() {
@@ -172,18 +192,23 @@ export class View {
     const span = this.t1 - this.t0;
     this.parts.range.textContent = `${duration(span)} of ${duration(this.total)}`;
     this.stats = { drawMs: performance.now() - began, sharp, at: performance.now() };
+    if (!this.firstSeen && chunks.some((chunk) => chunk.bars)) this.firstSeen = performance.now();
     if (sharp && !this.firstSharp) this.firstSharp = performance.now();
   }
 
   arrived() {
-    const done = !this.chunks.running;
-    this.parts.busy.style.visibility = done ? "hidden" : "visible";
+    const done = !this.chunks.running, { early } = this.chunks;
+    this.parts.busy.style.visibility = done && !early ? "hidden" : "visible";
+    this.parts.busy.textContent = early ? `reading, ${Math.floor(early.read * 100)} % so far` : "loading";
     this.parts.error.textContent = done && this.chunks.error ? `Could not load: ${this.chunks.error}. Reload the page to try again.` : "";
     this.draw();
     if (!done) return;
     clearTimeout(this.telling);
     this.telling = setTimeout(() => this.tell(), 250);
-    if (!this.chunks.whole() && !this.chunks.error) {
+    if (early && !this.chunks.error) {
+      clearTimeout(this.again);
+      this.again = setTimeout(() => this.want(), AGAIN_MS);
+    } else if (!this.chunks.whole() && !this.chunks.error) {
       this.chunks.want(0, this.total, this.chunks.level(this.total / (this.width * this.ratio)));
     }
   }

@@ -12,8 +12,10 @@ const PATIENCE_MS = 120;
 export function decode(buffer, first) {
   const head = new Uint32Array(buffer, 0, 6);
   if (head[0] !== MAGIC) throw new Error("the answer is not a timeline chunk");
-  const [, bars, rows, length, level] = head;
+  const [, bars, rows, length, level, read] = head;
   const bucket = 2 ** level;
+  // Of a scope that is still being read comes all of it, as far as it is known.
+  if (read) first = 0;
   let at = 24;
   const take = (kind, count) => {
     const part = new kind(buffer, at, count);
@@ -30,7 +32,7 @@ export function decode(buffer, first) {
   const busy = take(BigUint64Array, rows);
   const offsets = take(Uint32Array, rows + 1);
   const chunk = {
-    level, start: first * TILE * bucket, unit: bucket / PARTS, bars,
+    level, start: first * TILE * bucket, unit: bucket / PARTS, bars, read: read ? (read - 1) / 1000 : 1,
     x: summed(wide()), w: wide(), name: wide(),
     density: take(Uint8Array, bars), count: take(Uint8Array, bars), bytes: buffer.byteLength, rows: new Map(),
   };
@@ -65,6 +67,8 @@ export class Chunks {
     this.running = null;
     this.error = null;
     this.loads = 0;
+    /** What there is of a scope that is still being read: coarse, and all of it. */
+    this.early = null;
   }
 
   /** The level whose buckets are at most a device pixel wide. */
@@ -80,6 +84,7 @@ export class Chunks {
       if (chunk.level === level && chunk.start <= low && chunk.end >= high) return [[chunk], true];
       if (chunk.end > low && chunk.start < high) overlapping.push(chunk);
     }
+    if (this.early) overlapping.push(this.early);
     overlapping.sort((a, b) => Math.abs(b.level - level) - Math.abs(a.level - level));
     return [overlapping.slice(-4), false];
   }
@@ -117,8 +122,9 @@ export class Chunks {
       });
       if (!answer.ok) throw new Error(await said(answer));
       const chunk = decode(await answer.arrayBuffer(), first);
-      chunk.end = chunk.start + tiles * TILE * 2 ** level;
-      this.keep(`${level}/${first}/${tiles}`, chunk);
+      this.early = chunk.read < 1 ? chunk : null;
+      chunk.end = this.early ? this.total : chunk.start + tiles * TILE * 2 ** level;
+      if (!this.early) this.keep(`${level}/${first}/${tiles}`, chunk);
       this.error = null;
       this.last = { ms: performance.now() - began, bytes: chunk.bytes, bars: chunk.bars };
       this.loads++;
@@ -144,11 +150,11 @@ export class Chunks {
     }
   }
 
-  /** A chunk that shows the whole scope, for the minimap; undefined until one has come. */
+  /** A chunk that shows the whole scope, for the minimap; none until one has come. */
   whole() {
-    let found;
+    let found = this.early;
     for (const chunk of this.kept.values()) {
-      if (chunk.start <= 0 && chunk.end >= this.total && (!found || chunk.level < found.level)) found = chunk;
+      if (chunk.start <= 0 && chunk.end >= this.total && (!found || found === this.early || chunk.level < found.level)) found = chunk;
     }
     return found;
   }

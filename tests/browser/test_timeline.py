@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from playwright.sync_api import Page
 
+from correlator.timeline import timeline_bars, timeline_draw
 from tests import waiting
-from tests.browser.conftest import Watched, sharp
+from tests.browser.conftest import Watched, sharp, shown
 from tests.dashboards import scene
 
 pytestmark = pytest.mark.browser
@@ -62,6 +68,39 @@ def test_a_request_is_drawn_without_errors_and_asks_no_other_host(watched: Watch
     assert page.get_by_text("GPU 7", exact=False).count() > 0
     assert watched.errors == []
     assert watched.hosts == {address.removeprefix("http://")}
+
+
+@pytest.mark.skipif(timeline_draw.library is None, reason="draw.c is not built here")
+def test_what_is_still_being_read_is_drawn_as_far_as_it_is_and_then_sharply(watched: Watched, tmp_path: Path) -> None:
+    go, read = threading.Event(), timeline_bars._batches
+
+    def slowly(*asked: Any) -> Iterator[Any]:
+        seen = 0
+        for batch in read(*asked):
+            if seen > 20_000:
+                go.wait(120)
+            seen += batch.num_rows
+            yield batch
+
+    page = watched.page
+    with (
+        mock.patch.object(timeline_bars, "_batches", slowly),
+        shown(tmp_path, scene.scene(60_000, 40).batches) as found,
+    ):
+        page.goto(found + REQUEST)
+        page.get_by_text("% so far").wait_for()
+        page.wait_for_function("warplineTimeline.firstSeen && warplineTimeline.chunks.early.read > 0.1")
+        early = page.evaluate(
+            "[warplineTimeline.stats.sharp, warplineTimeline.chunks.early.bars > 0, warplineTimeline.chunks.early.read]"
+        )
+        assert early[:2] == [False, True]
+        assert early[2] < 1
+        page.evaluate("warplineTimeline.show(warplineTimeline.total * 0.4, warplineTimeline.total * 0.5)")
+        go.set()
+        sharp(page)
+        page.wait_for_function("!warplineTimeline.chunks.early && warplineTimeline.chunks.whole()")
+        assert page.get_by_text("% so far").is_hidden()
+        assert watched.errors == []
 
 
 def test_keys_zoom_move_and_reset(watched: Watched, address: str) -> None:

@@ -27,7 +27,9 @@ from correlator.timeline import (
     timeline_wire,
 )
 from correlator.timeline.timeline_bars import ScopeBars
+from correlator.timeline.timeline_catalogue import Catalogue
 from correlator.timeline.timeline_lod import Drawn
+from correlator.timeline.timeline_preview import Preview
 from correlator.timeline.timeline_scope import Scope
 
 SQL = Path(correlator.__file__).parent / "sql"
@@ -87,7 +89,9 @@ class Slices:
 def loaded(rows: Sequence[Bar], how: str, finest: int = 5) -> ScopeBars:
     """Return a scope's bars kept, kept with coarser levels, or in the store with levels from `finest` on kept."""
     scope = Scope(ORIGIN, ORIGIN + LENGTH)
-    bars = timeline_bars.load(Slices(rows), scope, 0 if how == "stored" else 1 << 30)
+    slices = Slices(rows)
+    catalogue = Catalogue(slices.view("timeline_kind", scope.parameters()))
+    bars = timeline_bars.load(catalogue, slices, scope, 0 if how == "stored" else 1 << 30)
     if how == "stored":
         with mock.patch.object(timeline_bars, "_finest_level", return_value=finest):
             bars.drawn(0, 0, TILE)
@@ -177,6 +181,20 @@ def test_the_pass_in_c_draws_what_numpy_draws(rows: list[Bar], window: tuple[int
         with drawing(built):
             found.append(loaded(rows, how).drawn(level, first * TILE << level, (first + tiles) * TILE << level))
     assert in_order(found[0]) == in_order(found[1])
+
+
+@pytest.mark.skipif(timeline_draw.library is None, reason="draw.c is not built here")
+@given(bars, st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_what_is_drawn_while_bars_are_read_is_exact_once_all_are(rows: list[Bar], level: int) -> None:
+    scope, slices = Scope(ORIGIN, ORIGIN + LENGTH), Slices(rows)
+    catalogue = Catalogue(slices.view("timeline_kind", scope.parameters()))
+    early = Preview(catalogue, LENGTH)
+    timeline_bars.load(catalogue, slices, scope, 1 << 30, early)
+    chunk = chunks.preview(early, catalogue, level)
+    assert totals(chunk) == sorted(truth(rows, 0, LENGTH).values())
+    assert early.share == (1 if rows else 0)
+    assert struct.unpack_from("<6I", chunk)[5] == (1001 if rows else 1)
 
 
 @given(bars, windows, st.sampled_from(HOW))
