@@ -85,12 +85,11 @@ class Pseudonyms:
         if not names:
             return
         pattern = re.compile(f"(?<![A-Za-z0-9])({'|'.join(map(re.escape, names))})(?![A-Za-z0-9])")
-        for table in tables:
-            if any(_is_text(column) for column in table.columns):
-                again = sample.Writer(directory / "told")
-                again.add(table, self._told(table, directory, pattern))
-                (directory / "told" / f"{table.name}.parquet").replace(directory / f"{table.name}.parquet")
-        (directory / "told").rmdir()
+        for table in [each for each in tables if any(_is_text(column) for column in each.columns)]:
+            again = sample.Writer(directory / "told")
+            again.add(table, self._told(table, directory, pattern))
+            (directory / "told" / f"{table.name}.parquet").replace(directory / f"{table.name}.parquet")
+            (directory / "told").rmdir()
 
     def _told(self, table: Table, directory: Path, pattern: re.Pattern[str]) -> Iterator[pa.Table]:
         def plain(text: str) -> str:

@@ -1,9 +1,11 @@
-"""`warpline incident`: keep what collectors recorded of a window, write it as one portable file, verify one, open one."""
+"""`warpline incident`: keep what collectors recorded of a window, write it as one portable file, also whenever a trigger has
+kept one, verify one, open one."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 import tempfile
@@ -18,14 +20,18 @@ from warpline import bundle
 from warpline.client import Client
 from warpline.commands import replay
 from warpline.errors import SettingsError, StoreError
+from warpline.incident_watch import Watch, Window
 from warpline.settings import Settings
 
+log = logging.getLogger(__name__)
+
+_LOOK_S = 10.0
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="keep|record|verify|open")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="keep|record|watch|verify|open")
     keep = actions.add_parser("keep", help="ask collectors for all that they recorded of a window, and await it")
     _add_window(keep)
     keep.add_argument("--node", default="", help="one node (default: all)")
@@ -33,13 +39,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     record = actions.add_parser("record", help="write a window of what is stored as a bundle")
     _add_window(record)
     record.add_argument("--about", default="", help="what happened, in a sentence")
-    record.add_argument("--pseudonyms", action="store_true", help="replace names of pods, namespaces and nodes")
+    _add_pseudonyms(record)
     record.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    watch = actions.add_parser("watch", help="record each window that an alert, a slow request or a person has kept")
+    watch.add_argument("directory", type=Path, help="where the bundles go")
+    watch.add_argument("--most", type=int, default=20, help="bundles that stay, the newest (default: 20)")
+    watch.add_argument("--causes", default="", help="rules, slow_request, asked, comma-separated (default: all)")
+    watch.add_argument("--once", action="store_true", help="record what is over, and end")
+    _add_pseudonyms(watch)
     verify = actions.add_parser("verify", help="say whether a bundle is whole")
     verify.add_argument("file", type=Path)
     opened = actions.add_parser("open", help="open a bundle in a correlator and dashboard of its own")
     opened.add_argument("file", type=Path)
     opened.add_argument("--seconds", type=float, default=0, help="end after so many seconds (default: at Ctrl-C)")
+
+
+def _add_pseudonyms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pseudonyms", action="store_true", help="replace names of pods, namespaces and nodes")
 
 
 def _add_window(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +65,8 @@ def _add_window(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do it; raise SourceError for a file that is no bundle. `verify` returns 1 where a table is damaged."""
-    return {"keep": _keep, "record": _record, "verify": _verify, "open": _open}[args.action](args, settings)
+    actions = {"keep": _keep, "record": _record, "watch": _watch, "verify": _verify, "open": _open}
+    return actions[args.action](args, settings)
 
 
 def window(around: str, length: str, now_ns: int) -> tuple[int, int]:
@@ -89,24 +106,49 @@ def _keep(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _record(args: argparse.Namespace, settings: Settings) -> int:
-    client = Client(settings)
     asked = window(args.around, args.length, time.time_ns())
+    _write(Client(settings), args.output, asked, args.about, args.pseudonyms)
+    return 0
+
+
+def _watch(args: argparse.Namespace, settings: Settings) -> int:
+    if args.most < 1:
+        raise SettingsError(f"incident: --most is {args.most}; give 1 or more")
+    client, causes = Client(settings), [each.strip() for each in args.causes.split(",") if each.strip()]
+
+    def write(path: Path, kept: Window) -> None:
+        about = f"{kept.cause}, recorded by itself" if args.pseudonyms else kept.about
+        _write(client, path, (kept.since_ns, kept.until_ns), about, args.pseudonyms)
+
+    watch = Watch(client, args.directory, args.most, causes, write)
+    while True:
+        try:
+            watch.look(time.time_ns())
+        except StoreError as error:
+            if args.once:
+                raise
+            log.warning("%s", error)
+        if args.once:
+            return 0
+        time.sleep(_LOOK_S)
+
+
+def _write(client: Client, output: Path, asked: tuple[int, int], about: str, pseudonyms: bool) -> None:
     # Beside the file: where it fits, they do, and /tmp is memory on many machines.
     with (
-        tempfile.TemporaryDirectory(prefix=".warpline-incident-", dir=args.output.resolve().parent) as folder,
+        tempfile.TemporaryDirectory(prefix=".warpline-incident-", dir=output.resolve().parent) as folder,
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
-        directory = Path(folder) / args.output.stem
+        directory = Path(folder) / output.stem
         task = bar.add_task("reading", total=1.0)
         found = bundle.record(
-            client, directory, asked, args.about, args.pseudonyms, lambda share: bar.update(task, completed=share)
+            client, directory, asked, about, pseudonyms, lambda share: bar.update(task, completed=share)
         )
         packing = bar.add_task("packing", total=1.0)
-        rules = _rules(client, args.pseudonyms)
-        bundle.pack(directory, args.output, rules, lambda share: bar.update(packing, completed=share))
-    size = args.output.stat().st_size / 1e6
-    print(f"{args.output}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {size:.1f} MB")
-    return 0
+        rules = _rules(client, pseudonyms)
+        bundle.pack(directory, output, rules, lambda share: bar.update(packing, completed=share))
+    size = output.stat().st_size / 1e6
+    print(f"{output}: {sum(found.rows.values()):,} rows of {len(found.rows)} tables, {size:.1f} MB", flush=True)
 
 
 def _rules(client: Client, pseudonyms: bool) -> str:
