@@ -40,7 +40,8 @@ def show() -> None:
         "Recording", ids, ids.index(wanted) if wanted in ids else 0, format_func=lambda uid: f"{names[uid]}  ({uid})"
     )
     if picked != wanted:
-        st.query_params.clear()
+        for name in ("t0", "t1") if wanted else ():  # Another recording's window says nothing of this one.
+            st.query_params.pop(name, None)
         st.query_params["id"] = picked
     _recording(found[found["recording_uid"] == picked].iloc[0])
 
@@ -66,15 +67,26 @@ def _recording(row: pd.Series) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{tracks['bars']:,} bars. Times of a launch are the host's; a GPU execution's are the GPU's.")
         st.link_button("Chrome / Perfetto trace", f"/wl/trace?{query}", icon=":material/download:")
-    kernels, busy, steps, summary = st.tabs(["Kernels", "GPUs", "Steps", "What was read"])
-    with kernels:
-        _kernels(uid)
-    with busy:
-        _busy(uid)
-    with steps:
-        _steps(uid)
-    with summary:
-        _summary(row["summary"])
+    _more(uid, row["summary"])
+
+
+@st.fragment
+def _more(uid: str, summary: object) -> None:
+    """Show one of the tabs; what another would ask for is not asked."""
+    names = ["Kernels", "GPUs", "Steps", "What was read"]
+    kernels, busy, steps, read_ = st.tabs(names, key="tab", bind="query-params")
+    if kernels.open:
+        with kernels:
+            _kernels(uid)
+    if busy.open:
+        with busy:
+            _busy(uid)
+    if steps.open:
+        with steps:
+            _steps(uid)
+    if read_.open:
+        with read_:
+            _summary(summary)
 
 
 def _kernels(uid: str) -> None:

@@ -36,6 +36,8 @@ STORES: dict[str, Callable[[], list[Batch]]] = {
 }
 TALL = 1900
 """Height of a picture of a state: what it adds is often below what an ordinary screen shows."""
+PANEL = 1400
+"""Height at which what is known of a bar is seen under the timeline."""
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
 EVER = f"1-{2**62}"
@@ -168,12 +170,13 @@ def _request(page: Page, address: str, file: Path) -> None:
     page.locator(".st-key-causes").wait_for()
     page.wait_for_timeout(1_000)
     page.screenshot(path=file)
+    page.set_viewport_size({"width": page.viewport_size["width"], "height": PANEL})
     page.evaluate(OWN)
     page.wait_for_timeout(200)
     sharp(page)
     page.evaluate(NEAR)
     page.wait_for_timeout(1_500)
-    page.screenshot(path=file.with_name(file.name.replace("request", "kernel")), full_page=True)
+    page.screenshot(path=file.with_name(file.name.replace("request", "kernel")))
 
 
 if __name__ == "__main__":
