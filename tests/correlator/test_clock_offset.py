@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.joins import clock_offset
+from correlator.joins.clock_edge import clock_edges
 from correlator.joins.clock_offset import Offset, forward, offset, reverse, through
 
 S = 1_000_000_000
@@ -91,3 +93,22 @@ def test_bounds_add_along_the_tightest_chain_of_nodes() -> None:
     assert through(edges, "a", "c") == (5.0, 25.0)
     assert through(edges, "c", "a") == (-25.0, -5.0)
     assert through(edges, "a", "z") is None
+
+
+def test_a_message_that_came_before_its_call_returned_does_not_cut_the_truth_off() -> None:
+    sent = np.arange(0, 60 * S, S // 4)
+    ahead, early = 5_000_000, 2_700  # The receiver has read 2.7 µs before the sender's call returned.
+    told = pa.table(
+        {
+            "node": pa.repeat("a", len(sent)),
+            "other_node": pa.repeat("b", len(sent)),
+            "sent_ns": sent,
+            "received_ns": sent + ahead - early,
+            "answered_ns": sent + ahead + 1_000_000,
+            "heard_ns": sent + 1_000_000 - early,
+        }
+    )
+    (found,) = clock_edges(told, [30 * S]).to_pylist()
+    assert found["status"] == "ok"
+    assert found["low_ns"] <= ahead <= found["high_ns"]
+    assert found["high_ns"] - found["low_ns"] <= 2 * 20_000

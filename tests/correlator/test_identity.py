@@ -363,3 +363,26 @@ def test_two_exchanges_under_one_id_whose_other_ends_are_lost_are_not_one() -> N
     assert edges(joined(one, []), "received_as")[0][2] == "exact"
     behind = [beside[0], {**beside[1], "peer_address": "10.0.0.7"}]  # Through a proxy, whose rows are lost.
     assert len(set(attempts(joined(behind, []), "exchange").values())) == 1
+
+
+def test_exchanges_of_one_process_under_one_id_are_not_one_where_their_servers_rows_are_lost() -> None:
+    asked = [exchange("client", n, n, "client", port=n, response_id="cmpl-same", trace_id=None) for n in range(4)]
+    found = joined(asked, [])
+    assert len(set(attempts(found, "exchange").values())) == 4
+    held = [engine_request("cmpl-same-0-0badcafe", 2, external_id="cmpl-same-0")]
+    with_engine = joined(asked, held)
+    assert len(set(attempts(with_engine, "exchange").values())) == 4
+    of_engine = attempts(with_engine, "internal_id")["cmpl-same-0-0badcafe"]
+    bearers = [e for e in edges(with_engine, "carried_by") if e[0] == of_engine and e[2] == "exact"]
+    assert len(bearers) <= 1
+
+
+def test_what_a_request_id_alone_joins_is_derived() -> None:
+    """One attempt alone bears it; another's rows may be lost."""
+    same = {"request_id": "11111111-2222-4333-8444-555555555555"}
+    asked = exchange("client", 1, 0, "client", port=1, lasts_ms=90, **same)
+    behind = {**exchange("server", 2, 5, "server", port=7, **same), "peer_address": "10.0.0.7"}
+    found = joined([asked, behind], [])
+    assert len(set(attempts(found, "exchange").values())) == 1
+    assert {rule for _, _, _, rule in edges(found, "carried_by")} == {"itself", "request_id"}
+    assert sorted(evidence for _, _, evidence, _ in edges(found, "carried_by")) == ["derived", "exact"]
