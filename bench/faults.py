@@ -21,7 +21,7 @@ from bench import _edge_link
 from bench.payloads import requests
 from correlator.storage.store import Store
 from tests.faults import cases
-from tests.faults.cases import NEVER, cut, flip, scramble
+from tests.faults.cases import NEVER, cut, flip, flip_footer, scramble
 from tests.faults.rig import Outcome, Rig
 from tests.waiting import until
 from warpline import otlp
@@ -70,12 +70,15 @@ def outcomes() -> Iterator[tuple[str, Outcome, float]]:
 
 
 def media() -> None:
-    """Say what damage to the spool and to a day's file cost, and whether the loss table says the same."""
-    for part, case in (("spool", cases.damaged_spool), ("store", cases.damaged_day)):
-        for name, damage in (("flipped", flip), ("cut", cut), ("scrambled", scramble)):
+    """Say what damage to the spool, to a day's file and to a segment cost, and whether the loss table says the same."""
+    ways = {"flipped": flip, "cut": cut, "scrambled": scramble}
+    parts = {"spool": cases.damaged_spool, "store": cases.damaged_day, "segment": cases.damaged_segment}
+    for part, case in parts.items():
+        for name, damage in (ways | {"flipped": flip_footer} if part == "segment" else ways).items():
             with tempfile.TemporaryDirectory() as directory:
                 outcome, losses = case(Path(directory) / "state", damage)
-            told = {reason: lost for (source, reason), lost in losses.items() if source == part}
+            source = "spool" if part == "spool" else "store"
+            told = {reason: lost for (by, reason), lost in losses.items() if by == source}
             print(f"{part} {name}: {told}", flush=True)
             figure(
                 f"faults.{part}.lost", outcome.lost, "{row}", case=name, told=sum(told.values()), twice=outcome.twice

@@ -166,8 +166,11 @@ def damaged_spool(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outc
     return outcome, losses
 
 
-def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcome, dict[tuple[str, str], int]]:
-    """A day's own file damaged while nobody runs; returns also what `loss` says of it, by the file's name."""
+def damaged_day(
+    state_dir: Path, damage: Callable[[Path], None], pick: str = "2024-*.duckdb"
+) -> tuple[Outcome, dict[tuple[str, str], int]]:
+    """A day of the load: its own file, or the largest that `pick` picks, damaged while nobody runs; returns also what `loss`
+    says of it, by the file's name."""
     rig = Rig(state_dir).start()
     load = Load(rig)
     load.sent = 20 * SMALL + LARGE
@@ -177,7 +180,7 @@ def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcom
     load.acknowledged = set(range(load.sent))
     rig.settle()
     rig.terminate()
-    damage(max((state_dir / "store").glob("*.duckdb"), key=lambda path: path.stat().st_size))
+    damage(max((state_dir / "store").glob(pick), key=lambda path: path.stat().st_size))
     rig.start()
     until(rig.reads, 240)  # A read that meets the damage has the file looked through and set aside.
     outcome = load.outcome()
@@ -185,6 +188,11 @@ def damaged_day(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcom
     losses = rig.losses()
     rig.terminate()
     return outcome, losses
+
+
+def damaged_segment(state_dir: Path, damage: Callable[[Path], None]) -> tuple[Outcome, dict[tuple[str, str], int]]:
+    """Likewise a segment."""
+    return damaged_day(state_dir, damage, "2024-*/*.parquet")
 
 
 def disk_full(mount: Path) -> tuple[Outcome, int]:
@@ -246,6 +254,13 @@ def flip(path: Path, at: float = 0.5) -> None:
     if content:
         content[int((len(content) - 1) * at)] ^= 0x5A
         path.write_bytes(content)
+
+
+def flip_footer(segment: Path) -> None:
+    """Change one byte of what a Parquet file says of its rows."""
+    size = segment.stat().st_size
+    footer = int.from_bytes(segment.read_bytes()[-8:-4], "little")
+    flip(segment, (size - 8 - footer // 2) / size)
 
 
 def rot(day_file: Path) -> None:

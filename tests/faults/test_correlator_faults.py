@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import cases
-from tests.faults.cases import cut, flip, rot
+from tests.faults.cases import cut, flip, flip_footer, rot
 from tests.faults.rig import SMALL, Outcome, end_all
 
 pytestmark = pytest.mark.faults
@@ -47,6 +47,14 @@ def test_a_damaged_day_file_is_survived_and_costs_what_it_says(tmp_path: Path) -
     outcome, losses = cases.damaged_day(tmp_path / "state", rot)
     assert outcome.twice == 0 and outcome.stored == outcome.acknowledged - outcome.lost
     assert any("2024-10-0" in reason and count > 0 for (source, reason), count in losses.items() if source == "store")
+
+
+@pytest.mark.parametrize("damage", [flip_footer, cut, Path.unlink], ids=["footer", "cut", "missing"])
+def test_a_damaged_segment_is_survived_and_costs_what_it_says(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    outcome, losses = cases.damaged_segment(tmp_path / "state", damage)
+    told = {reason: lost for (source, reason), lost in losses.items() if source == "store"}
+    assert outcome.twice == 0 and outcome.lost == sum(told.values()) > 0
+    assert all(reason.startswith("segment damaged: ") for reason in told)
 
 
 def test_sigterm_under_load_drains(tmp_path: Path) -> None:
