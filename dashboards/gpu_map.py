@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -13,10 +15,19 @@ from dashboards import measures, state, theme
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 HINT = "Drag a box over the mean to list the requests that ran then."
+COLUMNS = 120
+"""Intervals of the map, about."""
 TOPS = (1, 2, 5, 10, 25, 50, 100)
 """Where the colours of a share may end, in percent: those of a GPU that idles all the time would all be one."""
 MOST_CELLS = 400_000
 """Gaps are drawn as gaps, unless their columns would make the map larger than this."""
+
+
+def interval_ns(lasted_ns: int, readings: float) -> int:
+    """Return an interval of whole seconds for the readings of one GPU: a 120th of their time, more where they are fewer."""
+    apart_ns = lasted_ns / max(readings - 1, 1)
+    least_ns = max(lasted_ns / COLUMNS, 1.5 * apart_ns)
+    return max(math.ceil(least_ns / state.SECOND_NS), 1) * state.SECOND_NS
 
 
 def draw(cells: pd.DataFrame, step_ns: int, title: str, unit: str) -> tuple[int, int] | None:

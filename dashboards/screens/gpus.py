@@ -7,13 +7,10 @@ import streamlit as st
 
 from dashboards import fired, gpu_map, measures, parts, read, state, words
 
-COLUMNS = 120
-"""Intervals of the map, about."""
-
 WITHOUT = (
     "NVIDIA's dcgm-exporter, or AMD's device-metrics-exporter, would add how much of a GPU its kernels fill (SM activity, "
     "memory bandwidth), its power, temperature, clocks, throttling and Xids, and GPUs that no watched process uses. "
-    "Where one runs on the node, the source `dcgm` finds it; else name its address in the setting `dcgm_urls`."
+    "The source `dcgm` reads one at port 9400 of its node, or where the setting `dcgm_urls` says."
 )
 
 
@@ -42,7 +39,7 @@ def _body(chosen: state.Range) -> None:
         window, named = _readings(row, picked, chosen)
     account = read.frame("gpu_account", **chosen.bounds)
     _unread(account, named, row is None, metrics.empty)
-    _trouble(chosen, named)
+    _trouble(chosen)
     _shares(chosen, named)
     _account(account, named)
     _requests(window)
@@ -74,7 +71,7 @@ def _measure(metrics: pd.DataFrame) -> tuple[str, pd.Series | None]:
 
 def _readings(row: pd.Series, title: str, chosen: state.Range) -> tuple[tuple[int, int] | None, dict[str, str]]:
     """Draw the readings of one measure; return the window picked and what its GPUs are called."""
-    step = max((int(row["last_ns"]) - int(row["first_ns"])) // COLUMNS // state.SECOND_NS, 1) * state.SECOND_NS
+    step = gpu_map.interval_ns(int(row["last_ns"]) - int(row["first_ns"]), row["readings"] / row["gpus"])
     part = "-" if words.missing(row["part"]) else row["part"]
     found = read.frame("gpu_heat", **chosen.bounds, metric=row["metric"], part=part, interval_ns=step)
     if found.empty:
@@ -142,7 +139,7 @@ def _unread(account: pd.DataFrame, named: dict[str, str], kernels: bool, alone: 
         )
 
 
-def _trouble(chosen: state.Range, names: dict[str, str]) -> None:
+def _trouble(chosen: state.Range) -> None:
     """List what held GPUs back or failed: throttling, Xids, error counts that grew."""
     found = read.frame("gpu_trouble", **chosen.bounds)
     if found.empty:
@@ -152,7 +149,7 @@ def _trouble(chosen: state.Range, names: dict[str, str]) -> None:
     )
     table = pd.DataFrame(
         {
-            "GPU": _named(found["gpu_uuid"], names),
+            "GPU": found.apply(_title, axis=1),
             "What": [_wrong(*each) for each in zip(found["kind"], found["what"], strict=True)],
             "How much": [_much(*each) for each in zip(found["kind"], found["amount"], found["times"], strict=True)],
             "From": state.local(found["first_ns"]),

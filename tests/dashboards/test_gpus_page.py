@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from collectors import kineto
-from dashboards import measures, state
+from dashboards import gpu_map, measures, state
 from tests import golden
 from tests.collectors.reading import read as reading_of
 from tests.dashboards import double
@@ -45,6 +46,16 @@ def test_readings_are_offered_by_what_a_person_calls_them_the_most_telling_first
     assert chart(app)["y"] == [f"gpu-node-1 · GPU {number}" for number in range(8)]
     assert heading(app) == "%"
     assert heading(page("gpus", metric="Memory used")) == "GB"
+
+
+@pytest.mark.parametrize(
+    ("lasted_s", "every_s", "interval_s"), [(900, 10, 15), (900, 1, 8), (86_400, 30, 720), (20, 0.1, 1), (0, 1, 1)]
+)
+def test_no_interval_of_the_map_is_without_a_reading(lasted_s: float, every_s: float, interval_s: int) -> None:
+    found = gpu_map.interval_ns(int(lasted_s * state.SECOND_NS), lasted_s / every_s + 1)
+    assert found == interval_s * state.SECOND_NS
+    at = np.arange(0, lasted_s, every_s) // interval_s
+    assert set(at) == set(range(int(lasted_s - every_s) // interval_s + 1)) or not lasted_s
 
 
 def test_what_went_wrong_with_gpus_is_listed(correlator: str, reading: Callable[..., None]) -> None:
