@@ -20,7 +20,7 @@ from correlator.joins.attempts import Grouping, group, relays
 from correlator.joins.attribution import DERIVED, EVIDENCE, EXACT
 from correlator.joins.entities import Entities, build, named_exchanges, named_requests, trace_text
 from correlator.joins.pairing import Pairs, pair_ends
-from correlator.joins.union import Int64
+from correlator.joins.union import Int64, count_distinct
 from warpline import schema
 
 
@@ -104,8 +104,7 @@ def _names(found: Entities, grouping: Grouping, exchanges: pa.Table, engine: pa.
         pa.string(),
     ).combine_chunks()
     known = found.response >= 0
-    pairs = np.unique(np.stack([found.response[known], grouping.attempt[known]]), axis=1)
-    bearers = np.bincount(pairs[0], minlength=1)
+    bearers = count_distinct(found.response, grouping.attempt, 1)
     lone = known & (bearers[np.maximum(found.response, 0)] == 1)
     rows = np.arange(len(found.start))
     order = np.lexsort((rows, ~lone, grouping.attempt))
@@ -164,7 +163,8 @@ def _aliases(
     joined = joined.filter(pc.is_valid(joined["value"]))
     keys = ["kind", "scope", "value", "attempt_uid", "request_uid", "evidence"]
     once = joined.group_by(keys).aggregate([("time_ns", "min")]).rename_columns([*keys, "time_ns"])
-    once = once.sort_by([(k, "ascending") for k in keys])
+    # What one request is known by lies together: whoever asks for it reads few rows. By texts alone this was half the cost.
+    once = once.sort_by([(k, "ascending") for k in ("time_ns", *keys)])
     return schema.table("alias").batch({c: once[c].combine_chunks() for c in once.column_names}, rows=len(once))
 
 

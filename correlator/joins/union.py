@@ -61,6 +61,18 @@ def pair_codes(first: Int64, second: Int64) -> Int64:
 
 def count_distinct(group: Int64, value: Int64, groups: int) -> Int64:
     """Return how many different values, negative ones aside, each of `groups` groups holds."""
+    found, _ = different(group, value)
+    return np.bincount(found, minlength=groups)
+
+
+def different(group: Int64, value: Int64) -> tuple[Int64, Int64]:
+    """Return the different pairs, negative groups and values aside, sorted: as one number each, which is much quicker."""
     known = (value >= 0) & (group >= 0)
-    pairs = np.unique(np.stack([group[known], value[known]]), axis=1)
-    return np.bincount(pairs[0], minlength=groups)
+    group, value = group[known], value[known]
+    names = value[:0]
+    if int(value.max(initial=0)) >= (1 << 62) // (int(group.max(initial=0)) + 1):
+        names, value = np.unique(value, return_inverse=True)
+    width = int(value.max(initial=0)) + 1
+    pairs = np.unique(group * width + value)
+    group, value = pairs // width, pairs % width
+    return group, names[value] if len(names) else value

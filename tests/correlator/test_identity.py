@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from correlator.joins import ids
 from correlator.joins.identity import Identity, identify
-from correlator.joins.union import codes, components, star
+from correlator.joins.union import codes, components, count_distinct, star
 from warpline import schema
 
 MS = 1_000_000
@@ -320,6 +320,13 @@ def test_components_are_those_of_a_walk(edges_: list[tuple[int, int]]) -> None:
             for member in near[a]:
                 near[member] = near[a]
     assert label.tolist() == [min(near[i]) for i in range(20)]
+
+
+@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 6)), max_size=40), st.sampled_from([1, 1 << 61]))
+def test_distinct_values_are_counted_however_large_they_are(pairs: list[tuple[int, int]], large: int) -> None:
+    group, value = np.array(pairs, np.int64).reshape(-1, 2).T
+    found = count_distinct(group, np.where(value == 6, large, value), 6)
+    assert found.tolist() == [len({v for g, v in pairs if g == n and v >= 0}) for n in range(6)]
 
 
 def test_a_star_joins_rows_of_one_code_and_leaves_rows_without_alone() -> None:
