@@ -144,5 +144,6 @@ _CASES: dict[str, Callable[[Path], Outcome]] = {
     "write-ahead log missing": lambda state: cases.damaged_log(state, Path.unlink),
     "disk full, then freed": _full,
     "clock jumps of an hour": cases.clock_jumps,
+    "clock steps of an hour under the correlator": lambda state: cases.clock_steps(state)[0],
     "disconnects in a body": cases.broken_off,
 }

@@ -19,6 +19,7 @@ from tests.faults.rig import LARGE, SMALL, Load, Outcome, Rig, numbered
 from tests.waiting import until
 
 HOUR = 3_600_000_000_000
+STEPPED_CLOCK = Path(__file__).parent / "stepped_clock"
 NEVER = {"correlator_store_delay_s": 3600}
 """A correlator that acknowledges and does not store: what it took is in its spool alone."""
 
@@ -228,6 +229,33 @@ def clock_jumps(state_dir: Path) -> Outcome:
     outcome = load.outcome()
     rig.terminate()
     return outcome
+
+
+def clock_steps(state_dir: Path) -> tuple[Outcome, list[int]]:
+    """The correlator's own clock steps by an hour, forth and back, under load and before a start.
+
+    Returns also by how many hours it was off, by the times of the rows that it wrote itself.
+    """
+    off_s = state_dir.parent / "off_s"
+    rig = Rig(state_dir, correlator_own_metrics=False)
+    rig.environment = {"PYTHONPATH": str(STEPPED_CLOCK), "STEPPED_CLOCK": str(off_s)}
+    rig.start()
+    load = Load(rig).start()
+    hours: list[int] = []
+    for step in (1, 0, -1, 0):
+        off_s.write_text(str(step * 3600))
+        before = len(load.acknowledged)
+        until(lambda before=before: len(load.acknowledged) > before + 5 * SMALL, 240)
+        rig.send_garbage()  # It is counted in `loss`, at the time that the correlator thinks it is.
+        until(lambda: len(rig.hours_off()) > len(hours), 240)
+        hours.append(rig.hours_off()[-1])
+        if step == -1:
+            rig.kill()
+            rig.start()
+    load.stop()
+    outcome = load.outcome()
+    rig.terminate()
+    return outcome, hours
 
 
 def broken_off(state_dir: Path) -> Outcome:

@@ -65,6 +65,8 @@ class Rig:
         }  # fmt: skip
         addresses = {f"correlator_{door}_address": f"127.0.0.1:{port}" for door, port in ports.items()}
         self._settings = asked | addresses | settings
+        self.environment: dict[str, str] = {}
+        self._garbage: dict[int, int] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.loads: list[Load] = []
         _open.append(self)
@@ -81,7 +83,10 @@ class Rig:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.state_dir.parent / f"{self.state_dir.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "warpline.cli", "correlate"], cwd=ROOT, env=os.environ | named, stderr=log
+                [sys.executable, "-m", "warpline.cli", "correlate"],
+                cwd=ROOT,
+                env=os.environ | named | self.environment,
+                stderr=log,
             )
         until(self.answers, 240)
         return self
@@ -117,6 +122,19 @@ class Rig:
         except urllib3.exceptions.HTTPError:
             return 0
         return int(answer.status)
+
+    def send_garbage(self) -> None:
+        """Send what is no OTLP: it is counted as lost."""
+        answer = urllib3.request("POST", f"{self.url}/v1/logs", body=b"\xff", headers={"content-type": otlp.PROTOBUF})
+        assert answer.status == 400
+
+    def hours_off(self) -> list[int]:
+        """By how many hours the times of the rows for garbage are off, in the order in which they were first seen."""
+        found = self.client.table("loss").to_pylist()
+        for row in found:
+            if row["reason"] == "malformed request" and row["start_ns"] not in self._garbage:
+                self._garbage[row["start_ns"]] = round((row["start_ns"] - time.time_ns()) / 3_600_000_000_000)
+        return list(self._garbage.values())
 
     def stored(self) -> tuple[set[int], int]:
         """The numbers that are stored, and how many of them are stored more than once."""

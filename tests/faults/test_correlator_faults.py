@@ -96,5 +96,11 @@ def test_clocks_that_jump_by_an_hour_lose_and_double_nothing(tmp_path: Path) -> 
     check(cases.clock_jumps(tmp_path / "state"))
 
 
+def test_a_clock_that_steps_under_the_correlator_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    outcome, hours = cases.clock_steps(tmp_path / "state")
+    check(outcome)
+    assert hours == [1, 0, -1, 0]
+
+
 def test_clients_that_disconnect_in_a_body_cost_nobody_else(tmp_path: Path) -> None:
     check(cases.broken_off(tmp_path / "state"))
