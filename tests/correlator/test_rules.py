@@ -174,6 +174,11 @@ def fires(store: Store, name: str, rows: Rows) -> bool:
 
 
 MORE: dict[str, tuple[str, Rows, Rows]] = {
+    "SMs full of warps": (
+        "gpu_saturated",
+        [gpu("warpline.gpu.pipe.active", 0.95, "sm"), gpu("warpline.gpu.sm.occupancy", 0.6), *pool("prefill", 2)],
+        [gpu("warpline.gpu.pipe.active", 0.95, "sm"), gpu("warpline.gpu.sm.occupancy", 0.3), *pool("prefill", 2)],
+    ),
     "kernels of another model": (
         "kernel_time_per_token_up",
         decodes(SECOND, 1.3) + decodes(WEEK, 1) + decodes(WEEK, 9, model="other"),
