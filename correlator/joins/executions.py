@@ -8,7 +8,7 @@ the window that is looked at, so that any window gives the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +22,9 @@ from correlator.joins.ledger import Steps, column
 
 STRETCH_NS = 1_000_000_000
 """Results are cut into stretches of this length, by the start of an execution."""
+LAP_NS = 5_000_000_000
+"""How long an execution shares the GPU's busy time with others at most: what it takes beyond is its own. Without a bound,
+how long each one was busy would depend on how much of the time around it is looked at."""
 LOOKBACK_S = 60
 """How long before an execution its launch is looked for, and whether its process names its steps at all."""
 _AROUND = 5_000_000_000 // STRETCH_NS
@@ -82,14 +85,25 @@ def load(name: str) -> str:
 
 def names(query: Query, window: Window) -> Names:
     """Return the names of what executed, and of the engines of which the ledger tells something, in a window."""
-    bound = {"since_ns": window[0], "until_ns": window[1]}
-    places, family = query(load("place"), bound), query(load("family"), {})
-    told = query(load("engine"), {**bound, "stretch_ns": STRETCH_NS})
+    places = query(load("place"), {"since_ns": window[0], "until_ns": window[1]})
     process, gpu = column(places, "process").tolist(), column(places, "gpu").tolist()
+    return replace(
+        engines(query, window),
+        process=dict(
+            zip(process, zip(*(places[c].to_pylist() for c in ("process_uid", "node")), strict=True), strict=True)
+        ),
+        gpu=dict(zip(gpu, places["gpu_uuid"].to_pylist(), strict=True)),
+    )
+
+
+def engines(query: Query, window: Window) -> Names:
+    """Return the names of the engines of which the ledger tells something in a window, without those of what executed."""
+    told = query(load("engine"), {"since_ns": window[0], "until_ns": window[1], "stretch_ns": STRETCH_NS})
+    family = query(load("family"), {})
     engine, at, teller = column(told, "code"), column(told, "stretch"), column(told, "teller").astype(bool)
     return Names(
-        dict(zip(process, zip(*(places[c].to_pylist() for c in ("process_uid", "node")), strict=True), strict=True)),
-        dict(zip(gpu, places["gpu_uuid"].to_pylist(), strict=True)),
+        {},
+        {},
         dict(zip(engine.tolist(), told["process_uid"].to_pylist(), strict=True)),
         {
             n: Told(*(frozenset(engine[each & (np.abs(at - n) <= _AROUND)].tolist()) for each in (~teller, teller)))
@@ -102,10 +116,11 @@ def names(query: Query, window: Window) -> Names:
 def find(query: Query, window: Window, known: Names) -> tuple[Kernels, Steps]:
     """Return the executions that began in `window`, each once, and their steps."""
     bound = {"since_ns": window[0], "until_ns": window[1]}
-    rows = query(load("kernel"), bound)
+    rows = _beside(query, query(load("kernel"), bound), window)
     rows = rows.take(pa.array(_kept(query, rows, bound)))
     process, gpu, start, end = (column(rows, c) for c in ("process", "gpu", "start_ns", "end_ns"))
-    busy = busy_time(codes(gpu), start, end)
+    near = np.minimum(end, start + LAP_NS)
+    busy = busy_time(codes(gpu), start, near) + (end - near)
     inside = np.flatnonzero((start >= window[0]) & (start < window[1]))
     rows, busy = rows.take(pa.array(inside)), busy[inside]
     process, gpu, start, end = process[inside], gpu[inside], start[inside], end[inside]
@@ -124,6 +139,15 @@ def find(query: Query, window: Window, known: Names) -> tuple[Kernels, Steps]:
         evidence = np.where(fresh, sure, evidence).astype(np.int8)
     step, steps = _numbered(engine, ordinal, told, overhead)
     return Kernels(process, gpu, column(rows, "kind"), start, end, busy, step, evidence), steps
+
+
+def _beside(query: Query, rows: pa.Table, window: Window) -> pa.Table:
+    """Return rows with those that begin after the window while one of its own still runs: they share its busy time."""
+    last = min(int(column(rows, "end_ns").max(initial=0)), window[1] + LAP_NS)
+    if last <= window[1]:
+        return rows
+    after = query(load("kernel"), {"since_ns": window[1], "until_ns": last})
+    return pa.concat_tables([rows, after.filter(pa.array(column(after, "start_ns") >= window[1]))])
 
 
 def _kept(query: Query, rows: pa.Table, bound: dict[str, int]) -> Int64:
@@ -223,6 +247,19 @@ def _engines(process: Int64, stretch: Int64, known: Names) -> Int64:
         inside = np.isin(stretch, numbers) if len(groups) > 1 else np.ones(len(stretch), bool)
         for code, engine in _engine_of(told, known).items():
             result[inside & (process == code)] = engine
+    return result
+
+
+def engines_by_name(process: pa.ChunkedArray, stretch: Int64, known: Names) -> Int64:
+    """Return the engine whose ledger holds for each process, by its name, in its stretch; -1 where there is none."""
+    encoded = process.combine_chunks().dictionary_encode()
+    code, words = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), np.int64), encoded.dictionary.to_pylist()
+    result = np.full(len(code), -1, np.int64)
+    for number in np.unique(stretch).tolist():
+        inside, told = stretch == number, known.engines_in.get(number, Told())
+        for which in np.unique(code[inside]).tolist():
+            engine = near(words[which], told, known)
+            result[inside & (code == which)] = -1 if engine is None else engine
     return result
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from correlator.joins import executions
-from correlator.joins.executions import STRETCH_NS, Query, Told
+from correlator.joins.executions import LOOKBACK_S, STRETCH_NS, Query, Told
 from correlator.joins.gpu_time import POWER_NS, Found
 from correlator.joins.ledger import OUTSIDE, column
 
@@ -96,6 +96,13 @@ class MadeOf:
         first = any(rows["first"].to_pylist()) or high_ns - low_ns > POWER_NS
         return low_ns - (POWER_NS if first else 0), high_ns + POWER_NS
 
+    def by_waits(self, low_ns: int, high_ns: int) -> Iterable[int]:
+        """Yield the stretches in which somebody waited, as events in [low_ns, high_ns] tell."""
+        bound = {"since_ns": low_ns, "until_ns": high_ns, "stretch_ns": STRETCH_NS}
+        rows = self._query(executions.load("wait_new"), bound)
+        for first, last in zip(column(rows, "first").tolist(), column(rows, "last").tolist(), strict=True):
+            yield from range(first, last + 1)
+
     def by_messages(self, low_ns: int, high_ns: int) -> tuple[int, int]:
         """Return the first and last time of executions that messages in [low_ns, high_ns] can change: an execution is of
         the first message after it, or of the one after that."""
@@ -104,10 +111,14 @@ class MadeOf:
 
     def by_kernels(self, low_ns: int, high_ns: int) -> tuple[int, int]:
         """Return the first and last time of executions that others, which began in [low_ns, high_ns], can change: those
-        that ran at once, and where a copy ends a step, all until the step's message."""
-        rows = self._query(executions.load("message_after"), {"since_ns": high_ns, "until_ns": high_ns + _AHEAD_NS})
-        near = _S // 10
-        return low_ns - near, max([high_ns + near, *(t for t in rows["time_ns"].to_pylist() if t is not None)])
+        that ran at once; where a copy ends a step, all until the step's message; where a record names its step, those
+        of the minute after it, for then its process is taken to name all its steps."""
+        after = self._query(executions.load("message_after"), {"since_ns": high_ns, "until_ns": high_ns + _AHEAD_NS})
+        messages = [t for t in after["time_ns"].to_pylist() if t is not None]
+        (found,) = self._query(executions.load("kernel_near"), {"since_ns": low_ns, "until_ns": high_ns}).to_pylist()
+        first = min([found["first_ns"], *([found["copied_ns"] or low_ns] if messages else [])])
+        stamped = found["last_ns"] + (LOOKBACK_S * _S if found["stamped"] else 0)
+        return first, max([stamped, *messages])
 
 
 _S = 1_000_000_000

@@ -75,6 +75,11 @@ def _addresses(exchanges: pa.Table, client_side: np.ndarray) -> list[pa.Array]:
 
 def _sequences(exchanges: pa.Table, connections: pa.Table, client_side: np.ndarray) -> list[pa.Array]:
     """Return the client's and the server's initial sequence numbers of each exchange's connection, NULL where unknown."""
+    connections = connections.filter(
+        pc.and_(pc.is_valid(connections["isn_sent"]), pc.is_valid(connections["isn_received"]))
+    )
+    # Whichever came last: of rows that contradict each other the same one counts.
+    connections = connections.sort_by([("isn_sent", "ascending"), ("isn_received", "ascending")])
     key = codes(
         pa.chunked_array([*_connection_keys(connections).chunks, *_connection_keys(exchanges).chunks], type=pa.string())
     )

@@ -37,12 +37,13 @@ class Presence:
         self._since = dict.fromkeys(_ASKED, _LAST)
         """Bucket by table from which on all that is stored is known."""
 
-    def came(self, table: str, low_ns: int, high_ns: int) -> None:
-        """Take note of rows that came with times in [low_ns, high_ns]."""
+    def came(self, table: str, low_ns: int, high_ns: int) -> list[int]:
+        """Take note of rows that came with times in [low_ns, high_ns]; return the buckets in which a process is new."""
         if table in _ASKED and self._since[table] < _LAST:
             low, high = max(low_ns // BUCKET_NS, self._since[table]), high_ns // BUCKET_NS + 1
             if low < high:
-                self._look(table, low, high)
+                return self._look(table, low, high)
+        return []
 
     def keys(self, table: str, since_ns: int, until_ns: int) -> set[Key]:
         """Return who wrote rows with times in [since_ns, until_ns), both whole buckets."""
@@ -66,9 +67,14 @@ class Presence:
                 self._seen[table] = {key: buckets for key, buckets in kept.items() if buckets}
                 self._since[table] = bound
 
-    def _look(self, table: str, low: int, high: int) -> None:
+    def _look(self, table: str, low: int, high: int) -> list[int]:
         bound = {"since_ns": low * BUCKET_NS, "until_ns": min(high * BUCKET_NS, (1 << 63) - 1), "bucket_ns": BUCKET_NS}
         rows = self._query(f"-- within: {table} 0 s\n{_ASKED[table]}", bound)
         columns = (rows[c].to_pylist() for c in ("process_uid", "engine_index", "bucket"))
+        new = []
         for process, index, bucket in zip(*columns, strict=True):
-            self._seen[table].setdefault((process, index), set()).add(bucket)
+            buckets = self._seen[table].setdefault((process, index), set())
+            if bucket not in buckets:
+                buckets.add(bucket)
+                new.append(bucket)
+        return new

@@ -2,9 +2,9 @@
 
 Results are functions of the rows around a fixed stretch of time. What comes marks the stretches that it can change, and
 those are computed anew from all of their rows; so the result is the same whatever the order in which rows came, however
-they were batched and however often. Four stages: `wire` makes the step ledger where only the engine's messages were
-seen, `identity` names attempts, `clock` bounds the nodes' clocks, `gpu` shares GPU time. A stage reads what the ones
-before it wrote.
+they were batched and however often. Five stages: `wire` makes the step ledger where only the engine's messages were
+seen, `identity` names attempts, `clock` bounds the nodes' clocks, `gpu` shares GPU time, `blame` says who delayed whom. A
+stage reads what the ones before it wrote.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correlator.joins import blame, gpu_time
+from correlator.joins import blame, executions, gpu_time
 from correlator.joins.clock_edge import clock_edges
 from correlator.joins.clock_offset import WINDOW_NS
-from correlator.joins.executions import LOOKBACK_S, STRETCH_NS, load
+from correlator.joins.executions import STRETCH_NS, load
 from correlator.joins.identity import identify
+from correlator.joins.late import Late
 from correlator.joins.made_of import KEPT, MadeOf
 from correlator.joins.marks import near, together
 from correlator.joins.membership import from_wire
-from correlator.joins.presence import Presence
+from correlator.joins.presence import BUCKET_NS, Presence
+from correlator.joins.reach import BY_NAME, LOOKBACK_NS, STAGES, Stage
 from correlator.joins.stays import from_events, from_sight
 from correlator.storage.store import Store
 from warpline import schema
@@ -44,65 +45,9 @@ Progress = Callable[[str, int, int], None]
 """Told (stage, stretches done, stretches in all)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage: its stretch of time, how many stretches it takes at once, and how far a row of a table reaches."""
-
-    name: str
-    stretch_ns: int
-    at_once: int
-    reach: dict[str, tuple[int, int]]
-    """Table → (ns before, ns after): a row can change results in [time - before, time + after]."""
-    of: tuple[str, ...] = ()
-    """Tables without whose rows a stretch has no results; none where results may lie beside the rows that they are of."""
-
-
 _EVER_NS = 1 << 62
 _PIECES = 8
 """So many stretches at most are put as files of their own; more at once are rows of long ago, or all."""
-LOOKBACK_NS = 120 * _S
-"""How far before a stretch the wire is replayed from: a request that was scheduled earlier has an inexact context."""
-
-STAGES = (
-    Stage(
-        "wire",
-        20 * _S,
-        1,
-        {
-            **dict.fromkeys(
-                ("engine_message", "engine_emission", "engine_event", "engine_request"), (30 * _S, LOOKBACK_NS)
-            ),
-            # Where no engine tells its steps, they are counted on the GPU, over the whole of each request (stays.py), or
-            # named in its trace, by the wall clock (batches.py).
-            **dict.fromkeys(
-                ("span", "engine_phase", "clock_pair", "http_exchange", "launch", "gpu_kernel"), (30 * _S, LOOKBACK_NS)
-            ),
-        },
-    ),
-    Stage(
-        "identity",
-        60 * _S,
-        1,
-        {"http_exchange": (60 * _S, 60 * _S), "engine_request": (60 * _S, 60 * _S), "connection": (0, 60 * _S)},
-        ("http_exchange", "engine_request"),
-    ),
-    Stage("clock", 60 * _S, 1, {"http_exchange": (90 * _S, 30 * _S), "connection": (0, 60 * _S)}),
-    Stage(
-        "gpu",
-        STRETCH_NS,
-        60,
-        {
-            "gpu_kernel": (_S // 10, _S // 10),
-            "launch": (_S // 10, LOOKBACK_S * _S),
-            # Of what these reach, only the stretches that they change (made_of.py).
-            "step_member": (5 * _S, 5 * _S),
-            "engine_step": (5 * _S, 5 * _S),
-            "engine_message": (5 * _S, 0),
-            "gpu_sample": (5 * _S, 5 * _S),
-        },
-        ("gpu_kernel",),
-    ),
-)
 
 
 class Joins:
@@ -116,7 +61,7 @@ class Joins:
         self.failed = 0
         self._ledgers: dict[int, bytes] = {}
         self._dirty: dict[str, set[int]] = {stage.name: set() for stage in STAGES}
-        self._presence, self._made_of = Presence(store.query), MadeOf(store.query)
+        self._presence, self._made_of, self._late = Presence(store.query), MadeOf(store.query), Late(store.query)
         self._stop = threading.Event()
         self._now = threading.Event()
         self._working = threading.Lock()
@@ -168,7 +113,11 @@ class Joins:
     def _catch_up(self) -> int:
         began = time.monotonic()
         for table, low, high in together(self.store.changes.take()):
-            self._presence.came(table, low, high)
+            new = self._presence.came(table, low, high)
+            if table == "step_member":  # Its plugin tells now what was made of less.
+                for bucket in new:
+                    at = bucket * BUCKET_NS
+                    self._mark("engine_message", at - 30 * _S, at + BUCKET_NS + 60 * _S, only="wire")
             self._came(table, low, high)
         done = 0
         for stage in STAGES:
@@ -223,13 +172,18 @@ class Joins:
 
     def _came(self, table: str, low_ns: int, high_ns: int) -> None:
         """Mark the stretches that rows which came with times in [low_ns, high_ns] can change."""
-        stage, dirty = STAGES[-1], self._dirty["gpu"]
+        stage, dirty = BY_NAME["gpu"], self._dirty["gpu"]
         found: tuple[int, int] | None
         if table in ("step_member", "engine_step"):
             dirty.update(self._made_of.by_steps(table, low_ns, high_ns))
             return
-        for other in STAGES[:-1]:
-            self._mark(table, low_ns, high_ns, only=other.name)
+        for other in STAGES:
+            if other is not BY_NAME["gpu"]:
+                self._mark(table, low_ns, high_ns, only=other.name)
+        for name, low, high in self._late.came(table, low_ns, high_ns):
+            self._dirty[name].update(range(low // BY_NAME[name].stretch_ns, high // BY_NAME[name].stretch_ns + 1))
+        if table == "engine_event":
+            self._dirty["blame"].update(self._made_of.by_waits(low_ns, high_ns))
         if table == "gpu_sample":
             found = self._made_of.by_power(low_ns, high_ns)
         elif table == "engine_message":
@@ -287,11 +241,18 @@ class Joins:
     # The stages
 
     def _run(self, stage: Stage, since_ns: int, until_ns: int, piece_ns: int = 0) -> None:
-        made = {"wire": self._wire, "identity": self._identity, "clock": self._clock, "gpu": self._gpu}[stage.name](
-            since_ns, until_ns
-        )
+        run = {
+            "wire": self._wire,
+            "identity": self._identity,
+            "clock": self._clock,
+            "gpu": self._gpu,
+            "blame": self._blame,
+        }
+        made = run[stage.name](since_ns, until_ns)
         if stage.name == "wire":
             self._mark_changed(since_ns, until_ns, made["step_member"])
+        if stage.name == "gpu":
+            self._dirty["blame"].update(range(since_ns // STRETCH_NS, until_ns // STRETCH_NS))
         if any(len(rows) or self.store.results.any_in(name, since_ns, until_ns) for name, rows in made.items()):
             self.store.put(since_ns, until_ns, made, piece_ns)
 
@@ -373,8 +334,13 @@ class Joins:
     def _gpu(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         found = gpu_time.find(self.store.query, since_ns, until_ns)
         self._made_of.note(found)
-        waits = self.store.query(load("wait"), {"since_ns": since_ns, "until_ns": until_ns})
-        return {"share": gpu_time.rows(found), "blame": blame.rows(found, waits)}
+        return {"share": gpu_time.rows(found)}
+
+    def _blame(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
+        window = {"since_ns": since_ns, "until_ns": until_ns}
+        costs = self.store.query(load("cost"), {**window, "stretch_ns": STRETCH_NS})
+        known = executions.engines(self.store.query, (since_ns, until_ns))
+        return {"blame": blame.rows(costs, self.store.query(load("wait"), window), known)}
 
     def readings(self) -> Iterable[Reading]:
         """Yield what the joins did, for /metrics."""

@@ -1,4 +1,4 @@
--- One wait of one request in its engine: from queued to scheduled, or from preempted to resumed.
+-- One wait of one request in its engine, of five minutes at most: from queued to scheduled, or from preempted to resumed.
 -- within: engine_event 300 s
 WITH marked AS (
     SELECT process_uid, internal_id, kind, time_ns,
@@ -6,7 +6,7 @@ WITH marked AS (
     FROM (
         SELECT DISTINCT process_uid, internal_id, kind, time_ns FROM engine_event
         WHERE kind IN ('queued', 'scheduled', 'resumed', 'preempted')
-            AND time_ns >= $since_ns - 300000000000 AND time_ns < $until_ns + 60000000000
+            AND time_ns >= $since_ns - 300000000000 AND time_ns < $until_ns + 300000000000
     )
     WINDOW each AS (PARTITION BY process_uid, internal_id ORDER BY time_ns, kind)
 )
@@ -14,5 +14,5 @@ SELECT internal_id AS owner, hash(process_uid) AS engine, time_ns AS start_ns, n
     kind = 'preempted' AS again
 FROM marked
 WHERE kind IN ('queued', 'preempted') AND next_kind IN ('scheduled', 'resumed')
-    AND next_ns - time_ns >= 1000000 AND next_ns > $since_ns AND time_ns < $until_ns
+    AND next_ns - time_ns BETWEEN 1000000 AND 300000000000 AND next_ns > $since_ns AND time_ns < $until_ns
 ORDER BY ALL

@@ -185,8 +185,8 @@ def test_a_rebuild_tells_how_far_it_is(store: Store, tmp_path: Path) -> None:
     store.write(batches(seen))
     told: list[tuple[str, int, int]] = []
     Joins(store.settings, store).rebuild(lambda *each: told.append(each))
-    assert [t for t in told if t[1] == t[2]][-1][0] == "gpu"
-    assert {t[0] for t in told} == {"wire", "identity", "clock", "gpu"}
+    assert [t for t in told if t[1] == t[2]][-1][0] == "blame"
+    assert {t[0] for t in told} == {"wire", "identity", "clock", "gpu", "blame"}
 
 
 def test_a_rebuild_does_not_walk_through_weeks_without_a_row(store: Store) -> None:
