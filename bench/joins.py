@@ -13,6 +13,7 @@ import time
 
 import duckdb
 
+from correlator.explain import explain
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
 from warpline import schema
@@ -102,6 +103,7 @@ def run() -> None:
         )
         print(f"FIGURE joins.rebuild_rss_gb {peak:.2f} GB limit=8")
         print(f"FIGURE joins.timeline_ms {_timeline_ms(store, steps):.0f} ms limit=100")
+        print(f"FIGURE joins.explain_cpu_ms {_explain_cpu_ms(store, steps):.0f} ms requests={counts['engine_request']}")
         lag = _lag_s(store, joins, steps)
         print(f"FIGURE joins.lag_s {lag:.2f} s limit=2 kernel_rows_per_s=50000 seconds={STREAM_S}")
         store.close()
@@ -122,6 +124,17 @@ def _timeline_ms(store: Store, steps: int) -> float:
     ][0].as_py()
     times = sorted(_timed(lambda: store.view("request_step", {"request": key, **window}).read_all()) for _ in range(7))
     return times[3] * 1000
+
+
+def _explain_cpu_ms(store: Store, steps: int) -> float:
+    """Return the CPU time of explaining one request in the middle, beside all of its peers, in ms, median of five."""
+    key = f"chatcmpl-{steps // 4 + 60:08d}"
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        explain(lambda name, **asked: store.view(name, asked).read_all(), key)
+        times.append(time.process_time() - began)
+    return sorted(times)[2] * 1000
 
 
 def _lag_s(store: Store, joins: Joins, steps: int) -> float:

@@ -11,6 +11,7 @@ servers behind one port) is marked not monotonic from then on.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import socket
@@ -53,7 +54,10 @@ def run(context: Context) -> Iterator[Batch]:
     servers: dict[str, tuple[Target, Server]] = {}
     while True:
         wanted = _resolve(context.settings.engine_urls)
-        servers = {url: servers.get(url) or (Target(url, context), Server(_name(url))) for url in wanted}
+        servers = {
+            url: servers.get(url) or (Target(url, context), Server(_name(url), _node(url, context.node)))
+            for url in wanted
+        }
         for target, server in servers.values():
             scraped = target.scrape()
             if scraped is not None:
@@ -92,6 +96,16 @@ def _name(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     name = f"{host}:{parts.port}" if parts.port else str(host)
     return name if parts.path in ("", "/metrics") else name + parts.path
+
+
+def _node(url: str, own: str) -> str | None:
+    """Return the node of an address, where it is known: every node has a loopback of its own, so that is this one's."""
+    host = urlsplit(url).hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return own if local else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class Server:
     """Turns scrapes of one server into batches; remembers its counters, to see which fall without a restart."""
 
     target: str
+    node: str | None = None
     _last: dict[str, float] = field(default_factory=dict)
     _falls: set[str] = field(default_factory=set)
     _started: float = 0.0
@@ -190,6 +205,7 @@ class Server:
         factors = [1.0 if each.statistic in ("bucket", "count") else each.word.factor for each in told]
         return {
             "time_ns": time_ns,
+            "node": self.node,
             "target": self.target,
             "engine": [each.engine for each in told],
             "model": [each.model for each in told],

@@ -126,7 +126,8 @@ SELECT
     status,
     grpc_status,
     protocol,
-    engine.model,
+    -- An engine rarely says which model a request is of; what its pod or its address serves is told elsewhere. A scrape has none.
+    coalesce(engine.model, CASE WHEN method IS DISTINCT FROM 'GET' THEN coalesce(in_pod.model, at_address.model) END) AS model,
     replace(trace_id::VARCHAR, '-', '') AS trace_id,
     request_id,
     response_id,
@@ -192,6 +193,9 @@ LEFT JOIN (
     GROUP BY process_uid
 ) AS process
     ON process.process_uid = every.process_uid
+LEFT JOIN served_model AS in_pod ON side = 'server' AND in_pod.pod_uid = coalesce(every.pod_uid, process.pod_uid)
+LEFT JOIN served_model AS at_address ON side = 'server' AND at_address.address = concat(local_address, ':', local_port)
+    AND coalesce(at_address.node, every.node) = every.node
 LEFT JOIN (
     -- n samples or several prompts are one exchange: their tokens are added up, their phases are from first to last.
     SELECT

@@ -13,7 +13,8 @@ WITH asked AS (
     LIMIT 1
 ),
 exchange AS (
-    SELECT concat_ws('/', node, connection_id, ordinal, side) AS uid, uid = asked_uid AS mine, node, process_uid, start_ns,
+    SELECT concat_ws('/', node, connection_id, ordinal, side) AS uid, uid = asked_uid AS mine, node, pod_uid, process_uid, start_ns,
+        concat(local_address, ':', local_port) AS address,
         coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) - start_ns AS duration_ns,
         first_body_ns - start_ns AS ttft_ns,
         status = 200 AND coalesce(grpc_status, 0) = 0 AND end_ns IS NOT NULL AND coalesce(ended_by, '') <> 'abort' AS answered
@@ -124,6 +125,14 @@ served AS (
     SELECT attempt_uid, process_uid, false FROM attempt
     WHERE process_uid IS NOT NULL AND attempt_uid NOT IN (SELECT attempt_uid FROM engine WHERE process_uid IS NOT NULL)
 ),
+-- An engine rarely says which model a request is of; what its pod or its address serves is told elsewhere.
+serves AS (
+    SELECT attempt_uid, coalesce(in_pod.model, at_address.model) AS model
+    FROM attempt
+    LEFT JOIN (SELECT process_uid, arg_max(pod_uid, start_ns) AS pod_uid FROM process GROUP BY process_uid) AS process USING (process_uid)
+    LEFT JOIN served_model AS in_pod ON in_pod.pod_uid = coalesce(attempt.pod_uid, process.pod_uid)
+    LEFT JOIN served_model AS at_address ON at_address.address = attempt.address AND coalesce(at_address.node, attempt.node) = attempt.node
+),
 -- Where there are no pods, processes stand for them.
 pods AS (
     SELECT attempt_uid, string_agg(DISTINCT name, ' and ' ORDER BY name) FILTER (NOT prefills) AS pod,
@@ -144,11 +153,13 @@ each AS MATERIALIZED (
     SELECT own, answered, duration_ns::DOUBLE AS duration_ns, ttft_ns::DOUBLE AS ttft_ns, queue_ns::DOUBLE AS queue_ns,
         prefill_ns::DOUBLE AS prefill_ns, decode_ns::DOUBLE AS decode_ns, decode_ns / nullif(output_tokens - 1, 0) AS token_ns,
         prompt_tokens::DOUBLE AS prompt_tokens, output_tokens::DOUBLE AS output_tokens, batch,
-        gpus.share_j / nullif(output_tokens, 0) AS token_j, model, role,
-        MAP {'model': model, 'pod': pod, 'prefill': prefill, 'gpu': gpu} AS has
+        gpus.share_j / nullif(output_tokens, 0) AS token_j,
+        coalesce(phase.model, serves.model) AS model, role,
+        MAP {'model': coalesce(phase.model, serves.model), 'pod': pod, 'prefill': prefill, 'gpu': gpu} AS has
     FROM attempt
     LEFT JOIN phase USING (attempt_uid)
     LEFT JOIN batch USING (attempt_uid)
+    LEFT JOIN serves USING (attempt_uid)
     LEFT JOIN pods USING (attempt_uid)
     LEFT JOIN gpus USING (attempt_uid)
     WHERE own OR answered

@@ -234,6 +234,21 @@ def test_servers_come_and_go_and_the_others_stay(tmp_path: Path, monkeypatch: py
             down[0] = False
             until(lambda: {row["target"] for row in seen.rows("engine_sample")} == {good, bad})
     assert {row["value"] for row in seen.rows("engine_sample")} == {3}
+    assert {row["node"] for row in seen.rows("engine_sample")} == {where.node}, "loopback is nobody else's"
+
+
+@pytest.mark.parametrize(
+    ("url", "node"),
+    [
+        ("http://127.0.0.1:8000/metrics", "n"),
+        ("http://[::1]:8000/metrics", "n"),
+        ("http://localhost:8000/metrics", "n"),
+        ("http://10.0.0.7:8000/metrics", None),
+        ("http://vllm.llm.svc:8000/metrics", None),
+    ],
+)
+def test_an_engine_is_known_to_be_on_this_node_where_its_address_is_loopback(url: str, node: str | None) -> None:
+    assert engine_metrics._node(url, "n") == node
 
 
 def test_without_an_address_one_line_says_what_to_do() -> None:

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine is: its node, its pod ("" outside of Kubernetes), the index of its GPU, which model it has."""
+    """Where an engine is: node, pod ("" outside of Kubernetes), index of its GPU, the model that it says ("" for none)."""
 
     node: str = "n0"
     pod: str = "pod-0"
@@ -30,6 +30,10 @@ class Place:
     @property
     def engine(self) -> str:
         return f"{self.node}:1:{hash_of(self)}"
+
+    @property
+    def address(self) -> str:
+        return "10.1.{}.{}".format(*divmod(hash_of(self), 256))
 
     @property
     def gpu_uuid(self) -> str:
@@ -90,9 +94,16 @@ def _rows(number: int, request: Served) -> dict[str, list[Row]]:
     }
     http |= {"method": "POST", "path": "/v1/completions", "status": 200, "response_id": f"cmpl-{number}"}
     http |= {"start_ns": begin, "request_end_ns": begin, "first_body_ns": first, "last_chunk_ns": end, "end_ns": end}
+    http |= {"local_address": place.address, "local_port": 8000}
     family = {"start_ns": BASE - S, "node": place.node}
     pod = {"pod": place.pod, "namespace": "ml"} if place.pod else {}
-    told = {"start_ns": begin, "end_ns": end, "external_id": f"cmpl-{number}", "model": place.model, "role": place.role}
+    told = {
+        "start_ns": begin,
+        "end_ns": end,
+        "external_id": f"cmpl-{number}",
+        "model": place.model or None,
+        "role": place.role,
+    }
     found: dict[str, list[Row]] = {
         "http_exchange": [http],
         "process": [family | pod | {"process_uid": place.engine}],

@@ -12,7 +12,7 @@ import pytest
 from correlator.explain import Explanation, as_json, explain, lines
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
-from tests.correlator.served import Place, Served, stored
+from tests.correlator.served import BASE, Place, Served, stored
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -110,6 +110,20 @@ def test_a_slow_model_is_told_and_not_its_only_pod(tmp_path: Path) -> None:
         "requests for model mixtral took 3 times as long as those of the other model of its path, within 3.9 s of it:"
         " median 312 ms of 29 against 104 ms of 30"
     ]
+
+
+def test_where_engines_do_not_say_the_model_that_of_their_address_counts(tmp_path: Path) -> None:
+    places = [Place("n0", "pod-0", model=""), Place("n1", "pod-1", model="")]
+    store = stored(tmp_path, turns(places, 30, at1=3))
+    told = {"time_ns": BASE, "engine": "vllm", "metric": "requests.waiting", "statistic": "value", "value": 0.0}
+    where = {"target": [f"{place.address}:8000" for place in places], "model": ["llama", "mixtral"], "monotonic": False}
+    store.write([Batch(schema.table("engine_sample"), schema.table("engine_sample").batch(told | where), "told")])
+    (text,) = groups(explained(store)(2 * 19 + 1))
+    store.close()
+    assert (
+        text.split(", within")[0]
+        == "requests for model mixtral took 3 times as long as those of the other model of its path"
+    )
 
 
 def test_nothing_is_told_of_nine_requests_however_slow(tmp_path: Path) -> None:
