@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import urllib3
 
-from bench import _edge_link
+from bench import _bad_inputs, _edge_link
 from bench.payloads import requests
 from correlator.storage.store import Store
 from tests.faults import cases
@@ -52,6 +52,7 @@ def run() -> None:
     figure("faults.stored_twice", twice, "{row}", limit=0)
     figure("faults.cases", count, "{case}")
     media()
+    _bad_inputs.run(figure)
     soak()
     _edge_link.run(figure)
 

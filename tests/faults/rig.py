@@ -57,6 +57,7 @@ class Rig:
         self.state_dir = state_dir
         ports = {door: free_port() for door in ("grpc", "http", "query")}
         self.url = f"http://127.0.0.1:{ports['http']}"
+        self.grpc_address = f"127.0.0.1:{ports['grpc']}"
         self.query_url = f"http://127.0.0.1:{ports['query']}"
         self.client = Client(Settings(query_url=self.query_url))
         asked = {
