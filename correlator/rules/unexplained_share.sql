@@ -6,8 +6,12 @@
 -- missing: quiet
 -- runbook: Pipeline health says what is missing: the plugin, the engine wire, or launches that were lost
 -- keep: no; it is about what is always sent
-SELECT COALESCE(node, 'unknown') AS node, SUM(share_ns) FILTER (owner = '__unattributed__') / NULLIF(SUM(share_ns), 0) AS value,
-    SUM(share_ns) / 1e6 >= $least_busy_ms
-        AND COALESCE(SUM(share_ns) FILTER (owner = '__unattributed__'), 0) / NULLIF(SUM(share_ns), 0) > $most_ratio AS firing
-FROM share WHERE time_ns > $now_ns - 60000000000 AND time_ns <= $now_ns
-GROUP BY ALL
+-- The node is named after the sums: to name it for each of 4 million rows takes as long as to sum them.
+WITH summed AS (
+    SELECT node, SUM(share_ns) AS ns, SUM(share_ns) FILTER (owner = '__unattributed__') AS unexplained_ns
+    FROM share WHERE time_ns > $now_ns - 60000000000 AND time_ns <= $now_ns
+    GROUP BY node
+)
+SELECT COALESCE(node, 'unknown') AS node, unexplained_ns / NULLIF(ns, 0) AS value,
+    ns / 1e6 >= $least_busy_ms AND COALESCE(unexplained_ns, 0) / NULLIF(ns, 0) > $most_ratio AS firing
+FROM summed
