@@ -62,6 +62,8 @@ class Scene:
     """Whether the second engine runs from the start."""
     settings: dict[str, str] = field(default_factory=dict)
     why_settings: str = ""
+    finding: str = ""
+    """What must be told of the slowest inference request, among other things."""
     baseline: str = ""
     """The scene that stands for how it was a week before, for rules that compare with that."""
     height_s: tuple[int, int] | None = None
@@ -232,12 +234,14 @@ SCENES: dict[str, Scene] = {
         "three prompts of 6,000 tokens, each while fourteen clients are being answered",
         long_prefill,
         ("prefill_delays_others",),
+        finding="its tokens waited for the prompts of others in the same steps",
     ),
     "preemption_storm": Scene(
         "40 clients on a KV cache that holds a third of what they need",
         preemption_storm,
         ("preemption_storm", "kv_cache_full"),
         height_s=(3, 18),
+        finding="its engine preempted",
     ),
     "thermal_throttling": Scene(
         "the GPU's clock falls to a tenth for fourteen seconds",
@@ -245,42 +249,50 @@ SCENES: dict[str, Scene] = {
         ("gpu_throttled", "edge_latency"),
         settings={"alerts_edge_nodes": "*"},
         why_settings="a small model on a box at the edge, which has 50 ms for an answer",
+        finding="its GPU 0 was throttled (thermal)",
     ),
     "packet_loss": Scene(
         "one packet in eight is lost between proxy and server for sixteen seconds",
         packet_loss,
         ("path_retransmits",),
+        finding="packets were lost: 10 of 256 exchanges",
     ),
     "noisy_neighbour": Scene(
         "a training job takes the GPU beside the engine",
         noisy_neighbour,
         ("noisy_neighbour", "unexplained_share", "rows_lost"),
+        finding="another process worked on its GPU meanwhile (python3.11 pid 1199)",
     ),
     "overload": Scene(
         "about twice the requests that the GPU can serve",
         overload,
         ("queue_growing", "ttft_objective", "gpu_saturated"),
         height_s=(3, 24),
+        finding="GPU 0 of its node was 97% active (SM): saturated",
     ),
     "host_stalls": Scene(
         "the engine's process hardly gets the CPU",
         host_stalls,
         ("gpu_idle_while_waiting", "ttft_slow_on_idle_gpu", "tpot_objective"),
+        finding="its GPU 0 was 3% active (SM): requests waited for the host, not for it",
     ),
     "collector_stopped": Scene(
         "the collector does not run for twenty seconds, while requests go on",
         collector_stopped,
         ("collector_silent",),
+        finding="the collector on gpu-node-0 was silent for",
     ),
     "clock_step": Scene(
         "a node is silent for twenty seconds, and the wall clock that its collector reads steps by an hour",
         clock_step,
         ("collector_silent",),
+        finding="the wall clock of gpu-node-0 was set forward by 60 min",
     ),
     "gpu_memory_error": Scene(
         "the GPU finds uncorrectable memory errors; the requests in flight end",
         gpu_memory_error,
         ("gpu_xid", "gpu_memory_errors"),
+        finding="its GPU 0 reported XID 94",
     ),
     "cold_start": Scene(
         "a second replica is scheduled late, its image is pulled, it starts; the cluster is a double, the image simulated",
@@ -290,6 +302,7 @@ SCENES: dict[str, Scene] = {
         "a sample of half a minute has no start of five",
         pods=("serve warpline-double",),
         views=("cold_start",),
+        finding="a cold start: pod llm/engine-1 was created",
     ),
     "prefill_decode_imbalance": Scene(
         "the prefill pool gets more prompts than it can take, while the decode pool idles; the cluster is a double",
@@ -298,6 +311,7 @@ SCENES: dict[str, Scene] = {
         pods=(_pool("producer"), _pool("consumer")),
         together=True,
         height_s=(0, 56),
+        finding="up to 91 requests waited in the queue of the engine at 127.0.0.1:40775 (prefill)",
     ),
     "gpu_pressed": Scene(
         "weights are read from the host at each step, and hardly any of the GPU's memory is free",
@@ -305,6 +319,7 @@ SCENES: dict[str, Scene] = {
         ("gpu_memory_full", "interconnect_saturated"),
         {"interconnect_saturated.most_pcie_gb_s": 16},
         "the double's PCIe moves 20 GB/s at most",
+        finding="its GPU 0 had 0.9% of its memory left",
     ),
     "slow_kernels": Scene(
         "matrix multiplications take half again as long as a week before",
@@ -317,6 +332,7 @@ SCENES: dict[str, Scene] = {
         policy_drops,
         ("path_drops", "source_down"),
         hubble=True,
+        finding="packets to engine-0 (POLICY_DENIED) were dropped",
     ),
 }
 
@@ -352,6 +368,8 @@ def describe(name: str, folder: Path) -> None:
     }
     if scene.baseline:
         said["baseline"] = scene.baseline
+    if scene.finding:
+        said["finding"] = scene.finding
     if scene.settings:
         said |= {"settings": scene.settings, "why_settings": scene.why_settings}
     (folder / name / "incident.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
@@ -371,6 +389,9 @@ def _readme(name: str, scene: Scene) -> str:
     doubles = (_CLUSTER if scene.pods else "") + (_HUBBLE if scene.hubble else "")
     doubles += _BASELINE.format(name=name, baseline=scene.baseline) if scene.baseline else ""
     proxy = "" if scene.together else ", Envoy"
+    found = f"*{scene.finding}*, among other things" if scene.finding else "nothing happened around it"
+    if not scene.baseline:
+        fires += f"\n\nOf the slowest inference request the finding: {found}."
     return f"""# {name}
 
 {inspect.cleandoc(scene.play.__doc__ or "")}

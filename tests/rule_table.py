@@ -43,6 +43,8 @@ class Incident:
     why_thresholds: str
     baseline: str = ""
     """The sample trace that stands for the week before."""
+    finding: str = ""
+    """What must be told of the slowest inference request, among other things."""
     settings: dict[str, str] = field(default_factory=dict)
     """Settings that switch rules on which are off by themselves."""
     why_settings: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,24 +37,7 @@ def test_the_rules_that_an_incident_is_about_fire_on_it(case: Path) -> None:
     assert fired(case, wanted) == set(wanted)
 
 
-TOLD = {
-    "clock_step": "the wall clock of gpu-node-0 was set forward by 60 min",
-    "cold_start": "a cold start: pod llm/engine-1 was created",
-    "collector_stopped": "the collector on gpu-node-0 was silent for",
-    "gpu_memory_error": "its GPU 0 reported XID 94",
-    "gpu_pressed": "its GPU 0 had 0.9% of its memory left",
-    "host_stalls": "its GPU 0 was 3% active (SM): requests waited for the host, not for it",
-    "long_prefill": "its tokens waited for the prompts of others in the same steps",
-    "noisy_neighbour": "another process worked on its GPU meanwhile (python3.11 pid 1199)",
-    "overload": "GPU 0 of its node was 97% active (SM): saturated",
-    "packet_loss": "packets were lost: 10 of 256 exchanges",
-    "policy_drops": "packets to engine-0 (POLICY_DENIED) were dropped",
-    "preemption_storm": "its engine preempted",
-    "prefill_decode_imbalance": "up to 91 requests waited in the queue of the engine at 127.0.0.1:40775 (prefill)",
-    "thermal_throttling": "its GPU 0 was throttled (thermal)",
-}
-"""What is told of the slowest inference request of each incident, among other things."""
-TELLING = [case for case in INCIDENTS if "baseline" not in json.loads((case / rule_table.INCIDENT).read_text("utf-8"))]
+TELLING = [case for case in INCIDENTS if not rule_table.incident(case).baseline]
 """Incidents that their own time tells of: one that is an incident only beside another week is not told by a request."""
 
 
@@ -66,7 +49,8 @@ def test_the_slowest_request_of_an_incident_tells_of_the_incident(case: Path) ->
         (chosen,) = store.query(slowest)["request_uid"].to_pylist()
         found = explain.explain(lambda view, **asked: store.view(view, asked).read_all(), chosen)
     sentences = [cause.sentence for cause in [*found.causes, *found.around]]
-    assert any(TOLD[case.name] in sentence for sentence in sentences), sentences
+    finding = rule_table.incident(case).finding
+    assert finding and any(finding in sentence for sentence in sentences), sentences
 
 
 @pytest.mark.slow
@@ -149,6 +133,16 @@ def test_the_same_kernels_under_another_load_are_not_slower_than_a_week_before(b
     with backtest.opened(rule_table.SAMPLES / "healthy", settings, earlier) as (store, found):
         assert sample.load(earlier).rows["step_member"] < store.query("FROM step_member").num_rows
         assert backtest.run([rule], store, (found.start_ns, found.end_ns))[0] == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_readme_says_what_is_simulated_which_alerts_and_which_finding_must_come_out(case: Path) -> None:
+    said, meant = (case / "README.md").read_text(encoding="utf-8"), rule_table.incident(case)
+    assert "the GPU is simulated" in said
+    assert {*re.findall(r"^- `(\w+)`$", said, re.MULTILINE)} == set(meant.fires)
+    assert bool(meant.finding) == (case in TELLING)
+    if not meant.baseline:
+        assert (meant.finding or "nothing happened around it") in said
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
