@@ -9,6 +9,7 @@ struct execution {
 };
 BPF_RINGBUF_OUTPUT(executions, 8);
 BPF_ARRAY(missed_executions, u64, 1);
+BPF_ARRAY(listeners, u64, 1); /* how many processes began to listen on a watched port */
 
 int raw_fork(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -59,4 +60,8 @@ static __always_inline void watch_port(u16 port, u32 how)
 		return;
 	if (targets.update(&process, &how) < 0)
 		count_lost(0, 1);
+	u32 zero = 0;
+	u64 *began = listeners.lookup(&zero);
+	if (began && how == WATCH_ALL)
+		__sync_fetch_and_add(began, 1);
 }

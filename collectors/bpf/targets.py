@@ -1,8 +1,9 @@
 """Which processes are watched: by port, by a part of the command line, by a part of the cgroup's path.
 
 The map `targets` of `targets.bpf.h` holds them. The Linux kernel follows forks, and processes that begin to listen on, or
-connect to, a watched port, and tells of each execution, since a command line shows only then. A process that was found is
-watched until it exits.
+connect to, a watched port, and tells of each execution, since a command line shows only then. Of a socket that several hold
+(workers of one server, and their parent) it tells the first alone that listens: the others are looked for then. A process
+that was found is watched until it exits.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Targets:
         self._missed = loaded.map("missed_executions", "<u4", "<u8")
         self._missed_before = 0
         self._swept_s = time.monotonic()
+        self._listeners = loaded.map("listeners", "<u4", "<u8")
+        self._listeners_before = 0
         self._ports = loaded.map("ports", "<u2", "<u4")
+        self._numbers: set[int] = set()
         loaded.attach_raw(FOLLOW)
         self._look(_processes())
         self.watch_ports(rules.ports)
@@ -63,7 +67,11 @@ class Targets:
     def watch_ports(self, ports: Sequence[int]) -> None:
         """Watch whoever listens on, or is connected to, one of `ports`, now or later."""
         self._ports.update(np.array(ports, "<u2"), np.ones(len(ports), "<u4"))
-        for pid, how in _by_port(set(ports)):
+        self._numbers |= set(ports)
+        self._look_at_ports(set(ports))
+
+    def _look_at_ports(self, ports: set[int]) -> None:
+        for pid, how in _by_port(ports):
             self.watch(pid, how)
 
     def watch(self, pid: int, how: int = WATCH_ALL) -> None:
@@ -78,6 +86,10 @@ class Targets:
     def refresh(self) -> None:
         """Look at the processes that were executed since the last look; every 5 s, let go of those that are gone."""
         self._look(set(self._executions.take()["process"].tolist()))
+        listeners = int(self._listeners.get(0) or 0)
+        if listeners != self._listeners_before:
+            self._listeners_before = listeners
+            self._look_at_ports(self._numbers)
         now = time.monotonic()
         if now < self._swept_s + _SWEEP_S:
             return
