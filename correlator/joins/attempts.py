@@ -87,7 +87,7 @@ def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> li
         engine_key, outside, size
     )
     several[_asked_twice(found, key)] = True
-    several[_passed_elsewhere(found, key)] = True
+    several[_passed_twice(found, key)] = True
     if name == "request_id":
         exchanges = ~found.engine & (found.response >= 0)
         several |= count_distinct(np.where(exchanges, key, -1), found.response, size) > 1
@@ -110,19 +110,18 @@ def _asked_twice(found: Entities, key: Int64) -> Int64:
     return twice
 
 
-def _passed_elsewhere(found: Entities, key: Int64) -> Int64:
-    """Return the keys of which a client's exchange and a server's have their other ends elsewhere, though the client spoke
-    to that server itself: they are two exchanges, and the rows of the other ends may be lost."""
-    place = pair_codes(key, found.route)
-    passage = pair_codes(place, found.passage)
-    seen = passage >= 0
-    alone = []
-    for mine, theirs in ((seen & ~found.server, seen & found.server), (seen & found.server, seen & ~found.server)):
-        rows = np.flatnonzero(mine)
-        alone.append(place[rows[~np.isin(passage[rows], passage[theirs])]])
-    parted = np.isin(place, np.intersect1d(alone[0], alone[1])) & seen
-    elsewhere: Int64 = np.unique(key[parted])
-    return elsewhere
+def _passed_twice(found: Entities, key: Int64) -> Int64:
+    """Return the keys that crossed from one client's address to one server's port in several exchanges: the two ends of one
+    exchange name the same port and place, and those of others are others, whichever of their rows are lost."""
+    route = pair_codes(key, found.route)
+    passage = pair_codes(route, found.passage)
+    rows = np.flatnonzero(passage >= 0)
+    if not len(rows):
+        return rows
+    each = rows[np.unique(passage[rows], return_index=True)[1]]
+    _, first, count = np.unique(route[each], return_index=True, return_counts=True)
+    twice: Int64 = key[each[first[count > 1]]]
+    return twice
 
 
 def _terminal(found: Entities, key: Int64) -> Bool:

@@ -218,17 +218,18 @@ def test_a_retry_through_envoy_counts_for_the_request_that_was_retried(joined: A
     trace.event(-5, first).event(15, second)
     trace.step(0, {"gemm": 5000}, {first: (1, 10, 10)}).step(1, {"gemm": 9000}, {})
     trace.step(2, {"gemm": 6000}, {second: (1, 10, 10)})
-    name, ends = "5b2f0e9c-1a2b-{}cde-8f01-23456789abcd", {"local_address": "10.0.0.1", "peer_address": "10.0.0.9"}
+    name = "5b2f0e9c-1a2b-{}cde-8f01-23456789abcd"
 
     def exchange(number: int, side: str, port: int, at_ms: int, lasts_ms: int, digit: int, **more: Any) -> None:
         local, peer = (40_000 + port, 8000) if side == "client" else (8000, 40_000 + port)
         here, there = ("10.0.0.1", "10.0.0.9") if side == "client" else ("10.0.0.9", "10.0.0.1")
-        of = {**ends, "local_address": here, "peer_address": there, "local_port": local, "peer_port": peer}
+        of = {"local_address": here, "peer_address": there, "local_port": local, "peer_port": peer}
         when = {"start_ns": BASE + at_ms * MS, "end_ns": BASE + (at_ms + lasts_ms) * MS}
         told = {"request_id": name.format(digit), "connection_id": number, "ordinal": 0, "request_offset_bytes": 0}
-        trace.add("http_exchange", side=side, **of, **when, **told, **more)
+        trace.add("http_exchange", side=side, **{**of, **when, **told, **more})
 
-    exchange(1, "server", 1, -10, 60, 4, process_uid="envoy", status=200, response_id="cmpl-v")
+    door = {"local_address": "10.0.0.1", "peer_address": "10.0.0.3"}
+    exchange(1, "server", 1, -10, 60, 4, process_uid="envoy", status=200, response_id="cmpl-v", **door)
     exchange(2, "client", 2, -9, 24, 9, process_uid="envoy", status=503, response_id="cmpl-u")
     exchange(3, "server", 2, -8, 22, 9, process_uid="api", status=503, response_id="cmpl-u")
     exchange(4, "client", 3, 14, 32, 9, process_uid="envoy", status=200, response_id="cmpl-v")

@@ -336,12 +336,14 @@ def test_a_star_joins_rows_of_one_code_and_leaves_rows_without_alone() -> None:
 
 def test_what_a_proxy_passes_on_is_one_attempt_and_its_two_sides_are_tied() -> None:
     way = {"response_id": "chatcmpl-abc", "node": "a"}
+    near, far = ({f"{one}_address": "10.0.0.9", f"{two}_address": "10.0.0.5"}
+                 for one, two in (("local", "peer"), ("peer", "local")))  # fmt: skip
     found = joined(
         [
             exchange("client", 1, 0, "app", **way),
             exchange("server", 2, 1, "envoy", lasts_ms=48, **way),
-            exchange("client", 3, 2, "envoy", lasts_ms=46, port=1, **way),
-            exchange("server", 4, 3, "api", lasts_ms=44, port=1, peer_port=40001, **way),
+            exchange("client", 3, 2, "envoy", lasts_ms=46, port=1, **way, **near),
+            exchange("server", 4, 3, "api", lasts_ms=44, port=1, **way, **far),
         ],
         [engine_request("chatcmpl-abc-0badcafe", 4)],
     )
@@ -366,6 +368,8 @@ def test_two_exchanges_under_one_id_whose_other_ends_are_lost_are_not_one() -> N
     found = joined(beside, [])
     assert len(set(attempts(found, "exchange").values())) == 2
     assert {json.loads(r["details"])["kind"] for r in found.finding.to_pylist()} == {"response_id", "request_id"}
+    later = [beside[0], {**beside[0], "connection_id": 9, "local_port": 40002, "process_uid": "another"}]
+    assert len(set(attempts(joined(later, []), "exchange").values())) == 2
     one = [beside[0], {**beside[1], "peer_port": 40001}]
     assert edges(joined(one, []), "received_as")[0][2] == "exact"
     behind = [beside[0], {**beside[1], "peer_address": "10.0.0.7"}]  # Through a proxy, whose rows are lost.
