@@ -96,18 +96,20 @@ def _two(first: pd.Series, second: pd.Series) -> None:
 
 def _phases(phases: list[list[parts.Phase]]) -> None:
     names = list(dict.fromkeys(name for each in phases for name, _, _ in each))
+    longest = max((sum(end - start for _, start, end in side) for side in phases), default=0)
+    unit, size = ("s", 1e9) if longest >= 5e9 else ("ms", 1e6)
     traces = [
         go.Bar(
             orientation="h",
             name=name,
             y=["A", "B"],
             marker_color=theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"]),
-            x=[sum(end - start for each, start, end in side if each == name) / 1e6 for side in phases],
-            hovertemplate=name + " %{x:.2f} ms<extra></extra>",
+            x=[sum(end - start for each, start, end in side if each == name) / size for side in phases],
+            hovertemplate=f"{name} %{{x:,.4~g}} {unit}<extra></extra>",
         )
         for name in names
     ]
-    figure = theme.figure(*traces, height=190, barmode="stack", xaxis={"title": "ms"}, yaxis={"autorange": "reversed"})
+    figure = theme.figure(*traces, height=190, barmode="stack", xaxis={"title": unit}, yaxis={"autorange": "reversed"})
     st.plotly_chart(figure, key="phases", config={"displayModeBar": False}, alt="Phases of both requests, end to end")
 
 
@@ -168,8 +170,10 @@ def _names(first: pd.Series, second: pd.Series) -> None:
         index=["lane", "name"], columns="side", values=["total_ns", "bars"], aggfunc="sum", fill_value=0
     )
     flat = pd.DataFrame({side: table.get(("total_ns", side), 0) for side in "AB"})
-    flat["count A"], flat["count B"] = table.get(("bars", "A"), 0), table.get(("bars", "B"), 0)
-    _deltas(flat.reset_index().rename(columns={"lane": "what"}), "name")
+    for side in "AB":
+        flat[f"count {side}"] = pd.Series(table.get(("bars", side), 0), index=flat.index).map(words.count)
+    flat = flat.reset_index().rename(columns={"lane": "what"})
+    _deltas(flat.assign(what=flat["what"].replace("off_cpu", "off CPU")), "name")
     st.caption(
         "Kernels and calls of the engine while the request lasted: on a shared engine they belong to its neighbours too."
     )

@@ -165,18 +165,24 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
 
 
 def _request(page: Page, address: str, file: Path) -> None:
-    page.goto(f"{address}/{REQUEST}")
-    sharp(page)
-    page.locator(".st-key-causes").wait_for()
-    page.wait_for_timeout(1_000)
+    _opened(page, address)
     page.screenshot(path=file)
+    assert page.viewport_size is not None
     page.set_viewport_size({"width": page.viewport_size["width"], "height": PANEL})
+    _opened(page, address)
     page.evaluate(OWN)
     page.wait_for_timeout(200)
     sharp(page)
     page.evaluate(NEAR)
     page.wait_for_timeout(1_500)
     page.screenshot(path=file.with_name(file.name.replace("request", "kernel")))
+
+
+def _opened(page: Page, address: str) -> None:
+    page.goto(f"{address}/{REQUEST}")
+    sharp(page)
+    page.locator(".st-key-causes").wait_for()
+    page.wait_for_timeout(1_000)
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def _ledger(steps: np.ndarray) -> list[Batch]:
             "share",
             time_ns=steps[0, at],
             node=NODE,
-            process_uid=ENGINE,
+            process_uid=f"{NODE}:520:4300",  # The worker whose kernels they are.
             step_ordinal=ordinal[at],
             gpu_uuid=uuid(0),
             kernel_class=kind,
