@@ -62,10 +62,11 @@ class Preview:
 
     def drawn(self) -> Drawn:
         """Return what is drawn of all bars that were read so far."""
-        held = np.flatnonzero(self._cells["count"])
+        counts, longs = self._cells["count"].copy(), self.grid.longs  # They go on while this looks at them.
+        held = np.flatnonzero(counts)
         row, bucket = np.divmod(held, self._buckets)
         start = bucket << self.level
-        label, longest, busy, count = (self._cells[name][held] for name in ("label", "longest", "busy", "count"))
-        together = Drawn(row, start, start + (1 << self.level), label, longest, busy, count)
-        longs = Bars(*(each[: self.grid.longs] for each in self._longs.values()))
-        return timeline_lod.joined([together, timeline_lod.single(longs)])
+        label, longest, busy = (self._cells[name][held] for name in ("label", "longest", "busy"))
+        together = Drawn(row, start, start + (1 << self.level), label, longest, busy, counts[held])
+        alone = Bars(*(each[:longs] for each in self._longs.values()))
+        return timeline_lod.joined([together, timeline_lod.single(alone)])

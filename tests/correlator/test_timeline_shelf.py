@@ -11,12 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.timeline import chunks, timeline_draw, timeline_shelf
+from correlator.timeline import chunks, timeline_bars, timeline_draw, timeline_place, timeline_shelf
 from correlator.timeline.chunks import Timelines
 from correlator.timeline.timeline_answers import Answers
+from correlator.timeline.timeline_catalogue import Catalogue
+from correlator.timeline.timeline_lod import Drawn
+from correlator.timeline.timeline_preview import Preview
 from correlator.timeline.timeline_scope import Scope
 from tests import waiting
 from tests.correlator.test_timeline_lod import ORIGIN, Bar, Slices, totals
@@ -93,6 +97,39 @@ def test_a_scope_that_is_still_being_read_shows_what_there_is(views: Views, time
         found = asked(timelines)
     assert head(found)[5] == 0
     assert totals(found) == [(1_000, 700_000)] * 4
+
+
+@pytest.mark.skipif(timeline_draw.library is None, reason="draw.c is not built here")
+def test_what_there_is_can_be_looked_at_while_it_grows() -> None:
+    rows = [(row, at * 37 % (LENGTH - 500), 300 + 400 * (at % 2), 0) for row in range(8) for at in range(2_000)]
+    slices, scope = Slices(rows), Scope(ORIGIN, ORIGIN + LENGTH)
+    with ONE_AT_A_TIME:
+        catalogue = Catalogue(slices.view("timeline_kind", scope.parameters()))
+        found = timeline_bars.load(catalogue, slices, scope, 1 << 30).pieces(0, LENGTH)
+    bars = next(found)
+    early, looked = Preview(catalogue, LENGTH), threading.Event()
+    batch = pa.record_batch(
+        {
+            "row_id": catalogue.row_ids[bars.row], "name_id": np.repeat(catalogue.name_ids[0], len(bars)),
+            "start_ns": bars.start, "end_ns": bars.end, "own": np.zeros(len(bars), np.uint8),
+        }
+    )  # fmt: skip
+
+    def grow() -> None:
+        while not looked.is_set():
+            early.filled[:] = 0
+            early._cells["count"][:] = early.grid.longs = 0
+            timeline_place.placed(catalogue, [batch], early)
+
+    with ThreadPoolExecutor(1) as grower:
+        growing = grower.submit(grow)
+        try:
+            for _ in range(300):
+                drawn = early.drawn()
+                assert {len(getattr(drawn, name)) for name in Drawn.__dataclass_fields__} == {len(drawn)}
+        finally:
+            looked.set()
+        growing.result()
 
 
 def test_what_several_ask_for_at_once_is_read_and_drawn_once(views: Views, timelines: Timelines) -> None:
