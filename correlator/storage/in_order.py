@@ -29,7 +29,12 @@ _PARTS = 256
 
 def at_once(table: Table, memory_mb: int) -> int:
     """Return how many rows of `table` are sorted together where DuckDB may use `memory_mb`."""
-    return max((memory_mb << 20) // SHARE // (_VALUE_BYTES * len(table.columns)), _FEWEST)
+    return fitting(table, (memory_mb << 20) // SHARE)
+
+
+def fitting(table: Table, memory_bytes: int) -> int:
+    """Return how many rows of `table` can be sorted in so much memory."""
+    return max(memory_bytes // (_VALUE_BYTES * len(table.columns)), _FEWEST)
 
 
 def rows(read: Read, table: Table, sql: str, bound: Mapping[str, Any], most: int) -> pa.RecordBatchReader:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from correlator.storage import segments
+from correlator.storage import in_order, segments
 from correlator.storage.day import Day
 from correlator.storage.parts import NS_PER_DAY
 from correlator.storage.salvage import heal
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _MANY = 16
 """Segments of one table and day of the same size class beyond which they are merged: a read opens each of them."""
 _MERGE_ROWS = 8_000_000
+"""Rows of a merged segment, at most; fewer where so many cannot be sorted in half of DuckDB's memory."""
 _QUIET_S = 600.0
 """A past day that nobody wrote to for this long is finished."""
 _LOOK_S = 86400.0
@@ -140,12 +141,13 @@ class Upkeep:
 
     def _due(self, day: Day, table: Table, finished: bool) -> list[Segment]:
         """Return the segments to merge now: many small ones, or all that are not sorted yet of a finished day."""
+        most = min(_MERGE_ROWS, in_order.fitting(table, self.settings.correlator_memory_limit_mb << 19))
         mine = sorted((s for s in list(day.segments.values()) if s.table == table.name), key=lambda s: s.low_ns)
         fresh = [s for s in mine if s.merged == 0]
         if len(fresh) >= _MANY or (finished and fresh):
-            return _up_to(fresh, _MERGE_ROWS)
-        small = [s for s in mine if s.merged and s.rows < _MERGE_ROWS // 2]
-        return _up_to(small, _MERGE_ROWS) if len(small) >= _MANY or (finished and len(small) > 1) else []
+            return _up_to(fresh, most)
+        small = [s for s in mine if s.merged and s.rows < most // 2]
+        return _up_to(small, most) if len(small) >= _MANY or (finished and len(small) > 1) else []
 
     def merge(self, day: Day, table: Table, old: list[Segment]) -> None:
         """Put one segment, sorted by the table's keys and time, in the place of `old`; reads go on meanwhile.

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.storage import parts, spans
+from correlator.storage import in_order, parts, spans
 from correlator.storage import upkeep as upkeep_module
 from correlator.storage.day import REFUSED
 from correlator.storage.salvage import heal
@@ -403,6 +403,22 @@ def test_small_segments_are_merged_sorted_and_counted_once(tmp_path: Path, monke
     assert count(store) == 3 * ROWS
     store.write([kernels("a/1/1", ROWS, now)])
     assert count(store) == 3 * ROWS
+
+
+def test_no_more_rows_are_merged_than_can_be_sorted_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep_module, "_MANY", 3)
+    monkeypatch.setattr(in_order, "fitting", lambda table, memory_bytes: 2 * ROWS)
+    settings = small(tmp_path)
+    store = Store(settings)
+    upkeep = Upkeep(settings, store)
+    now = time.time_ns() // DAY * DAY + 1
+    for number in range(5):
+        store.write([kernels(f"a/1/{number}", ROWS, now + number * 1_000_000_000)])
+    for _ in range(4):
+        upkeep.run_once()
+    sizes = sorted(segment.rows for segment in store.days[now // DAY].segments.values())
+    assert sizes == [ROWS, 2 * ROWS, 2 * ROWS]
+    assert count(store) == 5 * ROWS
 
 
 def test_a_finished_day_moves_its_rows_into_sorted_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
