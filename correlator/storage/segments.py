@@ -6,10 +6,11 @@ integers and dictionary-encoded names (measured, one core; 7.7 against 6.5 bytes
 batch ids: a segment that is not listed does not exist. Its own metadata repeats the batch ids, so that a lost day file can
 be made anew.
 
-A page's own checksum says nothing of the footer, whose statistics say which rows a read may pass over; DuckDB, which merges
-segments, writes none, and reads none (measured: of 60 flipped bytes among the pages of either's files it read 21 and 31 as
-other values without a word). So the line of a segment has two sums of it: of its footer, looked at whenever the day is
-opened, and of the whole file, looked at before it is merged and once a day.
+Parquet's checksums are of single pages: they say nothing of the footer, whose statistics say which rows a read may pass
+over; and DuckDB, which merges segments, writes none, and reads none (measured: of 60 flipped bytes among the pages of files
+with and without, it read 31 and 21 as other values without a word). So the line of a segment has two sums of it: of its
+footer, looked at whenever the day is opened, and of the whole file, looked at before it is merged and once a day. Pages have
+none beside that: either costs 25 to 30 of the 230 ns that a span takes here.
 """
 
 from __future__ import annotations
@@ -83,7 +84,6 @@ def write(directory: Path, name: str, table: Table, rows: pa.Table, batch_ids: S
         use_dictionary=[c.name for c in kept if pa.types.is_dictionary(c.type.arrow)],
         column_encoding={c.name: "DELTA_BINARY_PACKED" for c in kept if c.type is Type.INT},
         write_statistics=[c.name for c in kept if c.type is Type.INT],
-        write_page_checksum=True,
     )
     sync_file(path)
     sync_directory(directory)
@@ -178,7 +178,7 @@ def look(path: Path, segment: Segment) -> str | None:
 def verify(path: Path, segment: Segment) -> str | None:
     """Read all of a segment; return what is wrong with it, or None.
 
-    One whose checksums nobody noted is decoded, with the checksums of its pages where it has any.
+    One whose checksums nobody noted, an older Warpline's, is decoded, with the checksums of its pages where it has any.
     """
     problem = look(path, segment)
     if problem is not None:
