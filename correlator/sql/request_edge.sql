@@ -1,7 +1,8 @@
 -- One statement of the joins on the way of a request from the client's socket to its GPU executions: what belongs to what,
 -- known by which rule and how well. Steps, launches and executions are counted, not listed.
 -- parameters: request, since_ns, until_ns
--- within: step_member 0 s, share 0 s, launch 0 s, gpu_kernel 60 s, flow 1 s, hop 1 s, process_event 1 s, clock_edge 60 s
+-- within: http_exchange 60 s, edge 3600 s, step_member 0 s, share 0 s, launch 0 s, gpu_kernel 60 s, flow 1 s, hop 1 s
+-- within: process_event 1 s, clock_edge 60 s
 WITH named AS MATERIALIZED (FROM aliases_of($request::VARCHAR)),
 found AS (SELECT DISTINCT attempt_uid FROM named),
 thing AS (
@@ -24,6 +25,7 @@ stated AS (
     WHERE from_id IN (SELECT id FROM own) AND (to_id IN (SELECT id FROM own) OR relation IN ('retried', 'prefilled_by'))
         -- An edge has the time of one of the things that it joins: all others need not be read.
         AND time_ns >= (SELECT min(time_ns) FROM named) - 60000000000 AND time_ns <= (SELECT max(time_ns) FROM named) + 60000000000
+        AND time_ns >= $since_ns - 3600000000000 AND time_ns < $until_ns + 3600000000000
 ),
 -- What the node of the other end is ahead of the first end's, each way round.
 ahead AS (
@@ -45,7 +47,8 @@ bounded AS (
     FROM beside
 ),
 logged AS (
-    SELECT *, concat_ws('/', node, proxy, start_ns, request_id) AS uid, details ->> 'upstream_local_address' AS onward
+    SELECT node, start_ns, clock_error_ns, downstream_address, concat_ws('/', node, proxy, start_ns, request_id) AS uid,
+        details ->> 'upstream_local_address' AS onward
     FROM hop
     WHERE start_ns >= $since_ns - 1000000000 AND start_ns < $until_ns
         -- Envoy keeps its sampling decision in one digit of x-request-id.
@@ -69,7 +72,7 @@ hops AS (
 socket AS (
     SELECT carried.*, (SELECT count(DISTINCT other.ordinal) - 1 FROM http_exchange AS other
         WHERE other.node = carried.node AND other.connection_id = carried.connection_id AND other.side = carried.side
-            AND other.start_ns >= $since_ns AND other.start_ns < carried.end_ns + 1000000000
+            AND other.start_ns >= $since_ns AND other.start_ns < $until_ns + 60000000000 AND other.start_ns < carried.end_ns + 1000000000
             AND coalesce(other.end_ns, other.last_chunk_ns, other.start_ns) > carried.start_ns - 1000000000) AS alternatives
     FROM carried
 ),
@@ -79,7 +82,7 @@ turned AS (
     SELECT *, peer, local FROM socket
 ),
 flows AS (
-    SELECT *, concat(source_address, ':', source_port) AS sender, concat(destination_address, ':', destination_port) AS receiver,
+    SELECT time_ns, concat(source_address, ':', source_port) AS sender, concat(destination_address, ':', destination_port) AS receiver,
         concat_ws(' ', verdict, drop_reason, 'at', observation_point, 'on', node) AS said,
         CASE WHEN verdict = 'DROPPED' THEN 'dropped' ELSE 'crossed' END AS relation,
         coalesce(regexp_replace(request_id, '^(.{14})[0-9a-f](.{21})$', '\1.\2')
