@@ -92,7 +92,7 @@ def _firings(said: dict[str, Any], window: tuple[int, int], chosen: state.Range)
     steps = f"looked at every {words.duration(said['step_ns'])}"
     if chosen.since_ns is None or window[1] - window[0] == _DAY_NS:
         steps += ", one day at most"
-    span = f"{state.said(window[0])} to {state.said(window[1])}, {steps}"
+    span = f"{state.between(*window)}, {steps}"
     for each in said["no_data"]:
         st.warning(f"For a time it could say nothing: {each}", icon=":material/help:")
     if not said["firings"]:
@@ -126,7 +126,7 @@ def _firings(said: dict[str, Any], window: tuple[int, int], chosen: state.Range)
         {
             "From": state.local(found["start_ns"]),
             "For": lasted.map(words.duration),
-            "Resolved": ends.notna(),
+            "Resolved": ends.notna().map({True: "yes", False: "no"}),
             "What": found["summary"],
             "Of": labels,
         }

@@ -56,8 +56,8 @@ def show(row: pd.Series) -> None:
         }
     )
     columns = {
-        "From": st.column_config.TextColumn(width="medium"),
-        "To": st.column_config.TextColumn(width="medium"),
+        "From": st.column_config.TextColumn(width="large"),
+        "To": st.column_config.TextColumn(width="large"),
         "Confidence": st.column_config.NumberColumn(format="percent"),
     }
     parts.table(table, column_config=columns, alt="Every edge of the join, and how it is known")

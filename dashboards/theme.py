@@ -32,6 +32,9 @@ CLASSES = {
 }
 """Colour of each class of executions, as on the timeline (`timeline/palette.js`)."""
 
+INK_ON = {"communication": "#111", "elementwise": "#111", "sampling": "#111", "memory": "#111"}
+"""Classes whose colour is light: what is written on it is dark, on all others white."""
+
 SERIES = ("#1A86D0", "#E0620D", "#009E73", "#CC79A7", "#D99000", "#56B4E9", "#9467BD", "#728496")
 """Colours of lines, points and bars: Okabe and Ito's, some a little lighter, so that each stands out on light and dark."""
 EVIDENCE = {"exact": "green", "derived": "blue", "estimated": "orange", "unknown": "gray"}
