@@ -152,24 +152,25 @@ def health(now: int) -> list[Batch]:
 
 
 def alerts(now: int) -> list[Batch]:
-    """Return alerts that fired in the last half hour: one was resolved, two still fire, about the GPU of the one request."""
+    """Return alerts of the last half hour: one was resolved, two still fire, about the one request's GPU; one has no data."""
     gpu = '{"gpu_uuid": "' + uuid(0) + '", "node": "' + NODE + '"}'
     return [
         batch(
             "alert",
-            time_ns=[now - 1100 * SECOND, now - 800 * SECOND, now - 118 * SECOND, now - 115 * SECOND],
-            rule=["queue_growing", "queue_growing", "gpu_throttled", "gpu_xid"],
-            state=["firing", "resolved", "firing", "firing"],
-            severity=["warning", "warning", "warning", "critical"],
-            labels=['{"target": "10.0.1.7:8000"}'] * 2 + [gpu] * 2,
+            time_ns=[now - ago * SECOND for ago in (1100, 800, 118, 115, 1200)],
+            rule=["queue_growing", "queue_growing", "gpu_throttled", "gpu_xid", "source_down"],
+            state=["firing", "resolved", "firing", "firing", "no_data"],
+            severity=["warning", "warning", "warning", "critical", "warning"],
+            labels=['{"target": "10.0.1.7:8000"}'] * 2 + [gpu] * 2 + ["{}"],
             summary=[
                 f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
                 f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
                 f"GPU {uuid(0)} on {NODE} was throttled (power) 14% of the last minute.",
                 f"GPU {uuid(0)} on {NODE} reported XID 94.",
+                "the data that this rule needs is not there",
             ],
-            value=[31.0, 0.0, 0.14, 94.0],
-            notified=True,
+            value=[31.0, 0.0, 0.14, 94.0, None],
+            notified=[True] * 4 + [None],
         )
     ]
 

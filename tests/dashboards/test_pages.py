@@ -245,6 +245,13 @@ def test_a_rule_is_tried_on_what_is_stored_with_numbers_of_ones_own(
     assert "It would not have fired" in said(app)
 
 
+def test_rules_without_data_are_named_and_not_taken_for_quiet(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    assert [str(each.value) for each in page("alerts").info] == [
+        "Without data, so that they can say nothing: source down."
+    ]
+
+
 def test_windows_that_flight_recorders_were_asked_for_are_listed(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     read.client().keep(since_ns=1_000_000_000, until_ns=3_000_000_000, node="node-x")
