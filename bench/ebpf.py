@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from collectors.bpf import loader
+from collectors.bpf import loader, syscall
 from collectors.bpf.ring import Ring
 from collectors.http_exchange import ROWS_EVERY, Probe
 from warpline.clock import NodeClock
@@ -264,7 +264,25 @@ def per_call(bench: Bench) -> None:
 
         off, on = _in_turn(bench, window)
         added = statistics.median(b - a for a, b in zip(off, on, strict=True))
-        print(f"FIGURE ebpf.http.{name} {added:.0f} ns base_ns={statistics.median(off):.0f} limit={limit}")
+        floor = f" empty_ns={empty_price(bench, window):.0f}" if kind == "pair" and not watch else ""
+        print(f"FIGURE ebpf.http.{name} {added:.0f} ns base_ns={statistics.median(off):.0f}{floor} limit={limit}")
+
+
+def empty_price(bench: Bench, window: Callable[[], float]) -> float:
+    """Return what programs that do nothing cost where the probe's stand: what no early way out can save."""
+    bench.attach(False)
+    hooks = list(bench.probe.attaches.values())
+    program = loader.load_empty()
+    pairs = []
+    for _ in range(PAIRS):
+        off = window()
+        links = [syscall.open_raw_tracepoint(program, each) for each in hooks]
+        pairs.append(window() - off)
+        for link in links:
+            os.close(link)
+    os.close(program)
+    bench.attach(True)
+    return statistics.median(pairs)
 
 
 def reader_speed(folder: Path) -> None:

@@ -265,9 +265,14 @@ def offers(tracepoint: str) -> bool:
     return True
 
 
+def load_empty() -> int:
+    """Load the least program that there is, for raw tracepoints; return its descriptor. Raises OSError."""
+    return syscall.load_program(_TRIAL, syscall.RAW_TRACEPOINT, 0, "trial")
+
+
 def _try(tracepoint: str = "sys_exit") -> None:
     """Load and attach the least program that there is; raise OSError where the kernel refuses."""
-    program = syscall.load_program(_TRIAL, syscall.RAW_TRACEPOINT, 0, "trial")
+    program = load_empty()
     try:
         os.close(syscall.open_raw_tracepoint(program, tracepoint))
     finally:
