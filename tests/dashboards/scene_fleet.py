@@ -152,7 +152,7 @@ def health(now: int) -> list[Batch]:
 
 
 def alerts(now: int) -> list[Batch]:
-    """Return alerts of the last half hour: one was resolved, two still fire, about the one request's GPU; one has no data."""
+    """Return alerts of the last half hour: one resolved, two that fire, about the one request's GPU, one without data."""
     gpu = '{"gpu_uuid": "' + uuid(0) + '", "node": "' + NODE + '"}'
     return [
         batch(
