@@ -2,8 +2,10 @@
 
 An id that only one attempt can bear joins at once. An id that two attempts bear (a client that repeats X-Request-Id, a
 retry, a prefill and a decode under one id) joins nothing by itself: each server's exchange stands for an attempt, and any
-other bearer joins the only one that it fits in time, or none. X-Request-Id names a request and not an attempt: that one
-attempt alone was seen to bear it may be because another's rows were lost, so what it joins is derived, never exact.
+other bearer joins the only one that it fits in time, or none. So it is with an id that crossed from one client's address to
+one server's port in several exchanges: a mesh that redirects connections unseen makes such, and its chain is derived then.
+X-Request-Id names a request and not an attempt: that one attempt alone was seen to bear it may be because another's rows
+were lost, so what it joins is derived, never exact.
 """
 
 from __future__ import annotations
