@@ -195,14 +195,16 @@ class Timelines:
     def about(self, query: Mapping[str, str]) -> Response:
         """Return what the joins know of a request: its phases, GPU shares, blame and findings."""
         scope = self._shelf.open(query).scope
-        asked = {"subjects": list(scope.subjects)}
+        subjects = {"subjects": list(scope.subjects)}
+        lately = subjects | {"since_ns": scope.from_ns, "until_ns": scope.to_ns}
         views = {
             "phases": "timeline_phase",
             "shares": "timeline_share",
             "blame": "timeline_blame",
             "findings": "timeline_finding",
         }
-        return JSONResponse({name: rows(self._views, view, asked).to_pylist() for name, view in views.items()})
+        asked = {name: lately if name in ("shares", "blame") else subjects for name in views}
+        return JSONResponse({name: rows(self._views, view, asked[name]).to_pylist() for name, view in views.items()})
 
     def explain(self, query: Mapping[str, str]) -> Response:
         """Return where a request's time went and what stands out, in sentences."""

@@ -104,7 +104,8 @@ def _of_request(views: Views, request: str) -> Scope:
     until = max(pc.max(ends).as_py() if len(ends) else time.time_ns(), since + 1000)
     margin = int((until - since) * MARGIN_RATIO) + 1
     subjects = _distinct(touched["subject"])
-    steps = rows(views, "timeline_own_step", {"subjects": list(subjects)})["step_ordinal"].to_pylist()
+    own = {"subjects": list(subjects), "since_ns": since, "until_ns": until}
+    steps = rows(views, "timeline_own_step", own)["step_ordinal"].to_pylist()
     return Scope(
         since - margin,
         until + margin,
