@@ -21,7 +21,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from warpline import otlp, schema
 from warpline.batch import Batch
 from warpline.errors import SchemaError
-from warpline.otlp import Malformed, read_attributes
+from warpline.otlp import Malformed, limits, read_attributes
 from warpline.otlp.arrow import body
 from warpline.otlp.values import Redaction, attributes_text
 
@@ -312,6 +312,20 @@ def test_masses_of_scopes_are_refused_whatever_else_they_hold(fast: bool) -> Non
         otlp.decode("traces", body, fast=fast)
     block = block[:-5]
     assert otlp.decode("traces", b"\x0a" + varint(len(block)) + block, fast=fast).batches == []
+
+
+@both
+@pytest.mark.parametrize("key", ["application.note", "url.path"], ids=["any attribute", "one with a column"])
+def test_a_record_with_a_text_beyond_measure_is_refused_and_those_beside_it_are_kept(fast: bool, key: str) -> None:
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for number, size in enumerate((100, limits.MAX_TEXT_BYTES + 1, limits.MAX_TEXT_BYTES - 100)):
+        span = scope.spans.add(trace_id=bytes([1] * 16), span_id=bytes([number + 1] * 8), start_time_unix_nano=NOW)
+        span.attributes.add(key=key).value.string_value = "x" * size
+    decoded = otlp.decode("traces", request.SerializeToString(), fast=fast)
+    assert decoded.batches[0].rows["span_id"].to_pylist() == [0x0101010101010101, 0x0303030303030303]
+    assert (decoded.rejected, decoded.losses) == (1, {limits.LARGE: 1})
+    assert decoded.message == "span: 1 records have a text of more than 4194304 bytes; shorten their attributes"
 
 
 def varint(number: int) -> bytes:

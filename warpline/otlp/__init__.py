@@ -57,7 +57,7 @@ def decode(
         with _one_large if len(body) > _LARGE_BYTES else nullcontext():
             batches = read(_parsed(kind, body, content_type), request)
     outcome = request.outcome
-    outcome.batches = _named(batches, body)
+    outcome.batches = _named([limits.without_large(batch, outcome) for batch in batches], body)
     outcome.lost(REDACTED, request.redaction.count)
     return outcome
 
@@ -71,6 +71,8 @@ def decode_together(bodies: Sequence[bytes], keep_content: bool = False, now_ns:
     request = Request(time.time_ns() if now_ns is None else now_ns, Redaction(keep_content))
     batches = scanner.scan("traces", bodies, request)
     outcome = request.outcome
+    if batches is not None:
+        batches = [limits.without_large(batch, outcome) for batch in batches]
     if batches is None or outcome.rejected or request.untimed:
         return None
     outcome.batches = _named(batches, "".join(map(scanner.digest, bodies)).encode())

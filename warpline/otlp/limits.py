@@ -1,4 +1,4 @@
-"""How many messages an OTLP request holds, counted on its bytes before it is parsed.
+"""How much an OTLP request may hold: messages, counted on its bytes before it is parsed, and the length of each text in it.
 
 A parsed message costs some 66 bytes, an empty one is 2 bytes on the wire: 4 MiB of empty ResourceSpans would take 130 MB.
 In JSON an empty attribute is 3 bytes and takes 570 until it is a text again: 4 MiB of them took 795 MB.
@@ -7,14 +7,25 @@ In JSON an empty attribute is 3 bytes and takes 570 until it is a text again: 4 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from warpline.otlp.records import Malformed
+from warpline.batch import Batch
+from warpline.otlp.records import Decoded, Malformed
 
 MAX_BLOCKS = 20_000
 """Most resources, and most scopes in all of them."""
+
+MAX_TEXT_BYTES = 4 << 20
+"""Most bytes of one text of a record; all attributes of a record that no column holds are one. A prompt of a million tokens
+has so many: whoever keeps content needs room for it."""
+
+LARGE = "text beyond 4 MiB"
+"""Loss reason of a record that has one."""
 
 _MAX_EMPTY = 100_000
 _MAX_EMPTY_SHARE = 0.25
@@ -53,6 +64,30 @@ def check_blocks(request: Any) -> None:
     scopes = request.DESCRIPTOR.fields_by_number[1].message_type.fields_by_number[2].name
     if len(resources) > MAX_BLOCKS or sum(len(getattr(each, scopes)) for each in resources) > MAX_BLOCKS:
         raise Malformed(f"body holds more than {MAX_BLOCKS} resources or scopes; send fewer in one request")
+
+
+def without_large(batch: Batch, outcome: Decoded) -> Batch:
+    """Return the rows of `batch` whose texts are no longer than MAX_TEXT_BYTES; `outcome` says how many were refused."""
+    large = [found for column in batch.rows.columns if (found := _large(column)) is not None]
+    if not large:
+        return batch
+    refused = np.logical_or.reduce(large)
+    count = int(np.count_nonzero(refused))
+    sentence = f"{count} records have a text of more than {MAX_TEXT_BYTES} bytes; shorten their attributes"
+    outcome.reject(LARGE, count, f"{batch.table.name}: {sentence}")
+    return replace(batch, rows=batch.rows.filter(pa.array(~refused)))
+
+
+def _large(column: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Return which values are too long; None where none can be, which the length of all of them shows."""
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if not (pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)) or texts.nbytes <= MAX_TEXT_BYTES:
+        return None
+    beyond = pc.fill_null(pc.greater(pc.binary_length(texts), MAX_TEXT_BYTES), False)
+    if texts is not column:
+        beyond = pc.fill_null(beyond.take(column.indices), False)
+    found = beyond.to_numpy(zero_copy_only=False)
+    return found if found.any() else None
 
 
 def _top_level(body: bytes) -> int:
