@@ -159,7 +159,8 @@ export class RowPainter {
     if (!covered) return;
     const bar = item.closed ? item.h - 8 : 5, top = y + (item.closed ? 4 : item.h - 8);
     this.coverageBar(view, covered, top, bar, item.group.gpu);
-    if (item.group.gpu) this.idle(view, covered, wanted.map((each) => each[1]), y, item.h);
+    // Where not all was read, a gap tells nothing.
+    if (item.group.gpu && view.chunks.every((chunk) => chunk.read === 1)) this.idle(view, covered, wanted.map((each) => each[1]), y, item.h);
   }
 
   /** How busy each pixel is over several rows, 0 to 1, at the finest level at hand; null before any chunk came. */
