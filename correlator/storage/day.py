@@ -327,6 +327,16 @@ class Day:
             raise
         self.segments = {name: each for name, each in self.segments.items() if name not in old} | {new.name: new}
 
+    def take_over(self, connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table) -> None:
+        """Keep rows of another day, with their own times: one that is about to be dropped."""
+        new = segments.write(self.directory, self.new_name(table.name, "lasting-"), table, rows, [])
+        try:
+            self._list(connection, [new])
+        except BaseException:
+            segments.remove([self.directory / new.name])
+            raise
+        self.segments |= {new.name: new}
+
     def lose_segment(self, connection: duckdb.DuckDBPyConnection, name: str, problem: str) -> str:
         """List a damaged segment no more, keep its file aside, count its rows in `losses`; return what to say of it."""
         lost, path = self.segments[name], self.directory / name

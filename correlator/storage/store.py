@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
-from correlator.storage import in_order, prices, views
+from correlator.storage import in_order, lasting, prices, views
 from correlator.storage.day import DAMAGED_DAY, Day, lying_in
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.pieces import Piece, narrowed, select
@@ -296,8 +296,12 @@ class Store:
             self._open()
 
     def drop_day(self, number: int) -> None:
-        """Drop a day: its rows are gone from every view at once, its files when no read needs them any more."""
+        """Drop a day: its rows are gone from every view at once, its files when no read needs them any more.
+
+        What it alone tells of what goes on is carried over to the next day.
+        """
         with self.lock:
+            self._carry_over(number)
             day = self.days.pop(number)
             lost = self.results.drop_before((number + 1) * NS_PER_DAY)
             for table in schema.TABLES:
@@ -306,6 +310,21 @@ class Store:
             self._guarded(lambda: day.detach(self.writer))
             self.readers.remove(day.drop())
         log.info("store: dropped %s", day.date)
+
+    def _carry_over(self, number: int) -> None:
+        """Write what the day alone tells of what goes on into the newest day: an older one would seem to be in use again."""
+        kept = [day for each, day in self.days.items() if each != number]
+        if not kept or max(self.days) == number:
+            return
+        try:
+            for table, rows in self._guarded(lambda: lasting.rows(self.writer, self.days[number], kept)):
+                self._guarded(
+                    lambda table=table, rows=rows: self.days[max(self.days)].take_over(self.writer, table, rows)
+                )
+                self.publish(table)
+        except StoreError as error:  # The day goes all the same: it may be what fills the disk.
+            self.losses[lasting.NOT_CARRIED] += 1
+            log.warning("%s; processes and pods that %s told of are no longer known", error, self.days[number].date)
 
     def replace_segments(self, day: Day, table: Table, old: Sequence[str], new: Segment, emptied: bool = False) -> None:
         """Put a merged segment in the place of those it was made of and, where `emptied`, of the day's own rows."""
