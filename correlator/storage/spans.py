@@ -8,14 +8,15 @@ need none of this: they have ids.
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
-import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from warpline import built
 
 Keys = npt.NDArray[np.uint64]
 """One row per span: the two halves of its trace id, and its span id."""
@@ -41,11 +42,11 @@ _MIX = tuple(np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 
 def _load() -> Any:
-    found = importlib.machinery.PathFinder.find_spec("correlator.storage._seen", [os.path.dirname(__file__)])
-    if found is None or found.origin is None:
+    path = built.library("correlator.storage._seen", Path(__file__).parent)
+    if path is None:
         return None
     try:  # Python's lock is kept: what is asked at a time takes less than giving it up does.
-        function = ctypes.PyDLL(found.origin).warpline_seen
+        function = ctypes.PyDLL(path).warpline_seen
     except (OSError, AttributeError):  # Not for this machine.
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from correlator.timeline import timeline_lod
 from correlator.timeline.timeline_lod import Bars, Drawn
+from warpline import built
 
 EVER = 1 << 62
 """Later than any bar of a scope, in ns; before all of them with a minus."""
@@ -60,11 +60,11 @@ class Places(ctypes.Structure):
 
 
 def _load() -> Any:
-    found = importlib.machinery.PathFinder.find_spec("correlator.timeline._draw", [os.path.dirname(__file__)])
-    if found is None or found.origin is None:
+    path = built.library("correlator.timeline._draw", Path(__file__).parent)
+    if path is None:
         return None
     try:
-        library = ctypes.CDLL(found.origin)
+        library = ctypes.CDLL(path)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         library.warpline_stretches.restype = library.warpline_draw.restype = number
         library.warpline_stretches.argtypes = [pointer, pointer, number, pointer, number, pointer, pointer]

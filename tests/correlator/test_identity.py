@@ -322,7 +322,7 @@ def test_components_are_those_of_a_walk(edges_: list[tuple[int, int]]) -> None:
     assert label.tolist() == [min(near[i]) for i in range(20)]
 
 
-@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 6)), max_size=40), st.sampled_from([1, 1 << 61]))
+@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 6)), max_size=40), st.sampled_from([7, 1 << 61]))
 def test_distinct_values_are_counted_however_large_they_are(pairs: list[tuple[int, int]], large: int) -> None:
     group, value = np.array(pairs, np.int64).reshape(-1, 2).T
     found = count_distinct(group, np.where(value == 6, large, value), 6)

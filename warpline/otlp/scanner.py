@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.machinery
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from warpline import built
 from warpline.batch import Batch
 from warpline.otlp import logs, metrics, traces
 from warpline.otlp.content import is_content
@@ -64,12 +65,12 @@ _ArrowArray = ctypes.c_int64 * 10
 
 
 def _load() -> Any:
-    found = importlib.machinery.PathFinder.find_spec("warpline.otlp._scan", [os.path.dirname(__file__)])
-    if found is None or found.origin is None:
+    path = built.library("warpline.otlp._scan", Path(__file__).parent)
+    if path is None:
         return None
     try:  # Python's lock is given up for the long calls alone: each time costs more than a short call takes.
-        library = ctypes.PyDLL(found.origin)
-        long = ctypes.CDLL(found.origin)
+        library = ctypes.PyDLL(path)
+        long = ctypes.CDLL(path)
         library.__dict__.update(
             warpline_scan_requests=long.warpline_scan_requests, warpline_digest=long.warpline_digest
         )
