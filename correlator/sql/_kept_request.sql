@@ -1,5 +1,6 @@
 -- Requests that began in [$since_ns, $until_ns), and every node that each met: of its server, its client, its proxies, and
 -- of the engines that computed it.
+-- within: request 0..3600 s
 WITH found AS (
     SELECT request_uid, attempt_uid, request_id, model, path, start_ns, end_ns, open, ttft_ns, node, client_node
     FROM request

@@ -7,6 +7,7 @@
 --
 -- A proxy's passage is no request of its own: an exchange that its server passed on, under the same trace and path or with the
 -- same response, is left out, and the client is the one before the first proxy that was seen. `proxies` counts them.
+-- parts: http_exchange 600 s, alias 120 s, engine_request 120 s, engine_event 120 s, engine_emission 120 s, engine_sample 600 s
 WITH RECURSIVE complete AS (
     SELECT *, coalesce(end_ns, last_chunk_ns, first_body_ns, response_start_ns, request_end_ns, start_ns) AS seen_until_ns,
         CASE WHEN protocol IN ('http/2', 'grpc') THEN 'stream ' || ordinal ELSE trace_id::VARCHAR END AS known_by,

@@ -1,5 +1,6 @@
 -- One value by which requests can be filtered, and how many have it.
 -- parameters: since_ns, until_ns
+-- within: request 0..3600 s
 SELECT facet, value, count(*) AS requests
 FROM (
     SELECT unnest([{'facet': 'path', 'value': path}, {'facet': 'pod', 'value': coalesce(pod, node)}], recursive := true)

@@ -1,5 +1,6 @@
 -- One request that fits a search. A filter that is '*' lets everything through, as does `method` where it is not given; `outcome` is ok, failed or open; times in ns.
 -- parameters: since_ns, until_ns, method, text, path, pod, outcome, least_ns, most_ns
+-- within: request 0..3600 s
 SELECT request_uid, start_ns, end_ns, open, node, pod, namespace, model, side, method, path, status, grpc_status, ttft_ns, duration_ns, longest_gap_ns,
     chunks, request_bytes, bytes, retransmits, client_node, client_start_ns, client_end_ns, request_id, response_id, trace_id, ended_by, evidence
 FROM request

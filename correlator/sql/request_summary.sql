@@ -1,5 +1,6 @@
 -- All requests of a window in one row: how many, how many failed, and percentiles of their times in ns.
 -- parameters: since_ns, until_ns, method
+-- within: request 0..3600 s
 SELECT count(*) AS requests,
     count(*) FILTER (status >= 400 OR grpc_status > 0 OR ended_by = 'abort' OR (status IS NULL AND NOT open)) AS failed,
     count(*) FILTER (open) AS open,

@@ -1,7 +1,12 @@
 -- One bar on the timeline of one request: what it is (name), where it is drawn (group, track, depth), from when to when,
 -- what else is known (detail, JSON) and how (evidence).
--- parameters: request_uid
-WITH asked AS (SELECT * FROM request WHERE request_uid = $request_uid),
+-- parameters: request_uid, since_ns, until_ns
+-- within: request 60 s
+-- when: request_when
+WITH asked AS (
+    SELECT * FROM request
+    WHERE request_uid = $request_uid AND start_ns >= $since_ns - 60_000_000_000 AND start_ns < $until_ns + 60_000_000_000
+),
 engine AS (
     SELECT request_engine.*
     FROM asked

@@ -1,6 +1,8 @@
 -- One process or one named thing that a request touched, with when it did: what its timeline is made of.
 -- `request` may be any id that the request is known by. `subject` is NULL for a process that only belongs to another.
--- parameters: request
+-- parameters: request, since_ns, until_ns
+-- within: request 60 s
+-- when: request_when
 WITH RECURSIVE named AS (
     SELECT $request::VARCHAR AS value
     UNION
@@ -8,7 +10,8 @@ WITH RECURSIVE named AS (
         request_id, response_id, trace_id, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side),
         concat_ws('/', client_node, client_connection_id, client_ordinal, 'client')
     ])
-    FROM request WHERE request_uid = $request::VARCHAR
+    FROM request
+    WHERE request_uid = $request::VARCHAR AND start_ns >= $since_ns - 60_000_000_000 AND start_ns < $until_ns + 60_000_000_000
 ), attempt AS (
     SELECT DISTINCT attempt_uid FROM alias
     WHERE request_uid = $request::VARCHAR OR attempt_uid = $request::VARCHAR OR value IN (SELECT value FROM named)

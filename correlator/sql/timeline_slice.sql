@@ -18,7 +18,10 @@ SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, coa
 FROM http_exchange WHERE coalesce(first_body_ns, response_start_ns) > coalesce(request_end_ns, start_ns)
 UNION ALL
 SELECT 'exchange.' || side, node, process_uid, host, connection_id, NULL, 1, first_body_ns,
-    coalesce(last_chunk_ns, end_ns), 'stream' || coalesce(' · ' || chunks || CASE chunks WHEN 1 THEN ' chunk' ELSE ' chunks' END, ''), 'stream',
+    coalesce(last_chunk_ns, end_ns),
+    -- A client that reads late gets several of the server's chunks in one: that the two numbers differ is no loss.
+    'stream' || coalesce(' · ' || chunks || CASE chunks WHEN 1 THEN ' chunk' ELSE ' chunks' END
+        || CASE side WHEN 'client' THEN ' read' ELSE ' sent' END, ''), 'stream',
     NULL, NULL, NULL, concat_ws('/', node, coalesce(connection_id || '/' || ordinal, start_ns::VARCHAR), side), NULL, NULL
 FROM http_exchange WHERE coalesce(last_chunk_ns, end_ns) > first_body_ns
 UNION ALL
@@ -35,11 +38,17 @@ SELECT 'span', node, NULL, service, NULL, NULL, CASE kind WHEN 'server' THEN 0 W
 FROM span
 UNION ALL
 SELECT 'connection', node, process_uid, peer_address, connection_id, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
-    concat_ws(' ', transport, role, CASE WHEN retransmits = 1 THEN '1 retransmit' WHEN retransmits > 1 THEN retransmits || ' retransmits' END),
-    CASE WHEN retransmits > 0 THEN 'refused' ELSE 'connection' END,
-    NULL, NULL, NULL, concat_ws('/', node, connection_id), NULL, NULL
+    concat_ws(' ', transport, role, CASE WHEN retransmits = 1 THEN '· 1 retransmit in its whole life'
+        WHEN retransmits > 1 THEN '· ' || retransmits || ' retransmits in its whole life' END),
+    'connection', NULL, NULL, NULL, concat_ws('/', node, connection_id), NULL, NULL
 FROM connection
 QUALIFY row_number() OVER (PARTITION BY node, connection_id ORDER BY end_ns DESC NULLS LAST, sent_bytes DESC NULLS LAST) = 1
+UNION ALL
+-- A connection counts over its whole life, an exchange while it lasted: that is what is told in the colour of an alarm.
+SELECT 'connection', node, process_uid, peer_address, connection_id, NULL, 1, start_ns, end_ns,
+    CASE retransmits WHEN 1 THEN '1 retransmit' ELSE retransmits || ' retransmits' END || ' while this request lasted', 'resent',
+    NULL, NULL, NULL, concat_ws('/', node, connection_id || '/' || ordinal, side), NULL, NULL
+FROM http_exchange WHERE retransmits > 0 AND connection_id IS NOT NULL AND end_ns > start_ns
 UNION ALL
 SELECT 'flow', node, NULL, coalesce(source_pod, source_address), NULL, NULL, 0, time_ns, time_ns,
     concat_ws(' ', verdict, drop_reason), CASE verdict WHEN 'DROPPED' THEN 'failed' WHEN 'ERROR' THEN 'failed' ELSE 'flow' END,

@@ -5,7 +5,13 @@ million executions stored, 870 ms with 100 million. So a query says in a comment
 
     -- within: share 5 s, launch 60 s
 
-and reads those tables without the pieces that lie farther away: their names mean less than the tables' own views.
+and reads those tables without the pieces that lie farther away: their names mean less than the tables' own views. `0..60 s`
+looks ahead only. It may name a view, too, that says what its rows are made of,
+
+    -- parts: http_exchange 600 s, alias 60 s
+
+around their own times: the view is then made of those parts near the window alone, by time and not by file only, where else
+it would be made of all that was ever stored before a row of it could be found.
 """
 
 from __future__ import annotations
@@ -20,9 +26,9 @@ from typing import Any
 from warpline import schema
 from warpline.schema import Column, Table
 
-_WITHIN = re.compile(r"^-- within: *(.+)$", re.MULTILINE)
-_EACH = re.compile(r"^([a-z_]+) (\d+) s$")
-_HEAD = re.compile(r"(?:\s|--[^\n]*\n)*(WITH\b(?!\s+RECURSIVE\b))?")
+_SAID = re.compile(r"^-- (within|parts): *(.+)$", re.MULTILINE)
+_EACH = re.compile(r"^([a-z_]+) (?:(\d+)\.\.)?(\d+) s$")
+_HEAD = re.compile(r"(?:\s|--[^\n]*\n)*(WITH\b(\s+RECURSIVE\b)?)?")
 _S = 1_000_000_000
 _EVER_NS = 1 << 62
 
@@ -69,33 +75,81 @@ def _columns(table: Table, present: Sequence[str]) -> str:
     )
 
 
+Margins = dict[str, tuple[int, int]]
+"""By table or view: how far before and after a window, in ns."""
+
+
 @lru_cache(maxsize=1024)
-def within(sql: str) -> dict[str, int]:
-    """Return how far around `$since_ns` and `$until_ns` a query reads which tables, in ns, as its comment says.
+def within(sql: str, word: str = "within") -> Margins:
+    """Return how far around `$since_ns` and `$until_ns` a query reads which tables and views, as its comment says.
 
     Raises ValueError where the comment is not of the form.
     """
-    found: dict[str, int] = {}
-    for line in _WITHIN.findall(sql):
+    found: Margins = {}
+    for line in (each[2] for each in _SAID.finditer(sql) if each[1] == word):
         for each in line.split(","):
             match = _EACH.match(each.strip())
             if match is None:
-                raise ValueError(f"'-- within: {line}': {each.strip()!r} is not of the form 'launch 60 s'")
-            found[match[1]] = int(match[2]) * _S
+                raise ValueError(
+                    f"'-- {word}: {line}': {each.strip()!r} is not of the form 'launch 60 s' or 'launch 0..60 s'"
+                )
+            found[match[1]] = int(match[2] or match[3]) * _S, int(match[3]) * _S
     return found
 
 
-def narrowed(sql: str, bound: Mapping[str, Any], stored: Mapping[str, Sequence[Piece]]) -> str:
-    """Return the query with the tables that its comment names cut to the pieces near its window; `stored` has all pieces."""
+def narrowed(
+    sql: str, bound: Mapping[str, Any], stored: Mapping[str, Sequence[Piece]], views: Mapping[str, str] | None = None
+) -> str:
+    """Return the query with the tables and views that its comment names cut to what is near its window.
+
+    `stored` has all pieces of each table, `views` the SQL of each view that has no parameters, after those that it reads.
+    """
+    window = tuple(int(bound.get(each, ever)) for each, ever in (("since_ns", -_EVER_NS), ("until_ns", _EVER_NS)))
     cut = []
-    for name, margin_ns in within(sql).items():
+    for name, (before, after) in within(sql).items():
+        low, high = window[0] - before, window[1] + after
+        if views and name in views:
+            if high - low < _EVER_NS:
+                cut.append(f"{name} AS NOT MATERIALIZED ({_remade(name, low, high, stored, views)})")
+            continue
         pieces = stored.get(name, ())
-        since, until = (int(bound.get(each, ever)) for each, ever in (("since_ns", -_EVER_NS), ("until_ns", _EVER_NS)))
-        chosen = near(pieces, since - margin_ns, until + margin_ns)
+        chosen = near(pieces, low, high)
         if len(chosen) < len(pieces):
             cut.append(f"{name} AS NOT MATERIALIZED ({select(schema.table(name), chosen)})")
     if not cut:
         return sql
     head = _HEAD.match(sql)
-    own = head.end() if head and head[1] else 0
-    return f"WITH {', '.join(cut)}{',' if own else ''}\n{sql[own:]}"
+    own, recursive = (head.end(), head[2] or "") if head and head[1] else (0, "")
+    return f"WITH{recursive} {', '.join(cut)}{',' if own else ''}\n{sql[own:]}"
+
+
+def _remade(name: str, low: int, high: int, stored: Mapping[str, Sequence[Piece]], views: Mapping[str, str]) -> str:
+    """Return the SQL of view `name` over its parts near [low, high], and over the views that are made of them."""
+    made = []
+    for part, (before, after) in within(views[name], "parts").items():
+        table, since, until = schema.table(part), low - before, high + after
+        rows = select(table, near(stored.get(part, ()), since, until))
+        made.append(
+            f'{part} AS NOT MATERIALIZED (SELECT * FROM ({rows}) WHERE "{table.time}" BETWEEN {since} AND {until})'  # noqa: S608
+        )
+    there = set(within(views[name], "parts"))
+    for other, sql in views.items():
+        if other != name and not there.isdisjoint(_words(sql)) and other in _read_by(name, views):
+            there.add(other)
+            made.append(f"{other} AS NOT MATERIALIZED (SELECT * FROM (\n{sql}\n))")  # noqa: S608 (views of ours)
+    return f"WITH {', '.join(made)} SELECT * FROM (\n{views[name]}\n)"  # noqa: S608 (views of ours)
+
+
+def _read_by(name: str, views: Mapping[str, str]) -> set[str]:
+    """Return the views that view `name` reads, and those that they read."""
+    found: set[str] = set()
+    new = {name}
+    while new:
+        new = {each for one in new for each in _words(views[one]) & views.keys()} - found - {name}
+        found |= new
+    return found
+
+
+@lru_cache(maxsize=256)
+def _words(sql: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z_][a-z0-9_]*", re.sub(r"--[^\n]*", "", sql)))

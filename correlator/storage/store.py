@@ -72,6 +72,7 @@ class Store:
         self.changes = Changes()
         """Stretches of time that got rows, for the joins."""
         self._views = views.load()
+        self._plain = {view.name: view.sql for view in self._views.values() if not view.parameters}
         self._pieces: dict[str, list[Piece]] = {}
         """Where the rows of each table lie, as its view has it."""
         self._columns: dict[str, dict[str, str]] = {}
@@ -373,7 +374,14 @@ class Store:
             sql, bound = views.bind(view, given | {"order": ""}, columns)
             most = in_order.at_once(table, self.settings.correlator_memory_limit_mb)
             return in_order.rows(self.read, table, sql, bound, most)
+        if view.when and not given.keys() & views.WINDOW.keys():
+            given |= self._window(view, given)
         return self.read(*views.bind(view, given, columns), few=view.of_one)
+
+    def _window(self, view: View, given: Mapping[str, Any]) -> dict[str, int]:
+        """Return the window of what a view is about: an empty one where nothing is known of it."""
+        found = self.view(view.when, {"id": view.one(given)}).read_all().to_pylist()
+        return found[0] if found else {"since_ns": 0, "until_ns": 0}
 
     def read(self, sql: str, bound: Mapping[str, Any] | None = None, few: bool = False) -> pa.RecordBatchReader:
         """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails.
@@ -393,7 +401,7 @@ class Store:
         token = self.readers.enter()
         try:
             cursor = self._main.cursor()
-            text, values = narrowed(sql, bound, self._pieces), dict(bound)
+            text, values = narrowed(sql, bound, self._pieces, self._plain), dict(bound)
             # A relation plans its query to know its columns, and once more to run it.
             found = cursor.execute(text, values) if few else cursor.sql(text, params=values)
             reader = found.to_arrow_reader(_CHUNK_ROWS)

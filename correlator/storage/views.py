@@ -2,7 +2,9 @@
 
 The first comment says what a row is. `-- parameters: a, b` names what a view binds as `$a` and `$b`; a view that has
 none becomes a DuckDB view, which others may read. `$since_ns`, `$until_ns` and those of `FILTER` may be among the
-parameters: they are bound to the ends of time, and to what lets everything through, where nobody gives them.
+parameters: they are bound to the ends of time, and to what lets everything through, where nobody gives them. A view about
+one thing may say `-- when: other_view`, which then tells the window in which that thing is, where nobody gives one; what it
+says with `-- within:` and `-- parts:` is in `pieces.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ WINDOW: dict[str, int] = {"since_ns": -(1 << 62), "until_ns": 1 << 62}
 FILTER = {"method": "*", "model": "*", "pool": "*", "namespace": "*"}
 """Likewise: what lets everything through."""
 
+_SAID = re.compile(r"-- (parameters|within|parts|when):")
+
 _ONE = frozenset(("request", "request_uid", "id", "subject"))
 """Parameters that name one thing."""
 
@@ -37,6 +41,8 @@ class View:
     doc: str
     parameters: tuple[str, ...]
     sql: str
+    when: str = ""
+    """The view that tells the window of what this one is about."""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -47,6 +53,10 @@ class View:
     def of_one(self) -> bool:
         """Whether its rows are of one request or thing, and therefore few."""
         return not _ONE.isdisjoint(self.parameters)
+
+    def one(self, given: Mapping[str, Any]) -> Any:
+        """Return what its rows are about, of the parameters given; None where that is missing."""
+        return next((given.get(each) for each in self.parameters if each in _ONE), None)
 
 
 def load() -> dict[str, View]:
@@ -81,7 +91,7 @@ def _parse(file: str, text: str) -> View:
     lines = text.splitlines()
     doc = []
     for line in lines:
-        if not line.startswith("--") or line.startswith("-- parameters:"):
+        if not line.startswith("--") or _SAID.match(line):
             break
         doc.append(line.removeprefix("--").strip())
     if not doc:
@@ -93,7 +103,8 @@ def _parse(file: str, text: str) -> View:
         raise SchemaError(
             f"sql/{file}: names parameters {sorted(parameters)} and binds {sorted(used)}; make them agree"
         )
-    return View(name, " ".join(doc), parameters, text.rstrip().rstrip(";"))
+    when = re.search(r"^-- when: *([a-z_]+)$", text, re.MULTILINE)
+    return View(name, " ".join(doc), parameters, text.rstrip().rstrip(";"), when[1] if when else "")
 
 
 def _code(sql: str) -> str:

@@ -75,9 +75,10 @@ def test_what_a_query_cuts_is_a_table_that_it_reads_in_its_window(name: str) -> 
     sql = QUERIES[name]
     code = re.sub(r"--[^\n]*", "", sql)
     words = set(re.findall(r"[a-z_]+", code)) | ({"launch", "gpu_kernel"} if "kernels_of_steps" in code else set())
-    assert within(sql).keys() <= words & {table.name for table in schema.TABLES}
+    made = {view.name for view in views.load().values() if within(view.sql, "parts")}
+    assert within(sql).keys() <= words & ({table.name for table in schema.TABLES} | made)
     assert {"$since_ns", "$until_ns"} <= set(re.findall(r"\$[a-z_]+", code))
-    most = max(within(sql).values())
+    most = max(max(each) for each in within(sql).values())
     looked = [int(n.replace("_", "")) for n in re.findall(r"\$(?:since|until)_ns(?:::BIGINT)? [-+] ([\d_]+)", code)]
     assert max(looked, default=0) <= most or name in ("request_around", "_join_batch")
 
@@ -109,7 +110,7 @@ def test_results_are_the_same_where_all_pieces_are_read(
     made, found = small
     assert len(made._pieces["gpu_kernel"]) > 20
     assert len(made._pieces["share"]) > 4
-    monkeypatch.setattr(store, "narrowed", lambda sql, bound, stored: sql)
+    monkeypatch.setattr(store, "narrowed", lambda sql, *_: sql)
     Joins(made.settings, made).rebuild()
     whole = results(made)
     for name in SORTS:
@@ -124,7 +125,19 @@ def ordered(rows: pa.Table) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in rows.column_names]).combine_chunks()
 
 
-@pytest.mark.parametrize("name", [name for name in CUT if name in views.load()])
+FILTERS = {
+    "text": "*",
+    "path": "*",
+    "pod": "*",
+    "outcome": "*",
+    "least_ns": 0,
+    "most_ns": 1 << 60,
+    "interval_ns": S // 10,
+}
+OF_ONE = sorted(view.name for view in views.load().values() if view.when)
+
+
+@pytest.mark.parametrize("name", [name for name in CUT if name in views.load() and name not in OF_ONE])
 def test_a_view_says_the_same_where_all_pieces_are_read(
     small: tuple[Store, dict[str, pa.Table]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -135,8 +148,8 @@ def test_a_view_says_the_same_where_all_pieces_are_read(
     ids = made.query("SELECT DISTINCT internal_id FROM step_member ORDER BY 1").column(0).to_pylist()
     rows = 0
     for low in range(bounds["low"] - S, bounds["high"], 2 * S):
-        for one in ids[::7]:
-            asked = {
+        for one in ids[::7] if "request" in view.parameters else [ids[0]]:
+            asked = FILTERS | {
                 "request": one,
                 "node": "n1",
                 "requests": " ".join(uid),
@@ -148,14 +161,55 @@ def test_a_view_says_the_same_where_all_pieces_are_read(
             asked = {key: value for key, value in asked.items() if key in view.parameters}
             cut = made.view(name, asked).read_all()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(store, "narrowed", lambda sql, bound, stored: sql)
+                patch.setattr(store, "narrowed", lambda sql, *_: sql)
                 whole = made.view(name, asked).read_all()
             assert ordered(cut).equals(ordered(whole)), asked
             rows += len(cut)
     assert rows or name in ("request_around",)
 
 
+@pytest.mark.parametrize("name", OF_ONE)
+def test_a_view_about_one_thing_finds_when_it_was(small: tuple[Store, dict[str, pa.Table]], name: str) -> None:
+    made, _ = small
+    (parameter,) = (each for each in views.load()[name].parameters if each not in views.WINDOW)
+    kinds = ["request_uid"] if parameter == "request_uid" else IDS
+    rows = 0
+    for kind in kinds:
+        asked = made.query(f"SELECT DISTINCT {kind} AS id FROM request WHERE {kind} IS NOT NULL ORDER BY 1")[
+            "id"
+        ].to_pylist()
+        for one in asked[:: max(len(asked) // 7, 1)]:
+            cut = made.view(name, {parameter: one}).read_all()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(store, "narrowed", lambda sql, *_: sql)
+                whole = made.view(name, {parameter: one, **views.WINDOW}).read_all()
+            assert ordered(cut).equals(ordered(whole)), (kind, one)
+            rows += len(cut)
+    assert rows
+    assert not made.view(name, {parameter: "cmpl-unknown"}).read_all().num_rows
+
+
+IDS = ["request_uid", "request_id", "response_id", "trace_id", "internal_id", "attempt_uid"]
+
+
+def test_a_view_is_made_of_its_parts_near_the_window() -> None:
+    views_ = {
+        "span_named": "SELECT name FROM span",
+        "spans": "-- parts: span 5 s\nSELECT * FROM span JOIN span_named USING (name)",
+    }
+    stored = {"span": [Piece(f"'span.{n}'", ("start_ns", "name"), n * 10 * S, (n + 1) * 10 * S - 1) for n in range(10)]}
+    sql = "-- within: spans 0..10 s\nWITH RECURSIVE own AS (FROM spans) FROM own"
+    found = narrowed(sql, {"since_ns": 41 * S, "until_ns": 44 * S}, stored, views_)
+    assert re.findall(r"'span\.(\d+)'", found) == ["3", "4", "5"]
+    assert f'"start_ns" BETWEEN {36 * S} AND {59 * S}' in found
+    assert found.startswith("WITH RECURSIVE spans AS NOT MATERIALIZED (WITH span AS NOT MATERIALIZED (SELECT")
+    assert "span_named AS NOT MATERIALIZED" in found
+    assert found.endswith("own AS (FROM spans) FROM own")
+    assert narrowed(sql, {}, stored, views_) == sql
+
+
 def test_a_querys_margins_are_looked_at_here() -> None:
     assert len(CUT) > 25
     assert executions.load("kernel") == QUERIES["join_kernel"]
-    assert pieces.within(QUERIES["request_step"]) == {"share": 5 * S, "step_member": 0}
+    assert pieces.within(QUERIES["request_step"]) == {"share": (5 * S, 5 * S), "step_member": (0, 0)}
+    assert pieces.within(QUERIES["request_search"]) == {"request": (0, 3600 * S)}
