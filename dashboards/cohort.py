@@ -20,7 +20,7 @@ HOUR_NS = 3600 * state.SECOND_NS
 
 def show(row: pd.Series, facts: Sequence[Fact]) -> None:
     """Show where a request stands among its like, by facts, by class of kernel and by kernel."""
-    others = _like(row)
+    others = like(row, HOUR_NS)
     if len(others) < LEAST:
         parts.nothing(
             "It has no like to compare with",
@@ -44,7 +44,8 @@ def show(row: pd.Series, facts: Sequence[Fact]) -> None:
     _kernels(table, count)
 
 
-def _like(row: pd.Series) -> pd.DataFrame:
+def like(row: pd.Series, within_ns: int) -> pd.DataFrame:
+    """Return the answered requests of a request's path and model that began within a time of it, without itself."""
     start = int(row["start_ns"])
     found = read.frame(
         "request_search",
@@ -54,8 +55,8 @@ def _like(row: pd.Series) -> pd.DataFrame:
         outcome="ok",
         least_ns="0",
         most_ns=str(1 << 62),
-        since_ns=start - HOUR_NS,
-        until_ns=start + HOUR_NS,
+        since_ns=start - within_ns,
+        until_ns=start + within_ns,
         order="-start_ns",
         limit=5000,
     )

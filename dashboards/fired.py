@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import streamlit as st
 
-from dashboards import read, state
+from dashboards import parts, read, state
 
 LATE_NS = 90 * state.SECOND_NS
 """Rules look back a minute, and fire that much later than what they are about."""
@@ -46,8 +46,9 @@ def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
 
 
 def show(title: str, found: pd.DataFrame, link: str) -> None:
-    """Show the rules that fired, if any did; `link` is the address of the page Alerts for their time."""
+    """Show the rules that fired, or that none did; `link` is the address of the page Alerts for their time."""
     if found.empty:
+        st.caption(f":material/notifications: No rule {title[:1].lower()}{title[1:]} · [history]({link})")
         return
     lines = [_line(row) for _, row in found.head(MOST).iterrows()]
     more = len(found) - MOST
@@ -60,7 +61,7 @@ def _line(row: pd.Series) -> str:
     badge = f":{SEVERITY.get(row['severity'], 'gray')}-badge[{str(row['rule']).replace('_', ' ')}]"
     others = int(row["instances"]) - 1
     more = f" *and {others} more like it*" if others else ""
-    return f"- {badge} {shortened(str(row['summary'] or ''))}{more}"
+    return f"- {badge} {parts.linked(shortened(str(row['summary'] or '')))}{more}"
 
 
 def shortened(text: str) -> str:

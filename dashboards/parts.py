@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -111,15 +112,15 @@ def facts(*each: tuple[str, str, str]) -> None:
 
 
 def strip(phases: Sequence[Phase], label: str) -> None:
-    """Draw phases end to end as one bar; every phase says its name, time and share on hover."""
+    """Draw phases end to end as one bar; every phase says its name, time and share of them all on hover."""
     whole = sum(end - start for _, start, end in phases)
     if whole <= 0:
         return
     cells = []
     for name, start, end in phases:
         lasted, share = end - start, (end - start) / whole
-        colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"])
-        ink = "#111" if name.split(" ")[0] in ("network", "receive", "queue", "wait") else "#fff"
+        colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["after"])
+        ink = "#111" if name.split(" ")[0] in ("way", "receive", "queue", "wait") else "#fff"
         took = words.duration(lasted)
         title = html.escape(f"{name} {took}, {100 * share:.1f} % of the request")
         # What does not fit its width wraps into a second line, which the strip does not show.
@@ -131,19 +132,39 @@ def strip(phases: Sequence[Phase], label: str) -> None:
     st.html(f'<div class="wl-strip" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</div>')
 
 
+def wall(row: pd.Series) -> tuple[int, int, str]:
+    """Return the start and end of a request's one wall time, in node time of its node, and where that was seen.
+
+    It is the client's where the client was seen by the same clock, else the server's: what `explain` takes shares of.
+    """
+    start, end = int(row["start_ns"]), int(row["end_ns"])
+    if row["side"] != "server":
+        return start, end, "at the client's socket"
+    if words.missing(row["client_start_ns"]) or row["client_node"] != row["node"]:
+        return start, end, "at the server's socket"
+    return min(int(row["client_start_ns"]), start), max(int(row["client_end_ns"]), end), "at the client's socket"
+
+
 def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
-    """Return the phases of a request, each once and end to end: what the engine told where it did, else what sockets show.
+    """Return the phases of a request's wall time, each once and end to end: what the engine told where it did, else what
+    sockets show.
 
     `row` is of view `request`, `engine` the phases of its engine; times are node time of the server's node.
     """
+    first, last, _ = wall(row)
     start, end = int(row["start_ns"]), int(row["end_ns"])
+    around = [("way to the server", first, start), *_served(row, engine, start, end), ("way back", end, last)]
+    return [each for each in around if each[2] > each[1]]
+
+
+def _served(row: pd.Series, engine: Sequence[dict[str, Any]], start: int, end: int) -> list[Phase]:
     first = None if words.missing(row["first_body_ns"]) else int(row["first_body_ns"])
     sent = start if words.missing(row["request_end_ns"]) else int(row["request_end_ns"])
     told = [(str(each["name"]), int(each["start_ns"]), int(each["end_ns"] or end)) for each in engine]
     if not told:
         told = [("receive", start, sent)]
         told += [("wait for the first byte", sent, first), ("stream", first, end)] if first else [("wait", sent, end)]
-        return [each for each in told if each[2] > each[1]]
+        return told
     found: list[Phase] = []
     at = start
     for name, begin, until in sorted(told, key=lambda each: each[1]):
@@ -151,12 +172,18 @@ def phases(row: pd.Series, engine: Sequence[dict[str, Any]]) -> list[Phase]:
         if until <= begin:
             continue
         if begin > at:
-            found.append(("receive" if not found else "wait", at, begin))
+            found += [("wait", at, begin)] if found else _before(at, sent, begin)
         if found and found[-1][0] == name:  # Two told of the same phase: engine events, and the engine's own spans.
             begin = found.pop()[1]
         found.append((name, begin, until))
         at = until
-    return [*found, ("tail", at, end)] if end > at else found
+    return [*found, ("after the engine", at, end)]
+
+
+def _before(start: int, sent: int, begin: int) -> list[Phase]:
+    """Return what came before the engine had a request: until its last byte, and then."""
+    sent = min(max(sent, start), begin)
+    return [("receive", start, sent), ("wait for the engine", sent, begin)]
 
 
 def table(shown: pd.DataFrame, *, alt: str, **more: Any) -> Any:
@@ -207,7 +234,14 @@ def labels(text: object) -> str:
     return ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else ""
 
 
+_KNOWN_BY = re.compile(r"\b(?:chatcmpl|cmpl)-[0-9A-Za-z][0-9A-Za-z-]{7,}")
+
+
+def linked(sentence: str) -> str:
+    """Return a sentence in which each id that an engine gave a request links to that request's page."""
+    return _KNOWN_BY.sub(lambda each: f"[{each[0]}]({request_link(each[0])})", sentence)
+
+
 def request_link(uid: str) -> str:
     """Return the address of a request's page."""
-
     return f"/request?id={quote(uid, safe='')}"

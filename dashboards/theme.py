@@ -7,14 +7,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 PHASES = {
-    "network": "#56B4E9",
+    "way": "#56B4E9",
     "receive": "#56B4E9",
     "queue": "#E69F00",
     "wait": "#9AA5B1",
     "prefill": "#D55E00",
     "decode": "#0072B2",
     "stream": "#009E73",
-    "tail": "#8A8F98",
+    "after": "#8A8F98",
 }
 """Colour of each phase: Okabe and Ito's, as on the timeline."""
 
@@ -48,6 +48,7 @@ CSS = """
 .st-key-fired { gap: 0; padding: 0.5rem 0.9rem; }
 .st-key-fired [data-testid="stMarkdownContainer"], .st-key-causes [data-testid="stMarkdownContainer"] { margin-bottom: 0; }
 .st-key-causes p { margin: 0 !important; }
+.st-key-causes [data-testid="stCaptionContainer"] { margin-bottom: 0; }
 .st-key-fired p, .st-key-fired li { margin: 0 !important; line-height: 1.45; }
 .st-key-fired ul { margin: 0.15rem 0 0 !important; padding-left: 0.2rem; list-style: none; }
 .st-key-causes { gap: 0.25rem; }

@@ -103,7 +103,7 @@ def _phases(phases: list[list[parts.Phase]]) -> None:
             orientation="h",
             name=name,
             y=["A", "B"],
-            marker_color=theme.PHASES.get(name.split(" ")[0], theme.PHASES["tail"]),
+            marker_color=theme.PHASES.get(name.split(" ")[0], theme.PHASES["after"]),
             x=[sum(end - start for each, start, end in side if each == name) / size for side in phases],
             hovertemplate=f"{name} %{{x:,.4~g}} {unit}<extra></extra>",
         )

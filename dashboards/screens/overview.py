@@ -85,7 +85,7 @@ def _figures(row: pd.Series) -> None:
         st.metric(
             "Failed",
             words.share(row["failed"], row["requests"]),
-            f"{int(row['failed'])} requests",
+            words.counted(int(row["failed"]), "request"),
             delta_color="off",
             delta_arrow="off",
             border=True,
@@ -99,20 +99,22 @@ def _figures(row: pd.Series) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 border=True,
+                help="From the request's first byte, at the server's socket; at the client's where no server was seen",
             )
         st.metric(
             "Per chunk, p95",
             words.duration(row["chunk_p95_ns"]),
-            f"longest gap {words.duration(row['gap_p95_ns'])}",
+            f"longest gap, p95 {words.duration(row['gap_p95_ns'])}",
             delta_color="off",
             delta_arrow="off",
             border=True,
-            help="Mean time between two pieces of a streamed response, at the 95th percentile of requests",
+            help="Mean time between two pieces of a streamed response, at the 95th percentile of requests. Below: the "
+            "longest time between two of them, at the 95th percentile too; a request's page has its own",
         )
         st.metric(
             "Exact evidence",
             words.share(row["exact"], row["requests"]),
-            f"{int(row['retransmits'])} retransmits",
+            words.counted(int(row["retransmits"]), "retransmit"),
             delta_color="off",
             delta_arrow="off",
             border=True,
@@ -168,7 +170,9 @@ def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[p
     )
     index = pd.Index([_index(point) for point in event.selection.points if "customdata" in point])
     more = f" The newest {POINTS:,} are drawn." if len(found) >= POINTS - 1 else ""
-    st.caption(f"Drag a box over requests to list them and to see what sets them apart.{more}")
+    st.caption(
+        f"Drag a box over requests to list them, and beside the list what sets them apart from all the others.{more}"
+    )
     return found.loc[found.index.intersection(index)], found.loc[found.index.difference(index)]
 
 
@@ -218,15 +222,15 @@ def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
     chosen, others = picked
     title = f"{len(chosen):,} picked requests" if len(chosen) else f"Slowest requests by {_said(measure)}"
     shown = (chosen if len(chosen) else others).nlargest(100, f"{measure}_ns")
+    if not len(chosen):
+        st.subheader(title)
+        return _list(shown)
     table, why = st.columns([3, 2])
     with table:
         st.subheader(title)
         _list(shown)
     with why:
         st.subheader("What differs")
-        if not len(chosen):
-            st.caption("Pick requests in the chart: those properties that tell them from all the others appear here.")
-            return
         ranked = differs.rank(chosen, others)
         if ranked.empty:
             st.caption("Nothing that is known of these requests tells them from the others.")

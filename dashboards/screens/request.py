@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboards import fired, flame, login, parts, read, request_way, sign, state, timeline, words
+from dashboards import fired, flame, login, parts, read, request_way, sign, standing, state, timeline, words
 from warpline.errors import WarplineError
 
 MOST_CAUSES = 5
@@ -46,19 +46,31 @@ def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]
         return
     with place.container(key="causes"):
         fired.show("Fired around it", alerts, f"/alerts?window={start - fired.LATE_NS}-{end + fired.LATE_NS}")
+        standing_at = st.empty()
         said = {
             "lightbulb": [*found["causes"], *findings][:MOST_CAUSES],
             "compare_arrows": found.get("differs", [])[:MOST_DIFFERENCES],
             "radar": found.get("around", [])[:MOST_AROUND],
         }
         _say(said, found["missing"])
+        _standing(standing_at, row)
+
+
+def _standing(place: DeltaGenerator, row: pd.Series) -> None:
+    """Say whether its time is ordinary, once all that is known sooner stands there."""
+    try:
+        text = standing.said(row)
+    except WarplineError as error:
+        text = f"How long its like took could not be read: {error}"
+    if text:
+        place.caption(f":material/leaderboard: {text}", help="Answered requests of its path and model.")
 
 
 def _say(said: dict[str, list[dict[str, Any]]], missing: list[str]) -> None:
     """Show findings, each list with its icon: what took its time, what differs from its peers, what happened around it."""
     for icon, found in said.items():
         for each in found:
-            text, sure = str(each["sentence"]), each.get("confidence")
+            text, sure = parts.linked(str(each["sentence"])), each.get("confidence")
             known = parts.evidence(each["evidence"]) + (f" {math.floor(sure * 10_000) / 100:g} %" if sure else "")
             st.markdown(
                 f":material/{icon}: {text[:1].upper()}{text[1:]} {known}", help=str(each.get("method", "")) or None
@@ -135,25 +147,58 @@ def _header(row: pd.Series, shares: list[dict[str, Any]]) -> None:
             icon=":material/compare_arrows:",
             query_params={"a": row["request_uid"]},
         )
+    single = not words.missing(row["chunks"]) and int(row["chunks"]) < 2
     parts.facts(
+        *_times(row),
         (
-            "Duration",
-            words.duration(row["duration_ns"]),
-            "From the request's first byte to the response's last, at the node that saw it",
+            "Chunks",
+            words.count(row["chunks"]),
+            "Pieces in which the server sent the response; a client that reads late gets several of them in one",
         ),
-        ("First byte", words.duration(row["ttft_ns"]), "To the first byte of the response's body, at the server"),
         (
-            "First byte, client",
-            words.duration(row["client_ttft_ns"]),
-            "The same at the client's socket; a dash where no client was watched",
+            "Longest gap",
+            "–" if single else words.duration(row["longest_gap_ns"]),
+            "It came in one piece" if single else "Longest time between two of them, where the server sent them",
         ),
-        ("Chunks", words.count(row["chunks"]), "Pieces in which the response crossed the socket"),
-        ("Longest gap", words.duration(row["longest_gap_ns"]), "Longest time between two chunks"),
         ("Received", words.size(row["request_bytes"]), "Length of the request, head and body"),
         ("Sent", words.size(row["bytes"]), "Length of the response, head and body"),
-        ("Retransmits", words.count(row["retransmits"]), "Segments sent again, both sides"),
+        (
+            "Retransmits",
+            words.count(row["retransmits"]),
+            "Segments sent again while it lasted, by its client and by its server. The timeline also says how many its "
+            "connections sent again in their whole life, and what a proxy's connections did",
+        ),
         *((label, said, title) for label, said, title in parts.spent(shares) if said != "–"),
     )
+
+
+def _times(row: pd.Series) -> list[tuple[str, str, str]]:
+    """Return how long it took and when its first byte came, at each socket that was watched."""
+    where = parts.wall(row)[2]
+    whole = " Shares of its time, below, are of this."
+    took = "From the request's first byte to the response's last, at the {}'s socket."
+    byte = "To the first byte of the response's body, at the {}'s socket."
+    if row["side"] != "server" or words.missing(row["client_start_ns"]):
+        side = "server" if row["side"] == "server" else "client"
+        return [
+            (f"Duration, {side}", words.duration(row["duration_ns"]), took.format(side) + whole),
+            (f"First byte, {side}", words.duration(row["ttft_ns"]), byte.format(side)),
+        ]
+    client, at_client = int(row["client_end_ns"]) - int(row["client_start_ns"]), where.startswith("at the client")
+    return [
+        (
+            "Duration, client",
+            words.duration(client),
+            took.format("client") + (whole if at_client else ""),
+        ),
+        (
+            "Duration, server",
+            words.duration(row["duration_ns"]),
+            took.format("server") + ("" if at_client else whole + " The client's node has another clock."),
+        ),
+        ("First byte, client", words.duration(row["client_ttft_ns"]), byte.format("client")),
+        ("First byte, server", words.duration(row["ttft_ns"]), byte.format("server")),
+    ]
 
 
 def _identity(row: pd.Series) -> str:
@@ -170,7 +215,7 @@ def _timeline(row: pd.Series) -> None:
     timeline.show(tracks, f"request/{uid}", query, state.zone())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
-            f"{tracks['bars']:,} bars on {len(tracks['nodes'])} nodes. "
+            f"{words.counted(tracks['bars'], 'bar')} on {words.counted(len(tracks['nodes']), 'node')}. "
             "Times of a launch are the host's; a GPU execution's are the GPU's."
         )
         st.link_button("Chrome / Perfetto trace", f"/wl/trace?{query}", icon=":material/download:")

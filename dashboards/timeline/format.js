@@ -52,13 +52,14 @@ export function short(name) {
 }
 
 const LABELS = {
-  "hw.gpu.utilization": ["GPU in use", "1"], "hw.power": ["power", "W"], "hw.energy": ["power (energy rate)", "W"],
+  "hw.gpu.utilization": ["any kernel runs", "1"], "hw.power": ["power", "W"], "hw.energy": ["power (energy rate)", "W"],
   "hw.temperature": ["temperature", "°C"], "hw.gpu.memory.usage": ["memory used", "By"], "hw.gpu.io": ["I/O", "By/s"],
 };
 
 /** A measure's title and unit. */
 export function measure(metric, part, rate) {
   const known = LABELS[metric];
+  if (metric === "warpline.gpu.pipe.active" && part === "sm") return ["SM activity", "1"];
   const title = known ? known[0] : metric.replace(/^warpline\.gpu\.|^hw\.gpu\.|^hw\./, "").replace(/[._]/g, " ");
   let unit = known ? known[1] : "";
   if (!known && /clock$|clock /.test(title)) unit = "Hz";

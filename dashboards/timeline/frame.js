@@ -2,7 +2,7 @@
 
 import { duration } from "./format.js";
 import { SIZE } from "./layout.js";
-import { colour, LEGEND } from "./palette.js";
+import { colour, LEGEND, STEPS } from "./palette.js";
 import { button, help, make } from "./panel.js";
 
 /** Fill the component's box; returns its parts by name. */
@@ -64,13 +64,20 @@ function toolbar(timeline, parts, tracks) {
 }
 
 function legend(tracks) {
-  if (!tracks.groups.some((group) => group.gpu)) return make("div");
-  const keys = LEGEND.map((kind) => {
+  const key = (kind, said) => {
     const swatch = make("i");
     swatch.style.background = `rgb(${colour(kind, kind).join(",")})`;
-    return make("span", {}, swatch, kind);
-  });
-  return make("div", { class: "wl-legend", "aria-hidden": "true" }, ...keys, make("span", {}, make("i", { class: "wl-idle-key" }), "GPU idle"));
+    return make("span", {}, swatch, said);
+  };
+  const nodes = [], title = (text) => make("b", {}, text);
+  if (tracks.groups.some((group) => group.id === "engine")) {
+    nodes.push(title("Engine steps"), ...Object.entries(STEPS).map(([kind, said]) => key(kind, said)));
+  }
+  if (tracks.groups.some((group) => group.gpu)) {
+    const idle = make("span", {}, make("i", { class: "wl-idle-key" }), "GPU idle");
+    nodes.push(title("GPU work"), ...LEGEND.map((kind) => key(kind, kind)), idle);
+  }
+  return nodes.length ? make("div", { class: "wl-legend", "aria-hidden": "true" }, ...nodes) : make("div");
 }
 
 /** Put the labels where the layout says. */
@@ -91,8 +98,15 @@ export function labels(timeline) {
   parts.page.style.height = `${layout.height + (timeline.data.tracks.hidden_rows ? 24 : 0)}px`;
 }
 
+/** Two readings that look alike and are not. */
+const MEANT = {
+  "any kernel runs": "Share of the time in which any kernel ran, however small: 100 % does not mean that the GPU is full. SM activity says how much of it worked.",
+  "SM activity": "Share of the GPU's multiprocessors (SMs) that had work, on average: low while any kernel runs means small kernels.",
+};
+
 function lineLabel(item) {
-  const node = placed(item, "wl-label", item.title, `${item.title}\n${item.line.metric}\n${item.line.gpu_uuid}`);
+  const meant = MEANT[item.title] ? `\n${MEANT[item.title]}` : "";
+  const node = placed(item, "wl-label", item.title, `${item.title}${meant}\n${item.line.metric}\n${item.line.gpu_uuid}`);
   const unit = { 1: "%", By: "bytes", "By/s": "bytes/s" }[item.unit] || item.unit;
   node.append(make("span", { class: "wl-unit" }, unit));
   return node;

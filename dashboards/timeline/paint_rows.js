@@ -9,6 +9,8 @@ import { together } from "./wire.js";
 const FAINTEST = 0.34;
 /** Bars that are not this request's steps keep this much of their colour. */
 const NOT_OWN = 0.42;
+/** Pixels without a reading from which on it is said. */
+const SILENT = 110;
 const FONT = "11px system-ui, -apple-system, 'Segoe UI', sans-serif";
 
 export class RowPainter {
@@ -250,7 +252,20 @@ export class RowPainter {
     context.strokeStyle = "rgb(0,158,115)";
     context.lineWidth = 1.2;
     context.stroke();
+    for (const [from, to] of silences(view, line)) this.silence(view, this.x(view, from), this.x(view, to), top + tall / 2);
     this.scaleText(view, reading(most, item.unit), top);
+  }
+
+  /** Say in an empty stretch that nothing was read there: it is not a zero. */
+  silence(view, from, to, y) {
+    const { context } = this;
+    if (to - from < SILENT) return;
+    context.font = FONT;
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    context.fillStyle = view.theme.faint;
+    context.fillText("no readings", (from + to) / 2, y);
+    context.textAlign = "start";
   }
 
   /** What the top of a line's scale stands for. */
@@ -267,6 +282,14 @@ export class RowPainter {
     context.fillText(text, view.width - wide + 3, top + 1);
   }
 
+}
+
+/** Where a line has no reading for longer than three of its intervals: [from, to] in ns, its end to the view's end among them. */
+export function silences(view, line) {
+  if (line.at.length < 3) return [];  // Of fewer, how far apart they are is not known.
+  const ends = [...line.at.slice(1), (view.t1 - view.lineOrigin) / view.lineBucket - 0.5];
+  return line.at.map((at, index) => [at, ends[index]]).filter(([at, end]) => end - at > view.lineGap)
+    .map((each) => each.map((at) => view.lineOrigin + (at + 0.5) * view.lineBucket));
 }
 
 const SCANNED = 4096;

@@ -6,7 +6,7 @@ const CLASSES = {
   request: "#3A6EA5", refused: "#E69F00", failed: "#C0392B", send: "#56B4E9", wait: "#9AA5B1", stream: "#009E73",
   queue: "#E69F00", prefill: "#D55E00", decode: "#0072B2", mixed: "#CC79A7", dummy: "#9AA5B1", recompute: "#C0392B",
   draft: "#56B4E9", compute: "#0072B2", compute_input: "#56B4E9", compute_output: "#009E73",
-  launch: "#7A5195", connection: "#7F8C8D", flow: "#56B4E9", span: "#3A6EA5",
+  launch: "#7A5195", connection: "#7F8C8D", resent: "#E69F00", flow: "#56B4E9", span: "#3A6EA5",
   runqueue: "#D55E00", futex: "#CC79A7", poll: "#9AA5B1", network: "#56B4E9", disk: "#E69F00", page_fault: "#C0392B", sleep: "#B9C0C8",
 };
 /** For names without a class of their own (host ranges, system calls): Paul Tol's muted colours, safe for the colour-blind too,
@@ -17,6 +17,9 @@ const OTHERS = ["#332288", "#44AA99", "#882255", "#999933", "#117733", "#CC6677"
 export const LEGEND = [
   "gemm", "attention", "communication", "normalisation", "elementwise", "sampling", "memory", "graph", "other",
 ];
+
+/** What the colours of an engine's steps and phases mean: class → in words. */
+export const STEPS = { prefill: "prefill", decode: "decode", mixed: "prefill and decode in one step", queue: "queue", recompute: "recompute" };
 
 const made = new Map();
 

@@ -191,6 +191,7 @@ export class View {
     this.headPainter.paint(view);
     const span = this.t1 - this.t0;
     this.parts.range.textContent = `${duration(span)} of ${duration(this.total)}`;
+    this.parts.range.title = "What is in view, of all that is drawn: a request's whole time and a hundredth of it on both sides";
     this.stats = { drawMs: performance.now() - began, sharp, at: performance.now() };
     if (!this.firstSeen && chunks.some((chunk) => chunk.bars)) this.firstSeen = performance.now();
     if (sharp && !this.firstSharp) this.firstSharp = performance.now();

@@ -46,6 +46,23 @@ PAINTED = """(() => {
   const rows = warplineTimeline.layout.items.filter((each) => each.kind === "row");
   return [...new Set(rows.map((each) => each.group.title))].slice(0, 4); })()"""
 PLACED = "warplineTimeline.layout.placeOf(each[0])"
+SILENT_LINES = """(() => {
+  const t = warplineTimeline, written = [], painter = t.rowPainter, context = painter.context;
+  const fill = context.fillText.bind(context);
+  const seen = (at, end) => {
+    written.length = 0;
+    const line = { at, value: at.map(() => 0.5) };
+    const lines = { lineOrigin: 0, lineBucket: 1e9, lineGap: 3 };
+    const view = { t0: 0, t1: end, width: 1000, ratio: 1, scroll: 0, theme: t.theme, ...lines };
+    const scale = painter.scale;
+    painter.scale = 1000 / end;
+    context.fillText = (text, x) => written.push([text, x]);
+    painter.line(view, { y: 0, h: 34, line, unit: "1" });
+    context.fillText = fill;
+    painter.scale = scale;
+    return written.filter(([text]) => text === "no readings").map(([, x]) => x * end / 1000);
+  };
+  return { ended: seen([0, 1, 2, 3, 4, 5], 20e9), whole: seen([0, 1, 2, 3, 4, 5], 7e9), few: seen([0], 20e9) }; })()"""
 FIRST_MARK = """(() => {
   const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "marks"), mark = item.marks[0];
   t.parts.scroller.scrollTop = item.y - 100;
@@ -219,6 +236,25 @@ def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, ad
     page.mouse.move(x, y)
     page.locator(".wl-tip").get_by_text("throttled: power").wait_for()
     page.locator(".wl-table").get_by_text("Xid 94").wait_for(state="attached")
+    assert watched.errors == []
+
+
+def test_the_legend_tells_the_colours_of_steps_apart_from_those_of_gpu_work(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    legend = page.locator(".wl-legend")
+    assert legend.locator("b").all_inner_texts() == ["Engine steps", "GPU work"]
+    assert legend.get_by_text("prefill and decode in one step").is_visible()
+    assert legend.get_by_text("gemm").is_visible()
+    assert watched.errors == []
+
+
+def test_a_line_without_readings_says_so_and_one_between_two_readings_does_not(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    page.wait_for_function("warplineTimeline.layout.lines.length")
+    said = page.evaluate(SILENT_LINES)
+    # The middle of the stretch from the last reading, at 5.5 s, to the view's end.
+    assert said == {"ended": [pytest.approx(12.75e9)], "whole": [], "few": []}
+    assert page.locator(".wl-label", has_text="any kernel runs").count() >= 1
     assert watched.errors == []
 
 

@@ -46,6 +46,33 @@ def test_tracks_go_from_the_clients_socket_to_the_gpus(client: TestClient) -> No
     assert tracks["clocks"][0]["low_ns"] == -240_000
 
 
+def test_what_a_connection_sent_again_before_a_request_is_no_alarm_of_the_request(client: TestClient) -> None:
+    tracks = get(client, "tracks")
+    bars = [
+        get(client, "at", row=row["id"], at_ns=int(tracks["from_ns"]) + row["first_ns"], slack_ns=10)["bar"]
+        for row in rows(tracks, "connection")
+    ]
+    assert sorted((bar["name"], bar["class"]) for bar in bars) == [
+        ("2 retransmits while this request lasted", "resent"),
+        ("tcp client · 15 retransmits in its whole life", "connection"),
+        ("tcp server · 69 retransmits in its whole life", "connection"),
+    ]
+    (client_row,) = rows(tracks, "exchange.client")[:1]
+    (resent,) = (row for row in rows(tracks, "connection") if row["depth"] == 1)
+    assert (resent["first_ns"], resent["last_ns"]) == (client_row["first_ns"], client_row["last_ns"])
+
+
+def test_chunks_are_told_as_sent_by_the_server_and_read_by_the_client(client: TestClient) -> None:
+    tracks = get(client, "tracks")
+    found = {}
+    for side in ("client", "server"):
+        row = next(row for row in rows(tracks, f"exchange.{side}") if row["depth"] == 1)
+        at = int(tracks["from_ns"]) + row["last_ns"] - 10
+        found[side] = get(client, "at", row=row["id"], at_ns=at, slack_ns=10)["bar"]["name"]
+    assert found["client"].endswith(" chunks read")
+    assert found["server"].endswith(" chunks sent")
+
+
 @pytest.mark.parametrize("known_by", [scene.REQUEST_ID, scene.RESPONSE_ID, scene.INTERNAL_ID])
 def test_any_id_of_a_request_opens_the_same_timeline(client: TestClient, known_by: str) -> None:
     same = client.get("/api/timeline/tracks", params={"request": known_by}).json()

@@ -143,7 +143,7 @@ def _one_request(start: int, lasted: int, steps: np.ndarray) -> list[Batch]:
         role=["client", "server"],
         peer_address=["10.0.1.7", "10.0.9.4"],
         peer_port=[8000, 51_732],
-        retransmits=[2, 0],
+        retransmits=[15, 69],  # Other requests of its connections before it.
         state="CLOSE",
         sent_bytes=[48_211, 96_400],
         smoothed_rtt_ns=410_000,

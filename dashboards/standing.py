@@ -1,0 +1,40 @@
+"""Where a request stands among its like: whether the time it took is ordinary."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dashboards import cohort, words
+
+WITHIN_NS = 300_000_000_000
+"""How far from it in time its like began."""
+LEAST = 20
+"""With fewer of its like nothing is said."""
+ODD_RANK, ODD_RATIO = 95, 1.5
+"""Beyond so many of 100 of its like, and so many times their median, a time is no longer ordinary: as `peers.py` has it."""
+
+
+def said(row: pd.Series) -> str:
+    """Return in a sentence whether a request's time is ordinary, by those of its path and model that began near it.
+
+    `row` is of view `request`. Times are those at its server, or at its client where no server was seen, as its like's are.
+    Empty where too few are known. Raises StoreError.
+    """
+    others = cohort.like(row, WITHIN_NS)
+    alike = others.loc[others["side"] == row["side"], "duration_ns"].dropna().astype(float)
+    return among(row["duration_ns"], alike, str(row["side"]))
+
+
+def among(own_ns: int | None, others_ns: pd.Series, side: str = "server") -> str:
+    """Return in a sentence where a duration at its client or server stands among others, all in ns; empty where too few are
+    known."""
+    if words.missing(own_ns) or len(others_ns) < LEAST:
+        return ""
+    own, middle = float(own_ns or 0), float(others_ns.median())
+    rank = int(100 * (others_ns < own).mean())  # Rounded down: 100 is all of them.
+    shorter = "all" if rank == 100 else f"{rank} % of"
+    beside = (
+        f"longer than {shorter} {len(others_ns):,} like it within 5 minutes, whose median is {words.duration(middle)}"
+    )
+    odd = rank >= ODD_RANK and own >= ODD_RATIO * middle
+    return f"Its {words.duration(own)} at the {side} are {'' if odd else 'ordinary: '}{beside}."
