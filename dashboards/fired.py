@@ -14,6 +14,11 @@ LATE_NS = 90 * state.SECOND_NS
 BEFORE_NS = 24 * 3600 * state.SECOND_NS
 """How long an alert may have fired before a window and still count."""
 MOST, MOST_ROWS = 4, 5000
+AVERAGED = {
+    "queue_growing": "on average over 15 s",
+    "gpu_idle_while_waiting": "SM activity, not whether any kernel runs; on average over 15 s",
+}
+"""Rule → what its number is of, where a page shows another number of the same beside it: the most, or another measure."""
 SEVERITY = {"critical": "red", "warning": "orange", "info": "gray"}
 """Colour of each severity's badge, the most severe first."""
 
@@ -60,7 +65,8 @@ def show(title: str, found: pd.DataFrame, link: str) -> None:
 def _line(row: pd.Series) -> str:
     badge = f":{SEVERITY.get(row['severity'], 'gray')}-badge[{str(row['rule']).replace('_', ' ')}]"
     others = int(row["instances"]) - 1
-    more = f" *and {others} more like it*" if others else ""
+    more = f" :gray[({AVERAGED[row['rule']]})]" if row["rule"] in AVERAGED else ""
+    more += f" *and {others} more like it*" if others else ""
     return f"- {badge} {parts.linked(shortened(str(row['summary'] or '')))}{more}"
 
 

@@ -177,7 +177,10 @@ def _served(row: pd.Series, engine: Sequence[dict[str, Any]], start: int, end: i
             begin = found.pop()[1]
         found.append((name, begin, until))
         at = until
-    return [*found, ("after the engine", at, end)]
+    preempted = not words.missing(row["preemptions"]) and int(row["preemptions"])
+    # Whoever was preempted may have come back, and the engine did not say when.
+    told_whole = bool(found) and found[-1][0] == "decode" and not preempted
+    return [*found, ("after the engine" if told_whole else "not told by the engine", at, end)]
 
 
 def _before(start: int, sent: int, begin: int) -> list[Phase]:

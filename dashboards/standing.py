@@ -33,8 +33,9 @@ def among(own_ns: int | None, others_ns: pd.Series, side: str = "server") -> str
     own, middle = float(own_ns or 0), float(others_ns.median())
     rank = int(100 * (others_ns < own).mean())  # Rounded down: 100 is all of them.
     shorter = "all" if rank == 100 else f"{rank} % of"
-    beside = (
-        f"longer than {shorter} {len(others_ns):,} like it within 5 minutes, whose median is {words.duration(middle)}"
+    usual = "ordinary: " if rank < ODD_RANK else ""
+    much = "but not by much: their" if rank >= ODD_RANK and own < ODD_RATIO * middle else "whose"
+    return (
+        f"Its {words.duration(own)} at the {side} are {usual}longer than {shorter} {len(others_ns):,} like it "
+        f"within 5 minutes, {much} median is {words.duration(middle)}."
     )
-    odd = rank >= ODD_RANK and own >= ODD_RATIO * middle
-    return f"Its {words.duration(own)} at the {side} are {'' if odd else 'ordinary: '}{beside}."

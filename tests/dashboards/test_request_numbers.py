@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from streamlit.testing.v1 import AppTest
 
+from correlator.alerting import alert_rule
 from dashboards import fired, parts, read, standing, words
 from tests.dashboards import scene
 from tests.dashboards.conftest import page
@@ -28,6 +29,7 @@ def exchange(**differs: Any) -> pd.Series:
         "client_end_ns": 420 * MS,
         "request_end_ns": 112 * MS,
         "first_body_ns": 300 * MS,
+        "preemptions": 0,
     }
     return pd.Series({**known, **differs}, dtype=object)
 
@@ -60,6 +62,12 @@ def test_phases_fill_the_one_wall_time_which_is_the_clients_where_its_clock_is_t
     ]
     start, end, where = parts.wall(exchange())
     assert (end - start, where) == (420 * MS, "at the client's socket")
+
+
+def test_after_a_preemption_or_without_a_decode_the_rest_is_not_called_after_the_engine() -> None:
+    phases = engine(("prefill", 150, 250), ("decode", 250, 300))
+    assert in_ms(parts.phases(exchange(preemptions=1), phases))[-2] == ("not told by the engine", 115)
+    assert in_ms(parts.phases(exchange(), phases[:1]))[-2] == ("not told by the engine", 165)
 
 
 def test_a_client_on_another_clock_or_none_leaves_the_servers_time() -> None:
@@ -97,7 +105,9 @@ def test_what_is_ordinary_is_said_to_be_and_what_is_not_too() -> None:
         "Its 150 ms at the server are ordinary: longer than 50 % of 100 like it within 5 minutes, whose median is 150 ms."
     )
     assert "are longer than all 100 like it" in standing.among(400 * MS, peers)
-    assert "are ordinary: longer than all" in standing.among(201 * MS, peers)  # The slowest of many that are alike.
+    assert standing.among(201 * MS, peers) == (  # The slowest of many that are alike.
+        "Its 201 ms at the server are longer than all 100 like it within 5 minutes, but not by much: their median is 150 ms."
+    )
     assert standing.among(150 * MS, peers[: standing.LEAST - 1]) == ""
     assert standing.among(None, peers) == ""
 
@@ -117,6 +127,14 @@ def test_ids_in_a_sentence_link_to_their_requests() -> None:
         "(/request?id=cmpl-6e772528997e054d94c52ccb-0ac1df23)"
     )
     assert parts.linked("no id, of cmpl-short") == "no id, of cmpl-short"
+
+
+def test_numbers_of_rules_that_average_are_said_to_be_averages() -> None:
+    for rule, said in fired.AVERAGED.items():
+        condition = (alert_rule.FOLDER / f"{rule}.sql").read_text("utf-8")
+        assert "AVG(value)" in condition
+        assert "$now_ns - 15000000000" in condition
+        assert said.endswith("on average over 15 s")
 
 
 def test_where_no_rule_fired_it_is_said(empty_correlator: str, reading: Callable[..., None]) -> None:
