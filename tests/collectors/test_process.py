@@ -11,6 +11,7 @@ from collectors import process
 from collectors.identity import proc
 from collectors.identity.cgroup import Container, container_of, path_of
 from tests.collectors.unshared import child, unshare
+from tests.waiting import until
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.settings import Settings
@@ -144,6 +145,7 @@ def test_a_process_in_a_time_namespace_has_the_nodes_times_and_its_offset(contex
     outer = subprocess.Popen([*command, "sleep", "60"])
     try:
         inner = child(outer.pid)
+        until(lambda: proc.arguments(inner) == ["sleep", "60"])  # Amid its execution a process has no command line.
         found = [row for row in next(process.run(context)).rows.to_pylist() if row["pid"] in (inner, os.getpid())]
     finally:
         outer.kill()
