@@ -2,20 +2,20 @@
 
 The way of a request is cut at the moments that its edges give: sent, received, handed to the engine, scheduled, first and
 last token, answered. What lies between two of them has a name; what lies between none is unexplained and said to be.
-Findings are causes with a weight in nanoseconds of the request's own wall time, heaviest first; an edge that is missing
-is a finding too, for then less can be explained. What differs from its peers stands apart (peers.py): it is no cause.
+Findings are causes with a weight in nanoseconds of the request's own wall time, heaviest first, but for rare events that
+have a name: they stand before time that merely passed (around.py). An edge that is missing is a finding too, for then less
+can be explained. What differs from its peers stands apart (peers.py): it is no cause.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from correlator import around, crossing, peers
+from correlator import around, crossing, idle, peers
 from correlator.around import Cause, Row, milliseconds
 from warpline.errors import StoreError
 
@@ -56,7 +56,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of one request: its row of the view `request`, its parts in order, its causes by weight."""
+    """What is known of one request: its row of the view `request`, its parts in order, its causes, events first."""
 
     request: Row
     parts: list[Part]
@@ -64,7 +64,7 @@ class Explanation:
     differs: list[Cause]
     """What differs from its peers, by itself and by what it had in common with some of them: it weighs nothing either."""
     around: list[Cause]
-    """What happened besides, near it in time: it weighs nothing."""
+    """What happened besides, near it in time, and is no reason of it as far as is known: it weighs nothing."""
     missing: list[str]
     spent: Spent
 
@@ -107,22 +107,28 @@ def explain(view: View, request: str) -> Explanation:
     near = view(
         "request_around", request=key, node=found["node"], since_ns=found["start_ns"], until_ns=found["end_ns"]
     ).to_pylist()
-    others = around.causes(near, wall)
     beside, within_ns = _peers(view, found)
+    named = sum(part.ns for part in parts if part.name != "unexplained") / wall
+    events, rest = around.beside(near, found, named)
     causes = [
         *_blamed(view("request_blame", request=key, **window).to_pylist()),
-        *others,
-        *_own(found, engine, steps, sum(each.ns for each in others if each.evidence == "derived")),
+        *around.causes(
+            near, found["end_ns"] - found["start_ns"], lambda other: idle.shared(steps, engine, near, other)
+        ),
+        *idle.preempted(engine, steps, near),
+        *events,
+        *idle.causes(engine, steps, near, beside, wall),
         *_waited(found, parts, wall),
+        *_resent(found),
         *crossing.crossed(view, found),
     ]
     notable = [c for c in causes if c.ns == 0 or c.ns >= _NOTABLE * wall]
     return Explanation(
         found,
         parts,
-        sorted(notable, key=lambda c: -c.ns),
+        around.first(notable, wall),
         peers.differences(beside, _worst(steps), within_ns),
-        around.beside(near, found["start_ns"], found["end_ns"]),
+        rest,
         _missing(found, engine, steps),
         _spent(view("request_share", request=key, **window).to_pylist(), steps, beside),
     )
@@ -218,53 +224,27 @@ def _blamed(rows: list[Row]) -> list[Cause]:
             most = str(mine[0]["other"])
             if len(mine) > 1:
                 most = f"{len(mine)} requests, most by {most} ({milliseconds(mine[0]['delay_ns'])})"
+            method = "busy time of the steps that it waited for"
             sentence = f"{text}: {milliseconds(total)}, by {most}"
-            causes.append(Cause(sentence, total, str(mine[0]["evidence"]), "busy time of the steps that it waited for"))
+            causes.append(Cause(sentence, total, str(mine[0]["evidence"]), method, kind="event"))
     return causes
 
 
-def _own(found: Row, engine: list[Row], steps: list[Row], others_ns: int) -> list[Cause]:
-    causes = []
-    if found["retransmits"]:
-        causes.append(
-            Cause(f"segments of its connection were sent again: {found['retransmits']}", 0, "exact", "TCP's own count")
-        )
-    again = sum(s["busy_ns"] or 0 for s in steps if s["phase"] == "recompute")
-    if again:
-        times = around.counted(sum(e["preemptions"] for e in engine), "preemption")
-        causes.append(
-            Cause(
-                f"after {times} its context was computed again: {milliseconds(again)}", again, "derived", "step ledger"
-            )
-        )
-    preempted = sum(e["preemptions"] for e in engine)
-    if preempted and not again:
-        times = around.counted(preempted, "time")
-        causes.append(
-            Cause(f"it was preempted {times}: the KV cache had no room for it", 0, "derived", "the engine's events")
-        )
-    stalls = _stalls(steps)
-    if stalls:
-        why = (
-            "the GPU was another process's, or the host did not launch"
-            if others_ns >= stalls
-            else "the host did not launch"
-        )
-        text = f"for {milliseconds(stalls)} of its prefill and decode no GPU worked on its steps: {why} in time"
-        causes.append(Cause(text, stalls, "derived", "ends and beginnings of its steps' kernels"))
-    return causes
+def _resent(found: Row) -> list[Cause]:
+    if not found["retransmits"]:
+        return []
+    text = f"segments of its connection were sent again: {found['retransmits']}"
+    return [Cause(text, 0, "exact", "TCP's own count")]
 
 
 _WAITED = {
     "network to the server": "its bytes were on their way to the server",
     "receiving the request": "its server received the request",
-    "API server before the engine": "its server had it, and the engine did not yet",
+    "API server before the engine": "it waited at its server, not yet in an engine",
     "API server after the last token": "its server had the last token, and had not answered",
     "network to the client": "its answer was on its way to the client",
-    "unexplained": "its server had it, and nothing is known of an engine that did",
+    "unexplained": "it was at its server, and what an engine did for it is not on record",
 }
-_MOST = 0.25
-"""Share of the wall time from which on a part without work of its own is named."""
 
 
 def _waited(found: Row, parts: list[Part], wall: int) -> list[Cause]:
@@ -272,7 +252,7 @@ def _waited(found: Row, parts: list[Part], wall: int) -> list[Cause]:
     causes = []
     for part in parts:
         text = _WAITED.get(part.name)
-        if text and part.ns >= _MOST * wall:
+        if text and part.ns >= idle.MOST * wall:
             said = (
                 text if part.name != "unexplained" or _inference(found) else "its server worked on it, or let it wait"
             )
@@ -290,16 +270,6 @@ def _waited(found: Row, parts: list[Part], wall: int) -> list[Cause]:
 def _inference(found: Row) -> bool:
     """Return whether an engine should know of a request: scrapes and probes are GETs, inference is a POST everywhere."""
     return str(found["method"]) != "GET"
-
-
-def _stalls(steps: list[Row]) -> int:
-    """Return for how many ns no kernel of its steps ran: within a step (on its busiest GPU), or between two in a row."""
-    placed = [s for s in steps if s["occupancy_ns"] is not None]
-    total: int = sum(max(s["end_ns"] - s["start_ns"] - s["busiest_ns"], 0) for s in placed)
-    for before, after in itertools.pairwise(placed):
-        if before["process_uid"] == after["process_uid"] and after["step_ordinal"] == before["step_ordinal"] + 1:
-            total += max(after["start_ns"] - before["end_ns"], 0)
-    return total
 
 
 def _missing(found: Row, engine: list[Row], steps: list[Row]) -> list[str]:
@@ -321,7 +291,7 @@ def _missing(found: Row, engine: list[Row], steps: list[Row]) -> list[str]:
 
 
 def as_json(found: Explanation) -> Row:
-    """Return the explanation for JSON: times in ns, parts in order, causes by weight."""
+    """Return the explanation for JSON: times in ns, parts and causes in order."""
     return {
         "request": found.request,
         "wall_ns": found.wall_ns,

@@ -10,8 +10,9 @@
     -- nodes: alerts_edge_nodes; why it is only about the nodes that this setting names (where that is so)
 
 The SELECT returns one row for each instance that it knows (a GPU, a model, a node): `firing` (true, false, or NULL for no
-data), `value`, and any other columns, which are the labels that tell instances apart. It binds `$now_ns` and each threshold;
-where its header says `nodes`, `$nodes` too, a regular expression of their names. While that setting is empty it is off.
+data), `value`, `name` where it likes (what its sentence calls an instance; it may change, and is no label), and any other
+columns, which are the labels that tell instances apart. It binds `$now_ns` and each threshold; where its header says
+`nodes`, `$nodes` too, a regular expression of their names. While that setting is empty it is off.
 `missing` says what no row at all means: `no_data` (the input is not there: SM activity is off in dcgm-exporter's default
 list), or `quiet` where the absence of rows is the good case (a log of bad events).
 """

@@ -27,7 +27,7 @@ ALERT = schema.table("alert")
 Query = Callable[[str, Mapping[str, object]], pa.Table]
 """Runs SQL with bound parameters on the store."""
 
-_NOT_LABELS = ("firing", "value")
+_NOT_LABELS = ("firing", "value", "name")
 _KEEP_FIRING_NS = 5_000_000_000
 """Time that an instance must be quiet before it is resolved: late rows must not make it flap."""
 _BLIND_NS = 300_000_000_000
@@ -232,6 +232,7 @@ def _outcome(rule: Rule, names: list[str], row: Mapping[str, object]) -> Outcome
     labels = {name: str(row[name]) for name in names if row[name] is not None}
     value = None if row["value"] is None else float(str(row["value"]))
     shown = {**dict.fromkeys(names, "unknown"), **labels, "value": float("nan") if value is None else value}
+    shown["name"] = row.get("name") or "unknown"
     firing = None if row["firing"] is None else bool(row["firing"])
     return Outcome(json.dumps(labels, sort_keys=True), firing, value, rule.summary.format(**shown))
 

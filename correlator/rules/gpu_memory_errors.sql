@@ -1,4 +1,4 @@
--- GPU {gpu_uuid} on {node} counted {value:.0f} uncorrectable memory errors in ten minutes.
+-- Uncorrectable memory errors that GPU {gpu_uuid} on {node} counted in ten minutes: {value:.0f}.
 -- severity: critical
 -- for: 0s
 -- threshold: most = 0; one is enough to drain the node

@@ -1,4 +1,4 @@
--- On GPU {gpu_uuid} of {node}, {process_uid} gets {value:.0%} of the busy time that it shares with others.
+-- On GPU {gpu_uuid} of {node}, {name} gets {value:.0%} of the busy time that it shares with others.
 -- severity: warning
 -- for: 20s
 -- threshold: most_ratio = 0.9; one process leaves the others next to nothing
@@ -12,5 +12,11 @@ WITH used AS (
     SELECT *, SUM(busy_ns) OVER gpu AS all_ns, COUNT(*) OVER gpu AS processes FROM used WINDOW gpu AS (PARTITION BY node, gpu_uuid)
 )
 SELECT node, gpu_uuid, process_uid, busy_ns / NULLIF(all_ns, 0) AS value,
-    busy_ns / NULLIF(all_ns, 0) > $most_ratio AND all_ns / 30e9 > $least_busy_ratio AS firing
-FROM total WHERE processes > 1
+    busy_ns / NULLIF(all_ns, 0) > $most_ratio AND all_ns / 30e9 > $least_busy_ratio AS firing,
+    COALESCE(who.pod, CONCAT(COALESCE(who.executable, 'a process'), ' pid ', SPLIT_PART(process_uid, ':', -1))) AS name
+FROM total
+LEFT JOIN (
+    SELECT process_uid, 'pod ' || COALESCE(ANY_VALUE(namespace) || '/', '') || ANY_VALUE(pod) AS pod, ANY_VALUE(executable) AS executable
+    FROM process GROUP BY process_uid
+) AS who USING (process_uid)
+WHERE processes > 1

@@ -1,4 +1,4 @@
--- The engine {process_uid} preempts {value:.0%} of the requests that it runs.
+-- The engine {process_uid} made {value:.1f} preemptions for each request that it ran in a minute.
 -- severity: warning
 -- for: 10s
 -- threshold: most_ratio = 0.2; each preemption computes a prompt a second time

@@ -1,6 +1,7 @@
 -- One thing that happened around a request and may have slowed it: to its GPUs, its engine, its node, its packets, the rows about
 -- it. `amount` is what `kind` counts, times and rates in ns and bytes a second; `whole` is what it is a part of, `at_ns` when it
--- began. since_ns and until_ns are the request's own; each kind looks as far beyond them as its readings lie apart.
+-- began. since_ns and until_ns are the request's own; each kind looks as far beyond them as its readings lie apart. What came
+-- after the request is a row apart from what came before; a pod that started has its `address` and `node`.
 -- parameters: request, node, since_ns, until_ns
 -- within: share 1 s, gpu_sample 30 s, engine_sample 10 s, clock_pair 60 s, engine_event 0 s, http_exchange 60 s, flow 5 s, gpu_busy 60 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
@@ -19,10 +20,11 @@ reading AS (
 -- Where it is not known on which GPUs it ran, all of its node are looked at, and called so.
 gpu_reading AS (
     SELECT *, concat(if(own, 'its ', ''), coalesce('GPU ' || number, gpu_uuid), if(own, '', ' of its node')) AS what,
-        value - lag(value) OVER (PARTITION BY gpu_uuid, metric, part ORDER BY time_ns) AS more,
+        value - lag(value) OVER same AS more, lag(time_ns) OVER same AS before_ns,
         time_ns BETWEEN $since_ns - 5_000_000_000 AND $until_ns + 5_000_000_000 AS near
     FROM reading
     WHERE own OR NOT EXISTS (FROM place)
+    WINDOW same AS (PARTITION BY gpu_uuid, metric, part ORDER BY time_ns)
 ),
 engine_reading AS (
     SELECT target, metric, statistic, value,
@@ -55,9 +57,11 @@ clock AS (
     WINDOW pair AS (PARTITION BY boot_id ORDER BY time_ns)
 ),
 starting AS (
-    SELECT concat_ws('/', born.namespace, born.pod) AS what, born.created_ns, life.ready_ns, image.pulling_ns, image.pulled_ns
+    SELECT concat_ws('/', born.namespace, born.pod) AS what, born.address, born.node, born.created_ns, life.ready_ns, image.pulling_ns,
+        image.pulled_ns
     FROM (
         SELECT pod_uid, any_value(namespace) AS namespace, any_value(pod) AS pod, min(created_ns) AS created_ns,
+            arg_max(pod_ip, time_ns) AS address, arg_max(node, time_ns) AS node,
             arg_max(phase, time_ns) FILTER (time_ns < $until_ns) AS phase
         FROM pod WHERE created_ns >= $since_ns - 3_600_000_000_000 AND created_ns < $until_ns GROUP BY pod_uid
     ) AS born
@@ -72,28 +76,40 @@ starting AS (
         WHERE kind = 'Pod' AND time_ns >= $since_ns - 3_600_000_000_000 AND time_ns < $until_ns + 3_600_000_000_000 GROUP BY object_uid
     ) AS image USING (pod_uid)
     WHERE coalesce(life.ready_ns, if(born.phase = 'Pending', $until_ns, 0)) >= $since_ns - 60_000_000_000
-)
-SELECT 'neighbour' AS kind, concat_ws(' ', coalesce(any_value(who.executable), 'a process'), 'pid ' || split_part(busy.process_uid, ':', -1),
-        'of pod ' || any_value(who.pod)) AS what,
+),
+-- The last one on record may have no end there: then it is taken to last as long as the request.
+preemption AS (
+    SELECT kind, time_ns, lead(time_ns) OVER (PARTITION BY process_uid, internal_id ORDER BY time_ns) AS next_ns
+    FROM engine_event
+    WHERE internal_id IN (SELECT value FROM subject) AND time_ns >= $since_ns AND time_ns < $until_ns
+),
+happened AS (
+SELECT 'neighbour' AS kind, coalesce('pod ' || coalesce(any_value(who.namespace) || '/', '') || any_value(who.pod),
+        concat(coalesce(any_value(who.executable), 'a process'), ' pid ', split_part(busy.process_uid, ':', -1))) AS what,
     -- A piece of the other's time is long, and counts by how much of it lies beside the request.
     sum(busy.busy_ns * (least(busy.end_ns, $until_ns) - greatest(busy.start_ns, $since_ns)) / (busy.end_ns - busy.start_ns)) AS amount,
     ($until_ns - $since_ns)::DOUBLE AS whole, min(busy.start_ns) AS at_ns
 FROM gpu_busy AS busy
-LEFT JOIN (SELECT process_uid, any_value(executable) AS executable, any_value(pod) AS pod FROM process GROUP BY ALL) AS who USING (process_uid)
+LEFT JOIN (SELECT process_uid, any_value(executable) AS executable, any_value(namespace) AS namespace, any_value(pod) AS pod
+    FROM process GROUP BY ALL) AS who USING (process_uid)
 WHERE busy.start_ns >= $since_ns - 60_000_000_000 AND busy.start_ns < $until_ns AND busy.end_ns > $since_ns
     AND busy.gpu_uuid IN (SELECT gpu_uuid FROM place) AND busy.process_uid NOT IN (SELECT process_uid FROM place WHERE process_uid IS NOT NULL)
 GROUP BY busy.process_uid
 UNION ALL
-SELECT 'throttled', concat(what, ' was throttled (', replace(part, '_', ' '), ')'), (max(value) - min(value)) * 1e9, max(time_ns) - min(time_ns),
-    min(time_ns)
-FROM gpu_reading WHERE metric = 'warpline.gpu.throttled' AND near
-GROUP BY what, part HAVING max(value) > min(value)
+-- Of the time throttled between two readings as much lies beside the request as of the time between them.
+SELECT 'throttled', concat(what, ' was throttled (', replace(part, '_', ' '), ')'),
+    sum(least(more * 1e9, time_ns - before_ns) * greatest(least(time_ns, $until_ns) - greatest(before_ns, $since_ns), 0) / (time_ns - before_ns)),
+    sum(more) * 1e9, min(before_ns)
+FROM gpu_reading
+WHERE metric = 'warpline.gpu.throttled' AND more > 0 AND time_ns > greatest(before_ns, $since_ns - 5_000_000_000)
+    AND before_ns < $until_ns + 5_000_000_000
+GROUP BY what, part
 UNION ALL
 -- The code is sticky: only its change is news.
 SELECT 'xid', what, value, NULL, time_ns FROM gpu_reading WHERE metric = 'warpline.gpu.xid.last' AND more <> 0 AND value <> 0
 UNION ALL
 SELECT 'gpu_errors', concat(what, ' (', replace(part, '_', ' '), ')'), sum(more), NULL, min(time_ns)
-FROM gpu_reading WHERE metric = 'hw.errors' AND more > 0 GROUP BY what, part
+FROM gpu_reading WHERE metric = 'hw.errors' AND more > 0 GROUP BY what, part, time_ns >= $until_ns
 UNION ALL
 SELECT 'gpu_memory', what, min(free), NULL, NULL
 FROM (
@@ -124,6 +140,9 @@ FROM engine_event
 WHERE kind = 'preempted' AND time_ns >= $since_ns AND time_ns < $until_ns AND process_uid IN (SELECT process_uid FROM place)
 GROUP BY process_uid
 UNION ALL
+SELECT 'own_preempted', '', sum(coalesce(next_ns, $until_ns) - time_ns), count(*) FILTER (next_ns IS NULL), max(time_ns)
+FROM preemption WHERE kind = 'preempted' HAVING count(*) > 0
+UNION ALL
 SELECT 'kv_cache', what, kv_ratio, NULL, NULL FROM engine WHERE kv_ratio > 0.95
 UNION ALL
 SELECT 'kv_transfer', what, kv_bytes / kv_s, NULL, NULL FROM engine WHERE kv_bytes / nullif(kv_s, 0) < 1e9
@@ -148,10 +167,14 @@ FROM (
     FROM flow
     WHERE verdict = 'DROPPED' AND time_ns >= $since_ns - 5_000_000_000 AND time_ns < $until_ns + 5_000_000_000
 ) AS ends
-GROUP BY ends.at, drop_reason
+GROUP BY ends.at, drop_reason, time_ns >= $until_ns
 UNION ALL
 SELECT 'lost_rows', concat(source, ': ', reason), sum(lost)::DOUBLE, NULL, min(start_ns)
 FROM loss
 WHERE start_ns < $until_ns + 1_000_000_000 AND coalesce(end_ns, start_ns) >= $since_ns - 1_000_000_000
 GROUP BY source, reason
-ORDER BY kind, amount DESC
+)
+SELECT happened.*, starting.address, starting.node
+FROM happened
+LEFT JOIN starting ON happened.kind IN ('cold_start', 'image_pull') AND starting.what = happened.what
+ORDER BY happened.kind, amount DESC

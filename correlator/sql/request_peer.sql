@@ -3,7 +3,8 @@
 -- beside those that do not: `own` and `peers_p50` are medians then, `others` counts the other values, and `z` is the normal score
 -- of the Mann-Whitney test that its own are more (ties corrected). `within` names a property that all of them share: GPUs of one
 -- pod, pods on one GPU. The request itself is on neither side then.
--- Engines are asked about until ended_ns. Times in ns; `batch` is the mean number of requests in its decode steps.
+-- Engines are asked about until ended_ns. Times in ns; `batch` is the mean number of requests in its decode steps,
+-- `idle_ns` and `idle_ratio` the time between its first schedule and its last token in which no GPU worked on its steps.
 -- parameters: request_uid, since_ns, until_ns, ended_ns
 WITH asked AS (
     SELECT path, method, concat_ws('/', node, connection_id, ordinal, side) AS asked_uid FROM http_exchange
@@ -95,6 +96,29 @@ given AS (
     WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000
     GROUP BY ALL
 ),
+-- How long a GPU worked on the steps that each was in: where ranks work at once, that which had most.
+step AS (
+    SELECT process_uid, step_ordinal, max(busy_ns) AS busy_ns
+    FROM (
+        SELECT process_uid, step_ordinal, gpu_uuid, sum(busy_ns) AS busy_ns FROM share
+        WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND step_ordinal IS NOT NULL
+        GROUP BY ALL
+    )
+    GROUP BY ALL
+),
+worked AS (
+    SELECT attempt_uid, sum(busy_ns) AS busy_ns
+    FROM (
+        SELECT entered.attempt_uid, entered.step_ordinal, max(step.busy_ns) AS busy_ns
+        FROM (
+            SELECT DISTINCT named.attempt_uid, share.process_uid, share.step_ordinal FROM share JOIN named USING (owner)
+            WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND NOT named.apart
+        ) AS entered
+        JOIN step USING (process_uid, step_ordinal)
+        GROUP BY ALL
+    )
+    GROUP BY attempt_uid
+),
 seat AS (
     SELECT process_uid, engine_index, step_ordinal, internal_id, any_value(phase) AS phase FROM step_member
     WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000
@@ -153,12 +177,14 @@ each AS MATERIALIZED (
     SELECT own, answered, duration_ns::DOUBLE AS duration_ns, ttft_ns::DOUBLE AS ttft_ns, queue_ns::DOUBLE AS queue_ns,
         prefill_ns::DOUBLE AS prefill_ns, decode_ns::DOUBLE AS decode_ns, decode_ns / nullif(output_tokens - 1, 0) AS token_ns,
         prompt_tokens::DOUBLE AS prompt_tokens, output_tokens::DOUBLE AS output_tokens, batch,
+        greatest(prefill_ns + decode_ns - worked.busy_ns, 0)::DOUBLE AS idle_ns, idle_ns / nullif(prefill_ns + decode_ns, 0) AS idle_ratio,
         gpus.share_j / nullif(output_tokens, 0) AS token_j,
         coalesce(phase.model, serves.model) AS model, role,
         MAP {'model': coalesce(phase.model, serves.model), 'pod': pod, 'prefill': prefill, 'gpu': gpu} AS has
     FROM attempt
     LEFT JOIN phase USING (attempt_uid)
     LEFT JOIN batch USING (attempt_uid)
+    LEFT JOIN worked USING (attempt_uid)
     LEFT JOIN serves USING (attempt_uid)
     LEFT JOIN pods USING (attempt_uid)
     LEFT JOIN gpus USING (attempt_uid)
@@ -176,7 +202,8 @@ compared AS (
 ),
 long AS (
     SELECT property, within, value, side, whose, measure, amount
-    FROM (UNPIVOT compared ON duration_ns, ttft_ns, queue_ns, prefill_ns, decode_ns, token_ns, prompt_tokens, output_tokens, batch, token_j
+    FROM (UNPIVOT compared ON duration_ns, ttft_ns, queue_ns, prefill_ns, decode_ns, token_ns, prompt_tokens, output_tokens, batch, token_j, idle_ns,
+        idle_ratio
         INTO NAME measure VALUE amount)
 ),
 -- The middle rank of those that are equal, and how many they are.

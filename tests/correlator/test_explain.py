@@ -141,9 +141,11 @@ def test_a_cold_start_is_told_with_the_image_that_it_pulled(tmp_path: Path) -> N
     store = golden.stored(golden.SAMPLES / "cold_start", tmp_path)
     view = lambda name, **asked: store.view(name, asked).read_all()  # noqa: E731
     slowest = store.query("SELECT request_uid FROM request WHERE method = 'POST' ORDER BY duration_ns DESC LIMIT 1")
-    told = [each for each in explain(view, slowest["request_uid"][0].as_py()).around if "llm/engine-1" in each.sentence]
+    found = explain(view, slowest["request_uid"][0].as_py())
+    start, image = (each for each in [*found.causes, *found.around] if "llm/engine-1" in each.sentence)
     store.close()
-    start, image = told
+    assert start == found.causes[0] and start.kind == "event"
+    assert start.sentence.endswith("; it did not serve this request, but started on its node")
     assert start.sentence.startswith("a cold start: pod llm/engine-1 was created ")
     assert image.sentence.startswith("pod llm/engine-1 began to pull its image ")
     assert image.sentence.endswith(" before it began and had it after 8 s")

@@ -19,6 +19,7 @@ CASES = rule_table.incidents()
 INCIDENTS = [case for case in CASES if case.name != "healthy"]
 _SIMULATED = ("gpu_kernel", "launch", "engine_step", "step_member", "engine_request", "engine_event")
 _LARGEST_BYTES = 1_500_000
+SLOWEST = "SELECT request_uid FROM request WHERE path = '/v1/completions' ORDER BY duration_ns DESC LIMIT 1"
 
 
 def fired(case: Path, names: list[str]) -> set[str]:
@@ -44,21 +45,85 @@ TELLING = [case for case in INCIDENTS if not rule_table.incident(case).baseline]
 @pytest.mark.slow
 @pytest.mark.parametrize("case", TELLING, ids=lambda case: case.name)
 def test_the_slowest_request_of_an_incident_tells_of_the_incident(case: Path) -> None:
-    slowest = "SELECT request_uid FROM request WHERE path = '/v1/completions' ORDER BY duration_ns DESC LIMIT 1"
     with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, _):
-        (chosen,) = store.query(slowest)["request_uid"].to_pylist()
+        (chosen,) = store.query(SLOWEST)["request_uid"].to_pylist()
         found = explain.explain(lambda view, **asked: store.view(view, asked).read_all(), chosen)
     sentences = [cause.sentence for cause in [*found.causes, *found.around]]
     finding = rule_table.incident(case).finding
     assert finding and any(finding in sentence for sentence in sentences), sentences
 
 
+STANDS_OUT = {
+    "clock_step": [
+        "the wall clock of gpu-node-0 was set forward by 60 min, 1.67 s before it began",
+        "no kernel of it ran for the last 155 ms, while its engine still had it; half of 62 peers had 3.67 ms of such time"
+        " or less",
+    ],
+    "cold_start": [
+        "a cold start: pod llm/engine-1 was created 14.1 s before it began and was still starting, after 14.5 s; it did not"
+        " serve this request, but started on its node",
+    ],
+    "collector_stopped": [
+        "the collector on gpu-node-0 was silent for 20.8 s, from 14.4 s before it began: its readings of the node's clocks"
+        " are missing; 100% of this request's time is explained all the same",
+    ],
+    "gpu_memory_error": [
+        "its GPU 0 reported XID 94 (contained ECC error), 3.07 s before it began",
+        "1 memory error of its GPU 0 (ecc double volatile), 3.07 s before it began",
+    ],
+    "gpu_pressed": ["its GPU 0 had 0.9% of its memory left"],
+    "host_stalls": ["its GPU 0 was 3% active (SM): requests waited for the host, not for it"],
+    "long_prefill": [
+        "its tokens waited for the prompts of others in the same steps: 266 ms, by cmpl-6e772528997e054d94c52ccb-0ac1df23"
+    ],
+    "noisy_neighbour": [
+        "another process worked on its GPU meanwhile (python3.11 pid 1199): 1.04 s of busy time, at least 862 ms of it while"
+        " no kernel of this request ran",
+        "for at most 134 ms more neither a kernel of it ran nor the other process's: the host did not launch in time",
+    ],
+    "overload": [
+        "GPU 0 of its node was 97% active (SM): saturated",
+        "up to 59 requests waited in the queue of the engine at 127.0.0.1:33561",
+        "for 3.92 s (100% of its time) it was at its server, and what an engine did for it is not on record",
+    ],
+    "packet_loss": [
+        "packets were lost: 10 of 256 exchanges on gpu-node-0, within a minute of it, had segments sent again more than"
+        " once; its own connection sent none again",
+    ],
+    "policy_drops": ["for 76.1 ms (79% of its time) it waited at its server, not yet in an engine"],
+    "preemption_storm": [
+        "it was preempted 3 times: the KV cache had no room for it, and it waited at most 4.18 s to go on (when it did the"
+        " last time is not on record); 4.02 ms of GPU time went to compute its context again",
+        "its engine preempted 27 requests while it lasted, 53 times in all",
+    ],
+    "prefill_decode_imbalance": ["up to 91 requests waited in the queue of the engine at 127.0.0.1:40775 (prefill)"],
+    "slow_kernels": [
+        "no kernel of it ran for the last 218 ms, while its engine still had it; half of 71 peers had 1.68 ms of such time"
+        " or less",
+    ],
+    "thermal_throttling": ["its GPU 0 was throttled (thermal) for 551 ms of the 556 ms that it lasted"],
+}
+"""Incident → what must be told first of its slowest request, in this order."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", INCIDENTS, ids=lambda case: case.name)
+def test_what_stands_out_of_the_slowest_request_begins_with_what_is_rare_and_has_a_name(case: Path) -> None:
+    with backtest.opened(case, Settings(correlator_memory_limit_mb=512)) as (store, _):
+        (chosen,) = store.query(SLOWEST)["request_uid"].to_pylist()
+        found = explain.explain(lambda view, **asked: store.view(view, asked).read_all(), chosen)
+    wanted = STANDS_OUT[case.name]
+    assert [cause.sentence for cause in found.causes[: len(wanted)]] == wanted
+    assert not any("it ended" in cause.sentence for cause in found.causes), "what came after it is no reason of it"
+
+
 @pytest.mark.slow
 def test_nothing_is_told_from_around_the_slowest_request_of_the_healthy_recording() -> None:
-    slowest = "SELECT request_uid FROM request WHERE path = '/v1/completions' ORDER BY duration_ns DESC LIMIT 1"
     with backtest.opened(rule_table.SAMPLES / "healthy", Settings(correlator_memory_limit_mb=512)) as (store, _):
-        (chosen,) = store.query(slowest)["request_uid"].to_pylist()
-        assert explain.explain(lambda view, **asked: store.view(view, asked).read_all(), chosen).around == []
+        (chosen,) = store.query(SLOWEST)["request_uid"].to_pylist()
+        found = explain.explain(lambda view, **asked: store.view(view, asked).read_all(), chosen)
+    assert found.around == []
+    assert [cause.kind for cause in found.causes] == ["time"], "what its peers have alike is no reason"
 
 
 @pytest.mark.slow
