@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -54,6 +56,7 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
     With `record`, the first load alone is run and kept there as a sample trace.
     """
     with ExitStack() as opened:
+        interrupted = opened.enter_context(_interrupts())
         state_dir, children = opened.enter_context(_workplace())
         addresses = Addresses.free()
         environment = addresses.environment(state_dir)
@@ -78,7 +81,7 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
                 return 0 if complete else 1
         say(f"ask it: WARPLINE_QUERY_URL=http://{addresses.query} warpline query request --since 10m")
         say(f"look at it: http://{addresses.dashboard}")
-        _keep_serving(seconds, addresses, quiet=bool(obstacle))
+        _keep_serving(seconds, interrupted, None if obstacle else addresses)
     return 0 if complete else 1
 
 
@@ -215,9 +218,26 @@ def _replay_newest(children: Children, environment: dict[str, str], say: Say) ->
         raise WarplineError(f"demo: the replay ended with code {child.returncode}")
 
 
-def _keep_serving(seconds: float, addresses: Addresses, quiet: bool) -> None:
+def _keep_serving(seconds: float, interrupted: threading.Event, addresses: Addresses | None) -> None:
+    """Send a few requests each second to the server, where there is one, until the time is over or Ctrl-C came."""
     end = time.monotonic() + seconds if seconds else float("inf")
-    while time.monotonic() < end:
-        if not quiet:
+    while time.monotonic() < end and not interrupted.is_set():
+        if addresses:
             _send(addresses, *_QUIET_LOAD)
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Remember that Ctrl-C came: asyncio takes it for itself, and forgets it where a load ends at that moment."""
+    came = threading.Event()
+
+    def note(*_: object) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
