@@ -18,7 +18,7 @@ def said(row: pd.Series) -> str:
     """Return in a sentence whether a request's time is ordinary, by those of its path and model that began near it.
 
     `row` is of view `request`. Times are those at its server, or at its client where no server was seen, as its like's are.
-    Empty where too few are known. Raises StoreError.
+    Raises StoreError.
     """
     others = cohort.like(row, WITHIN_NS)
     alike = others.loc[others["side"] == row["side"], "duration_ns"].dropna().astype(float)
@@ -26,10 +26,9 @@ def said(row: pd.Series) -> str:
 
 
 def among(own_ns: int | None, others_ns: pd.Series, side: str = "server") -> str:
-    """Return in a sentence where a duration at its client or server stands among others, all in ns; empty where too few are
-    known."""
+    """Return in a sentence where a duration at its client or server stands among others, all in ns."""
     if words.missing(own_ns) or len(others_ns) < LEAST:
-        return ""
+        return f"Fewer than {LEAST} like it are known within 5 minutes: whether its time is ordinary cannot be said."
     own, middle = float(own_ns or 0), float(others_ns.median())
     rank = int(100 * (others_ns < own).mean())  # Rounded down: 100 is all of them.
     shorter = "all" if rank == 100 else f"{rank} % of"

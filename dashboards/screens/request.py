@@ -47,6 +47,8 @@ def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]
     with place.container(key="causes"):
         fired.show("Fired around it", alerts, f"/alerts?window={start - fired.LATE_NS}-{end + fired.LATE_NS}")
         standing_at = st.empty()
+        # In its place from the start: nothing below moves when it is known.
+        standing_at.caption(":material/leaderboard: Comparing it with its like …")
         said = {
             "lightbulb": [*found["causes"], *findings][:MOST_CAUSES],
             "compare_arrows": found.get("differs", [])[:MOST_DIFFERENCES],
@@ -62,8 +64,7 @@ def _standing(place: DeltaGenerator, row: pd.Series) -> None:
         text = standing.said(row)
     except WarplineError as error:
         text = f"How long its like took could not be read: {error}"
-    if text:
-        place.caption(f":material/leaderboard: {text}", help="Answered requests of its path and model.")
+    place.caption(f":material/leaderboard: {text}", help="Answered requests of its path and model.")
 
 
 def _say(said: dict[str, list[dict[str, Any]]], missing: list[str]) -> None:

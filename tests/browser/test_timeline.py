@@ -290,6 +290,7 @@ def stand(page: Page, *first: str) -> None:
 def test_a_group_is_pinned_to_the_top_others_are_moved_and_both_stay_so(watched: Watched, address: str) -> None:
     page = opened(watched, address + REQUEST)
     page.locator(".st-key-causes").wait_for()  # They stand above, and move the timeline down.
+    page.get_by_text("like it").wait_for()  # The last of them.
     stand(page, "Client", "Mesh hops", "Network", "Server", "Server threads")
     press(page, "Engine", "Pin to the top")
     stand(page, "Engine", "Client", "Mesh hops", "Network")

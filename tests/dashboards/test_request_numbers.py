@@ -108,8 +108,9 @@ def test_what_is_ordinary_is_said_to_be_and_what_is_not_too() -> None:
     assert standing.among(201 * MS, peers) == (  # The slowest of many that are alike.
         "Its 201 ms at the server are longer than all 100 like it within 5 minutes, but not by much: their median is 150 ms."
     )
-    assert standing.among(150 * MS, peers[: standing.LEAST - 1]) == ""
-    assert standing.among(None, peers) == ""
+    few = standing.among(150 * MS, peers[: standing.LEAST - 1])
+    assert few == "Fewer than 20 like it are known within 5 minutes: whether its time is ordinary cannot be said."
+    assert standing.among(None, peers) == few
 
 
 def test_the_request_page_says_where_its_time_stands(correlator: str, reading: Callable[..., None]) -> None:
