@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ TOO_MANY_DAYS = "rows of too many different days"
 
 _MOST_DAYS = 366
 _CHUNK_ROWS = 65536
+_CLOSING_S = 5.0
 _DAMAGE = ("corrupt", "checksum", "parquet", "failed to read", "could not read", "no files found", "invalid")
 """Words of DuckDB's errors on damaged files; one too many costs a look through the files, no more."""
 _DEAD = (duckdb.FatalException, duckdb.InternalException)
@@ -177,7 +179,19 @@ class Store:
         with self.lock:
             with contextlib.suppress(duckdb.Error, StoreError):
                 self.checkpoint()
-            self._main.close()
+            self._close_main()
+
+    def _close_main(self) -> None:
+        """Close DuckDB, which refuses while a read of another thread runs: wait a little for that to end."""
+        until = time.monotonic() + _CLOSING_S
+        while True:
+            try:
+                self._main.close()
+                return
+            except duckdb.ResourceInUseException:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.005)
 
     # Writing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_few_rows_and_many_are_read_back_as_they_were_written(tmp_path: Path) ->
     wanted = pa.Table.from_batches([few.rows, many.rows]).unify_dictionaries()
     for name in found.column_names:
         assert found[name].to_pylist() == wanted[name].to_pylist(), name
+
+
+def test_a_store_that_is_closed_lets_a_read_of_another_thread_end_first(tmp_path: Path) -> None:
+    store = Store(small(tmp_path))
+    cursor, begun, sums = store.cursor(), threading.Event(), []
+    cursor.create_function("begin", lambda number: begun.set() or number, [int], int)  # type: ignore[func-returns-value]
+    long = "SELECT sum(a * b) FROM range(10000) AS x (a), range(2000) AS y (b) WHERE a < begin(1) + 10000"
+    reading = threading.Thread(target=lambda: sums.append(cursor.execute(long).fetchone()))
+    reading.start()
+    assert begun.wait(20)
+    store.close()
+    reading.join(20)
+    assert sums == [(sum(range(10_000)) * sum(range(2_000)),)]
 
 
 @pytest.mark.parametrize("table", schema.TABLES, ids=lambda table: str(table.name))
