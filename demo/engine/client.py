@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from demo.engine.wire import ABORT, ADD, UTILITY, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from warpline.children import die_with_parent
 
 
 class EngineDied(RuntimeError):
@@ -45,7 +45,7 @@ class EngineClient:
     async def start(self) -> None:
         """Start the engine and wait until it says that it is ready."""
         command = [sys.executable, "-m", "demo.engine.core", *self._addresses]
-        self.process = subprocess.Popen(command, env={**os.environ, "WARPLINE_PARENT": str(os.getpid())})
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)
         while not await self._input.poll(200):
             self._check()
         self._engine, _ = await self._input.recv_multipart()
@@ -102,5 +102,9 @@ class EngineClient:
             self._task.cancel()
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self._context.destroy(linger=0)

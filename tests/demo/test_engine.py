@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psutil
 import pytest
 
 from collectors import cuda_kernel, engine_step
@@ -170,6 +171,13 @@ def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
     with launch.start(tmp_path, watched=False) as server:
         asyncio.run(leave(server.url))
         assert "kv_cache_usage_perc" in asyncio.run(until_idle(server.url))
+
+
+def test_an_engine_whose_api_server_was_killed_ends_too(tmp_path: Path) -> None:
+    with launch.start(tmp_path) as server:
+        engine = psutil.Process(server.engine_pid)
+        server.process.kill()
+        engine.wait(30)
 
 
 def test_a_prompt_that_the_cache_cannot_hold_is_refused_and_the_engine_goes_on(tmp_path: Path) -> None:
