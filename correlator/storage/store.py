@@ -388,7 +388,7 @@ class Store:
             sql, bound = views.bind(view, given | {"order": ""}, columns)
             most = in_order.at_once(table, self.settings.correlator_memory_limit_mb)
             return in_order.rows(self.read, table, sql, bound, most)
-        if view.when and not given.keys() & views.WINDOW.keys():
+        if view.when and view.one(given) and not given.keys() & views.WINDOW.keys():
             given |= self._window(view, given)
         return self.read(*views.bind(view, given, columns), few=view.of_one)
 

@@ -86,7 +86,7 @@ def test_a_batch_that_was_acknowledged_is_soon_in_its_view(correlator: Running) 
 
 def test_views_are_listed_with_columns_and_parameters(correlator: Running) -> None:
     found = {each["name"]: each for each in correlator[1].views()}
-    assert found["request_timeline"]["parameters"] == ["request_uid"]
+    assert found["request_timeline"]["parameters"] == ["request_uid", "since_ns", "until_ns"]
     assert found["request"]["columns"]["start_ns"] == "BIGINT" and found["request"]["doc"].startswith(
         "One HTTP request"
     )
