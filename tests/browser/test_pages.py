@@ -137,7 +137,7 @@ def test_a_box_over_slow_requests_lists_them_and_says_what_differs(watched: Watc
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] * 0.55, steps=6)
     page.mouse.up()
     page.get_by_text("picked requests").wait_for()
-    assert page.get_by_role("heading", name="What differs").is_visible()
+    page.get_by_role("heading", name="What differs").wait_for()
     assert watched.errors == []
 
 

@@ -16,6 +16,7 @@ from correlator.timeline import timeline_bars, timeline_draw
 from tests import waiting
 from tests.browser.conftest import Watched, sharp, shown
 from tests.dashboards import scene
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -232,9 +233,14 @@ def test_the_critical_path_is_drawn_and_says_what_the_request_waited_for(watched
 def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, address: str) -> None:
     page = opened(watched, address + REQUEST)
     page.wait_for_function("warplineTimeline.layout.marks.length")
-    x, y = page.evaluate(FIRST_MARK)
-    page.mouse.move(x, y)
-    page.locator(".wl-tip").get_by_text("throttled: power").wait_for()
+
+    def told() -> bool:
+        x, y = page.evaluate(FIRST_MARK)  # What comes late above the timeline moves it.
+        page.mouse.move(0, 0)
+        page.mouse.move(x, y)
+        return page.locator(".wl-tip").get_by_text("throttled: power").is_visible()
+
+    until(told)
     page.locator(".wl-table").get_by_text("Xid 94").wait_for(state="attached")
     assert watched.errors == []
 
