@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from correlator.storage.views import words
 from warpline import schema
 from warpline.schema import Column, Table
 
@@ -132,9 +133,9 @@ def _remade(name: str, low: int, high: int, stored: Mapping[str, Sequence[Piece]
         made.append(
             f'{part} AS NOT MATERIALIZED (SELECT * FROM ({rows}) WHERE "{table.time}" BETWEEN {since} AND {until})'  # noqa: S608
         )
-    there = set(within(views[name], "parts"))
+    there, read = set(within(views[name], "parts")), _read_by(name, views)
     for other, sql in views.items():
-        if other != name and not there.isdisjoint(_words(sql)) and other in _read_by(name, views):
+        if other in read and not there.isdisjoint(words(sql)):
             there.add(other)
             made.append(f"{other} AS NOT MATERIALIZED (SELECT * FROM (\n{sql}\n))")  # noqa: S608 (views of ours)
     return f"WITH {', '.join(made)} SELECT * FROM (\n{views[name]}\n)"  # noqa: S608 (views of ours)
@@ -145,11 +146,6 @@ def _read_by(name: str, views: Mapping[str, str]) -> set[str]:
     found: set[str] = set()
     new = {name}
     while new:
-        new = {each for one in new for each in _words(views[one]) & views.keys()} - found - {name}
+        new = {each for one in new for each in words(views[one]) & views.keys()} - found - {name}
         found |= new
     return found
-
-
-@lru_cache(maxsize=256)
-def _words(sql: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z_][a-z0-9_]*", re.sub(r"--[^\n]*", "", sql)))

@@ -54,17 +54,12 @@ def fits(sql: str) -> bool:
 
 def _named(sql: str) -> set[str]:
     """Return the names behind FROM and JOIN. One that is missed is read from the store itself: slower, not wrong."""
-    return {name.strip() for found in _FROM.findall(_code(sql)) for name in found.split(",")}
-
-
-def _code(sql: str) -> str:
-    return re.sub(r"--[^\n]*", "", sql)
+    return {name.strip() for found in _FROM.findall(views.code(sql)) for name in found.split(",")}
 
 
 def _words(sql: str) -> set[str]:
     """Return every word of `sql`, the columns that it reads among them; `*` where it reads some without naming them."""
-    code = _code(sql)
-    return set(re.findall(r"[a-z_][a-z0-9_]*", code)) | ({"*"} if _ALL_COLUMNS.search(code.strip()) else set())
+    return set(views.words(sql)) | ({"*"} if _ALL_COLUMNS.search(views.code(sql).strip()) else set())
 
 
 class Inputs:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from typing import Any
@@ -63,7 +64,7 @@ def load() -> dict[str, View]:
     """Return all views by name, each after those that it reads; raise SchemaError where a file is not of the form."""
     folder = files("correlator") / "sql"
     found = {v.name: v for v in (_parse(p.name, p.read_text("utf-8")) for p in folder.iterdir() if _is_view(p.name))}
-    uses = {view.name: _words(view.sql) & found.keys() - {view.name} for view in found.values()}
+    uses = {view.name: words(view.sql) & found.keys() - {view.name} for view in found.values()}
     try:
         order = list(TopologicalSorter(uses).static_order())
     except CycleError as error:
@@ -98,7 +99,7 @@ def _parse(file: str, text: str) -> View:
         raise SchemaError(f"sql/{file}: no comment on its first line; say there what a row is")
     named = re.search(r"^-- parameters: *(.+)$", text, re.MULTILINE)
     parameters = tuple(word.strip() for word in named[1].split(",")) if named else ()
-    used = set(re.findall(r"\$([a-z_][a-z0-9_]*)", _code(text)))
+    used = set(re.findall(r"\$([a-z_][a-z0-9_]*)", code(text)))
     if used != set(parameters):
         raise SchemaError(
             f"sql/{file}: names parameters {sorted(parameters)} and binds {sorted(used)}; make them agree"
@@ -107,12 +108,15 @@ def _parse(file: str, text: str) -> View:
     return View(name, " ".join(doc), parameters, text.rstrip().rstrip(";"), when[1] if when else "")
 
 
-def _code(sql: str) -> str:
+def code(sql: str) -> str:
+    """Return SQL without its comments."""
     return re.sub(r"--[^\n]*", "", sql)
 
 
-def _words(sql: str) -> set[str]:
-    return set(re.findall(r"[a-z_][a-z0-9_]*", _code(sql)))
+@lru_cache(maxsize=1024)
+def words(sql: str) -> frozenset[str]:
+    """Return every word of SQL, comments left out: the names of what it reads are among them."""
+    return frozenset(re.findall(r"[a-z_][a-z0-9_]*", code(sql)))
 
 
 def bind(view: View, given: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, dict[str, Any]]:
