@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -226,6 +226,14 @@ def spent(shares: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
             "Its part of the GPUs' busy time, at the price in the setting correlator_gpu_price; idle time is nobody's",
         ),
     ]
+
+
+def tabs(shows: Mapping[str, Callable[[], object]]) -> None:
+    """Show one of the tabs, which the address names: what another would ask for is not asked."""
+    for tab, show in zip(st.tabs(list(shows), key="tab", bind="query-params"), shows.values(), strict=True):
+        if tab.open:
+            with tab:
+                show()
 
 
 def labels(text: object) -> str:

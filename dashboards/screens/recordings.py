@@ -72,21 +72,15 @@ def _recording(row: pd.Series) -> None:
 
 @st.fragment
 def _more(uid: str, summary: object) -> None:
-    """Show one of the tabs; what another would ask for is not asked."""
-    names = ["Kernels", "GPUs", "Steps", "What was read"]
-    kernels, busy, steps, read_ = st.tabs(names, key="tab", bind="query-params")
-    if kernels.open:
-        with kernels:
-            _kernels(uid)
-    if busy.open:
-        with busy:
-            _busy(uid)
-    if steps.open:
-        with steps:
-            _steps(uid)
-    if read_.open:
-        with read_:
-            _summary(summary)
+    """Show one of the tabs."""
+    parts.tabs(
+        {
+            "Kernels": lambda: _kernels(uid),
+            "GPUs": lambda: _busy(uid),
+            "Steps": lambda: _steps(uid),
+            "What was read": lambda: _summary(summary),
+        }
+    )
 
 
 def _kernels(uid: str) -> None:

@@ -227,24 +227,16 @@ def _timeline(row: pd.Series) -> None:
 
 @st.fragment
 def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
-    """Show one of the tabs; what another would ask for is not asked."""
-    names = ["GPU share and energy", "Kernels", "Who delayed whom", "Its way", "All facts"]
-    shares, kernels, blame, way, facts = st.tabs(names, key="tab", bind="query-params")
-    if shares.open:
-        with shares:
-            _shares(about["shares"])
-    if kernels.open:
-        with kernels:
-            _kernels(row, bool(about["shares"]))
-    if blame.open:
-        with blame:
-            _blame(about["blame"])
-    if way.open:
-        with way:
-            request_way.show(row)
-    if facts.open:
-        with facts:
-            _facts(row)
+    """Show one of the tabs."""
+    parts.tabs(
+        {
+            "GPU share and energy": lambda: _shares(about["shares"]),
+            "Kernels": lambda: _kernels(row, bool(about["shares"])),
+            "Who delayed whom": lambda: _blame(about["blame"]),
+            "Its way": lambda: request_way.show(row),
+            "All facts": lambda: _facts(row),
+        }
+    )
 
 
 def _kernels(row: pd.Series, shared: bool) -> None:
