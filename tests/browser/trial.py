@@ -1,19 +1,26 @@
-"""A blind trial: `python -m tests.browser.trial DIRECTORY [SEED]` opens each sample incident, shuffled and
-under a number.
+"""A blind trial: `python -m tests.browser.trial DIRECTORY [SEED] [--by-hand PORT]` opens each sample incident, shuffled
+and under a number.
 
-In each, it does what one who was told only "find the slowest request" can do from the address that `warpline replay` prints,
+By hand, one who has the browser alone finds the slowest request and says why it was slow. Chromium listens on PORT for
+Chrome's DevTools protocol, so that the hand may be a person's, who opens `chrome://inspect`, or a program's. The address of
+the request's page and the reason are asked for on the terminal.
+
+Else, it does what one who was told only "find the slowest request" can do from the address that `warpline replay` prints,
 with mouse and screen alone, and keeps a picture of every step. Why the request was slow is for a reader of the pictures to
-say, who looks into `key.json` only afterwards: it has each number's incident, the clicks, the seconds from the first address
-to the answer on the screen, and whether the request that was opened is the slowest inference request that the store holds.
+say.
+
+`key.json` is looked at only afterwards: it has each number's incident, the clicks, the seconds from the first address to the
+answer on the screen (by hand: to the reason that was given), and whether the request that was opened is the slowest
+inference request that the store holds.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +38,10 @@ from warpline.settings import Settings
 SIZE: ViewportSize = {"width": 1280, "height": 1000}
 CLICKS = 2
 """Durations in place of first bytes, and the first row's link."""
+_COUNT_CLICKS = (
+    "addEventListener('pointerdown', () => localStorage.clicks = 1 + Number(localStorage.clicks || 0), true)"
+)
+"""Tabs of one address share the count."""
 _INFERENCE = {
     "method": "POST",
     "text": "*",
@@ -42,19 +53,23 @@ _INFERENCE = {
 }
 
 
-def main(directory: Path, seed: int) -> None:
-    """Try all incidents; pictures and the key go into a directory."""
+def main(directory: Path, seed: int, port: int | None) -> None:
+    """Try all incidents; pictures and the key go into a directory. With a port, the browser is another's to use."""
     directory.mkdir(parents=True, exist_ok=True)
     cases = [case for case in rule_table.incidents() if case.name != "healthy"]
     random.Random(seed).shuffle(cases)
     key: dict[str, dict[str, Any]] = {}
-    with chromium() as browser, tempfile.TemporaryDirectory() as place:
+    flags = [] if port is None else [f"--remote-debugging-port={port}"]
+    with chromium(*flags) as browser, tempfile.TemporaryDirectory() as place:
         for number, case in enumerate(cases, 1):
             neutral = _renamed(case, Path(place) / f"case_{number}")
             with own.opened(neutral, Settings(), dashboard=True) as mine:
                 mine.replay(0)
                 mine.evaluate()  # As `warpline replay` does: what fired is on the screen.
-                key[neutral.name] = {"incident": case.name, **_tried(browser, mine, directory / neutral.name)}
+                key[neutral.name] = {
+                    "incident": case.name,
+                    **(_tried(browser, mine, directory / neutral.name) if port is None else _by_hand(browser, mine)),
+                }
             (directory / "key.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
 
 
@@ -66,21 +81,44 @@ def _renamed(case: Path, to: Path) -> Path:
     return to
 
 
-def _tried(browser: Browser, mine: Own, pictures: Path) -> dict[str, Any]:
+def _address(mine: Own) -> str:
     found = mine.report.manifest
+    return f"http://{mine.settings.dashboard_address}/?window={found.start_ns}-{found.end_ns}"
+
+
+def _is_slowest(mine: Own, address: str) -> bool:
+    longest = mine.client.view("request_search", **_INFERENCE, order="-duration_ns", limit=1)["request_uid"][0].as_py()
+    return parse_qs(urlsplit(address).query).get("id") == [longest]
+
+
+def _by_hand(browser: Browser, mine: Own) -> dict[str, Any]:
+    context = browser.new_context(viewport=SIZE)
+    context.add_init_script(_COUNT_CLICKS)
+    page = context.new_page()
+    began = time.monotonic()
+    page.goto(_address(mine))
+    print(f"{mine.directory.name} is open at {_address(mine)}", flush=True)
+    address = input("Address of the page of its slowest request: ")
+    why = input("Why was it slow: ")
+    seconds = time.monotonic() - began
+    clicks = int(page.evaluate("localStorage.clicks || 0"))
+    context.close()
+    return {"clicks": clicks, "seconds": round(seconds, 1), "slowest_found": _is_slowest(mine, address), "why": why}
+
+
+def _tried(browser: Browser, mine: Own, pictures: Path) -> dict[str, Any]:
     context = browser.new_context(viewport=SIZE)
     page = context.new_page()
     page.set_default_timeout(60_000)
     began = time.monotonic()
-    page.goto(f"http://{mine.settings.dashboard_address}/?window={found.start_ns}-{found.end_ns}")
+    page.goto(_address(mine))
     opened = _slowest(page, pictures)
     seconds = time.monotonic() - began
     sharp(opened)
     opened.screenshot(path=pictures.with_suffix(".request.png"))
-    chosen = parse_qs(urlsplit(opened.url).query)["id"][0]
+    address = opened.url
     context.close()
-    longest = mine.client.view("request_search", **_INFERENCE, order="-duration_ns", limit=1)["request_uid"][0].as_py()
-    return {"clicks": CLICKS, "seconds": round(seconds, 1), "slowest_found": chosen == longest}
+    return {"clicks": CLICKS, "seconds": round(seconds, 1), "slowest_found": _is_slowest(mine, address)}
 
 
 def _slowest(page: Page, pictures: Path) -> Page:
@@ -106,4 +144,9 @@ def _slowest(page: Page, pictures: Path) -> Page:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time()))
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("directory", type=Path)
+    arguments.add_argument("seed", type=int, nargs="?", default=int(time.time()))
+    arguments.add_argument("--by-hand", type=int, metavar="PORT")
+    given = arguments.parse_args()
+    main(given.directory, given.seed, given.by_hand)
