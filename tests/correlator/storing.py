@@ -14,6 +14,7 @@ from warpline.settings import Settings
 
 KERNEL = schema.table("gpu_kernel")
 SYSCALL = schema.table("syscall")
+SPAN = schema.table("span")
 DAY = 86_400_000_000_000
 NOON = 20_000 * DAY + DAY // 2
 """Noon of 2024-10-04, UTC."""
@@ -51,3 +52,15 @@ def kernels(batch_id: str, rows: int, start_ns: int = NOON) -> Batch:
 def numbers(store: Store) -> list[int]:
     """The numbers of all syscall rows stored, sorted."""
     return sorted(store.query("SELECT result FROM syscall")["result"].to_pylist())
+
+
+def spans_of(batch_id: str, numbers: range, start_ns: int = NOON) -> Batch:
+    """Spans whose ids are their numbers, 1 ns apart from `start_ns`."""
+    ids = [number.to_bytes(16, "big") for number in numbers]
+    rows = SPAN.batch({"start_ns": [start_ns + n for n in numbers], "trace_id": ids, "span_id": list(numbers)})
+    return Batch(SPAN, rows, batch_id)
+
+
+def count(store: Store, table: str = "gpu_kernel") -> int:
+    """How many rows the store has of a table, or of a query in brackets."""
+    return int(store.query(f"SELECT count(*) FROM {table}").column(0)[0].as_py())

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.storage import in_order, parts, spans
-from correlator.storage import upkeep as upkeep_module
+from correlator.storage import parts
 from correlator.storage.day import REFUSED
 from correlator.storage.salvage import heal
-from correlator.storage.segments import ROWS, verify
+from correlator.storage.segments import ROWS
 from correlator.storage.store import MISFIT, DiskFull, Store
-from correlator.storage.upkeep import Upkeep
-from tests.correlator.storing import DAY, KERNEL, NOON, SYSCALL, kernels, numbers, small, syscalls
+from tests.correlator.storing import DAY, KERNEL, NOON, SYSCALL, count, kernels, numbers, small, syscalls
 from warpline import schema
 from warpline.batch import Batch
 from warpline.errors import SchemaError, StoreError
-
-SPAN = schema.table("span")
-
-
-def count(store: Store, table: str = "gpu_kernel") -> int:
-    return int(store.query(f"SELECT count(*) FROM {table}").column(0)[0].as_py())
 
 
 def test_few_rows_and_many_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -268,199 +258,6 @@ def test_a_store_that_duckdb_gave_up_on_is_opened_again_by_the_next_read(
 
     monkeypatch.setattr(store, "_read", dies_once)
     assert numbers(store) == [1] and failures
-
-
-# Spans
-
-
-def spans_of(batch_id: str, numbers: range, start_ns: int = NOON) -> Batch:
-    ids = [number.to_bytes(16, "big") for number in numbers]
-    rows = SPAN.batch({"start_ns": [start_ns + n for n in numbers], "trace_id": ids, "span_id": list(numbers)})
-    return Batch(SPAN, rows, batch_id)
-
-
-@pytest.mark.parametrize("size", [100, ROWS])
-def test_foreign_spans_that_are_batched_anew_are_stored_once(tmp_path: Path, size: int) -> None:
-    store = Store(small(tmp_path))
-    store.write([spans_of("hash-1", range(size)), spans_of("hash-2", range(size // 2, 2 * size))])
-    store.write([spans_of("hash-3", range(2 * size)), spans_of("hash-4", range(2 * size, 2 * size + 7))])
-    assert count(store, "span") == 2 * size + 7
-    store.close()
-    store = Store(small(tmp_path))
-    store.write([spans_of("hash-5", range(size, 3 * size))])
-    assert count(store, "span") == count(store, "(SELECT DISTINCT trace_id, span_id FROM span)") == 3 * size
-
-
-def test_new_spans_that_only_look_like_known_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("correlator.storage.spans._hashed", lambda *parts: np.zeros(len(parts[0]), np.uint64))
-    store = Store(small(tmp_path))
-    store.write([spans_of("hash-1", range(50))])
-    same_span_id = SPAN.batch({"start_ns": [NOON], "trace_id": [b"\xff" * 16], "span_id": [7]})
-    store.write([spans_of("hash-2", range(50, 100)), Batch(SPAN, same_span_id, "hash-3")])
-    store.write([spans_of("hash-4", range(25, 75))])
-    assert count(store, "span") == 101
-
-
-def ids_of(keys: spans.Keys) -> pa.Table:
-    ids = [key.tobytes() for key in keys[:, :2]]
-    return pa.Table.from_batches([SPAN.batch({"start_ns": [0] * len(keys), "trace_id": ids, "span_id": keys[:, 2]})])
-
-
-@pytest.mark.parametrize("built", [True, False])
-@pytest.mark.parametrize("distinct", [1, 64, 1 << 63])
-def test_the_repeated_among_spans_of_few_hashes_and_of_one_line_are_those_seen_before(
-    monkeypatch: pytest.MonkeyPatch, distinct: int, built: bool
-) -> None:
-    real = spans._hashed  # A hash below 2 ** 40 falls into line 0.
-    monkeypatch.setattr(spans, "_hashed", lambda *parts: real(*parts) % np.uint64(distinct) % np.uint64(1 << 40))
-    if not built:
-        monkeypatch.setattr(spans, "_seen", None)
-    keys = np.random.default_rng(7).integers(0, 1 << 62, (3000, 3), dtype=np.uint64)
-    keys[1000:1500] = keys[:500]
-    keys[2900:] = keys[0]
-    parts = [ids_of(keys[:1200]), ids_of(keys[1200:])]
-    fresh = np.concatenate(spans.SeenSpans().fresh(parts, lambda asked, *_: asked[:0]))
-    found, wanted = set(), []
-    for key in map(tuple, keys.tolist()):
-        wanted.append(key not in found)
-        found.add(key)
-    assert fresh.tolist() == wanted and sum(wanted) == 2400
-
-
-@pytest.mark.skipif(spans._seen is None, reason="the filter in C is not built: no compiler here")
-def test_the_filter_in_c_and_the_one_in_numpy_note_and_know_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed = np.random.default_rng(7).integers(0, 1 << 64, 40_000, dtype=np.uint64)
-    hashed[20_000:] = hashed[15_000:35_000]
-    kept = []
-    for built in (True, False):
-        if not built:
-            monkeypatch.setattr(spans, "_seen", None)
-        made, noted, looked = spans._Filter(1 << 17), np.zeros(30_000, np.bool_), np.zeros(40_000, np.bool_)
-        made.note(hashed[:30_000], noted)
-        made.look(hashed, looked)
-        kept.append((made._map.tolist(), noted.tolist(), looked.tolist()))
-    assert kept[0] == kept[1]
-    assert all(kept[0][1][20_000:25_000]) and sum(kept[0][1]) == 5_000 and all(kept[0][2][:30_000])
-
-
-def test_one_new_span_of_a_million_is_asked_about() -> None:
-    random = np.random.default_rng(7)
-    made, none = spans._Filter(1 << 18), np.zeros(1 << 18, np.bool_)
-    made.note(random.integers(0, 1 << 64, len(none), dtype=np.uint64), none)
-    assert made.is_full
-    looked = np.zeros(4_000_000, np.bool_)
-    made.look(random.integers(0, 1 << 64, len(looked), dtype=np.uint64), looked)
-    assert looked.sum() < 20
-
-
-def test_spans_whose_transaction_failed_are_stored_when_they_come_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(small(tmp_path))
-    store.write([spans_of("hash-1", range(10))])
-    day = next(iter(store.days.values()))
-    real = day._insert_ledger
-    monkeypatch.setattr(day, "_insert_ledger", lambda *_: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(StoreError):
-        store.write([spans_of("hash-2", range(5, 15))])
-    monkeypatch.setattr(day, "_insert_ledger", real)
-    store.write([spans_of("hash-2", range(5, 15))])
-    assert count(store, "span") == count(store, "(SELECT DISTINCT span_id FROM span)") == 15
-
-
-def test_segments_with_and_without_nulls_in_a_column_are_read_and_merged_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upkeep_module, "_MANY", 2)
-    settings = small(tmp_path)
-    store = Store(settings)
-    whole = spans_of("hash-1", range(ROWS))
-    ends = pa.array([NOON + n if n % 2 else None for n in range(ROWS)], pa.int64())
-    rows = spans_of("hash-2", range(ROWS, 2 * ROWS)).rows
-    some = rows.set_column(rows.schema.get_field_index("end_ns"), SPAN.arrow.field("end_ns"), ends)
-    none_missing = some.set_column(rows.schema.get_field_index("end_ns"), SPAN.arrow.field("end_ns"), ends.fill_null(1))
-    other_ids = spans_of("hash-3", range(2 * ROWS, 3 * ROWS)).rows["span_id"]
-    full = none_missing.set_column(rows.schema.get_field_index("span_id"), SPAN.arrow.field("span_id"), other_ids)
-    for batch in (whole, Batch(SPAN, some, "hash-2"), Batch(SPAN, full, "hash-3")):
-        store.write([batch])
-    wanted = (3 * ROWS, ROWS // 2 + ROWS)
-
-    def found() -> tuple[int, ...]:
-        return tuple(store.query("SELECT count(*) AS a, count(end_ns) AS b FROM span").to_pylist()[0].values())
-
-    assert len(store.days[NOON // DAY].segments) == 3 and found() == wanted
-    Upkeep(settings, store).run_once()
-    assert len(store.days[NOON // DAY].segments) == 1 and found() == wanted
-
-
-# Upkeep
-
-
-def test_small_segments_are_merged_sorted_and_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "_MANY", 3)
-    settings = small(tmp_path)
-    store = Store(settings)
-    upkeep = Upkeep(settings, store)
-    now = time.time_ns() // DAY * DAY + 1
-    for number in range(3):
-        store.write([kernels(f"a/1/{number}", ROWS, now + (2 - number) * 1_000_000_000)])
-    before = store.view("gpu_kernel", {"order": "start_ns"}).read_all()
-    upkeep.run_once()
-    (merged,) = store.days[now // DAY].segments.values()
-    assert merged.rows == 3 * ROWS and merged.merged == 1 and upkeep.merged == 3
-    assert verify(store.days[now // DAY].directory / merged.name, merged) is None
-    after = store.view("gpu_kernel").read_all()
-    assert after["start_ns"].to_pylist() == sorted(after["start_ns"].to_pylist())
-    assert after.sort_by("start_ns").select(["correlation_id", "name"]).num_rows == before.num_rows
-    store.close()
-    store = Store(settings)
-    assert count(store) == 3 * ROWS
-    store.write([kernels("a/1/1", ROWS, now)])
-    assert count(store) == 3 * ROWS
-
-
-def test_no_more_rows_are_merged_than_can_be_sorted_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "_MANY", 3)
-    monkeypatch.setattr(in_order, "fitting", lambda table, memory_bytes: 2 * ROWS)
-    settings = small(tmp_path)
-    store = Store(settings)
-    upkeep = Upkeep(settings, store)
-    now = time.time_ns() // DAY * DAY + 1
-    for number in range(5):
-        store.write([kernels(f"a/1/{number}", ROWS, now + number * 1_000_000_000)])
-    for _ in range(4):
-        upkeep.run_once()
-    sizes = sorted(segment.rows for segment in store.days[now // DAY].segments.values())
-    assert sizes == [ROWS, 2 * ROWS, 2 * ROWS]
-    assert count(store) == 5 * ROWS
-
-
-def test_a_finished_day_moves_its_rows_into_sorted_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "_QUIET_S", -1.0)
-    settings = small(tmp_path)
-    store = Store(settings)
-    for number in range(3):
-        store.write([kernels(f"a/1/{number}", ROWS // 2, NOON + number * DAY // 8)])
-    assert not store.days[20_000].segments
-    Upkeep(settings, store).run_once()
-    assert len(store.days[20_000].segments) == 1 and count(store) == ROWS // 2 * 3
-    assert count(store, "day_20241004.gpu_kernel") == 0
-
-
-def test_old_days_go_by_age_of_arrival_and_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = small(tmp_path, correlator_retention_days=7)
-    store = Store(settings)
-    store.write([syscalls("a/1/1", [1]), syscalls("a/1/2", [2], time.time_ns())])
-    upkeep = Upkeep(settings, store)
-    upkeep.drop_old_days()
-    assert numbers(store) == [1, 2], "a recording of last year that came today stays"
-    monkeypatch.setattr(upkeep, "_quiet", lambda day: 8 * 86400.0)
-    upkeep.drop_old_days()
-    assert numbers(store) == [2] and not (tmp_path / "store" / "2024-10-04.duckdb").exists()
-    small_store = small(tmp_path, correlator_retention_gb=1e-9)
-    store.write([syscalls("a/1/3", [3], NOON)])
-    Upkeep(small_store, store).drop_old_days()
-    assert numbers(store) == [2], "the newest day stays whatever its size"
 
 
 def test_an_unlisted_segment_of_a_crash_is_removed_at_the_next_start(tmp_path: Path) -> None:
