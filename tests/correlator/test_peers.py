@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from warpline.batch import Batch
 from warpline.settings import Settings
 
 PODS = [Place(f"n{n}", f"pod-{n}") for n in range(4)]
-Explain = Callable[[int], Explanation]
 
 
-def explained(store: Store) -> Explain:
-    return lambda number: explain(lambda name, **asked: store.view(name, asked).read_all(), f"cmpl-{number}")
+def explained(store: Store, number: int) -> Explanation:
+    return explain(lambda name, **asked: store.view(name, asked).read_all(), f"cmpl-{number}")
+
+
+def told_of(state_dir: Path, served: list[Served], *numbers: int) -> Iterator[Explanation]:
+    """What is told of the requests with these numbers, where all of `served` are stored."""
+    with closing(stored(state_dir, served)) as store:
+        yield from [explained(store, number) for number in numbers]
 
 
 def groups(found: Explanation) -> list[str]:
@@ -40,9 +46,7 @@ def turns(places: list[Place], each: int, **slow: float) -> list[Served]:
 
 
 def test_a_slow_pod_is_told_with_its_gpu_once_and_with_both_medians(tmp_path: Path) -> None:
-    store = stored(tmp_path, turns(PODS, 30, at2=3))
-    found = explained(store)(4 * 19 + 2)
-    store.close()
+    (found,) = told_of(tmp_path, turns(PODS, 30, at2=3), 4 * 19 + 2)
     assert groups(found) == [
         "requests served by pod ml/pod-2 (GPU 0 of n2) took 3 times as long as those of the other 3 pods of its model,"
         " within 7.8 s of it: median 312 ms of 29 against 104 ms of 90"
@@ -55,18 +59,13 @@ def test_a_slow_pod_is_told_with_its_gpu_once_and_with_both_medians(tmp_path: Pa
 
 
 def test_of_a_healthy_fleet_nothing_is_told_of_any_request(tmp_path: Path) -> None:
-    store = stored(tmp_path, turns(PODS, 12))
-    explain_it = explained(store)
-    told = [explain_it(number).differs for number in range(48)]
-    store.close()
-    assert told == [[]] * 48
+    found = told_of(tmp_path, turns(PODS, 12), *range(48))
+    assert [each.differs for each in found] == [[]] * 48
 
 
 def test_a_slow_gpu_of_a_pod_is_told_and_not_its_pod_again(tmp_path: Path) -> None:
     places = [Place(f"n{n // 2}", f"pod-{n // 2}", n % 2) for n in range(4)]
-    store = stored(tmp_path, turns(places, 30, at3=3))
-    found, healthy = explained(store)(4 * 19 + 3), explained(store)(4 * 19 + 2)
-    store.close()
+    found, healthy = told_of(tmp_path, turns(places, 30, at3=3), 4 * 19 + 3, 4 * 19 + 2)
     assert groups(found) == [
         "requests served by GPU 1 of n1 took 3 times as long as those of the other GPU of its pod, within 7.9 s of it:"
         " median 312 ms of 29 against 104 ms of 30"
@@ -76,9 +75,7 @@ def test_a_slow_gpu_of_a_pod_is_told_and_not_its_pod_again(tmp_path: Path) -> No
 
 def test_a_pod_that_is_slow_on_all_of_its_gpus_is_told_as_the_pod(tmp_path: Path) -> None:
     places = [Place(f"n{n // 2}", f"pod-{n // 2}", n % 2) for n in range(4)]
-    store = stored(tmp_path, turns(places, 30, at2=3, at3=3))
-    found = explained(store)(4 * 19 + 3)
-    store.close()
+    (found,) = told_of(tmp_path, turns(places, 30, at2=3, at3=3), 4 * 19 + 3)
     assert groups(found) == [
         "requests served by pod ml/pod-1 took 3 times as long as those of the other pod of its model, within 7.9 s of it:"
         " median 312 ms of 59 against 104 ms of 60"
@@ -87,25 +84,19 @@ def test_a_pod_that_is_slow_on_all_of_its_gpus_is_told_as_the_pod(tmp_path: Path
 
 def test_of_two_pods_on_one_gpu_the_slow_one_is_told_and_where_both_are_their_gpu(tmp_path: Path) -> None:
     places = [Place("n0", "pod-a", 0), Place("n0", "pod-b", 0), Place("n0", "pod-c", 1), Place("n0", "pod-d", 1)]
-    store = stored(tmp_path / "one", turns(places, 30, at0=3))
-    one = groups(explained(store)(4 * 19))
-    store.close()
-    store = stored(tmp_path / "both", turns(places, 30, at0=3, at1=3))
-    both = groups(explained(store)(4 * 19))
-    store.close()
-    assert [text.split(", within")[0] for text in one] == [
+    (one,) = told_of(tmp_path / "one", turns(places, 30, at0=3), 4 * 19)
+    (both,) = told_of(tmp_path / "both", turns(places, 30, at0=3, at1=3), 4 * 19)
+    assert [text.split(", within")[0] for text in groups(one)] == [
         "requests served by pod ml/pod-a took 3 times as long as those of the other pod on its GPU"
     ]
-    assert [text.split(", within")[0] for text in both] == [
+    assert [text.split(", within")[0] for text in groups(both)] == [
         "requests served by GPU 0 of n0 took 3 times as long as those of the other GPU of its model"
     ]
 
 
 def test_a_slow_model_is_told_and_not_its_only_pod(tmp_path: Path) -> None:
     places = [Place("n0", "pod-0"), Place("n1", "pod-1", model="mixtral")]
-    store = stored(tmp_path, turns(places, 30, at1=3))
-    found = explained(store)(2 * 19 + 1)
-    store.close()
+    (found,) = told_of(tmp_path, turns(places, 30, at1=3), 2 * 19 + 1)
     assert groups(found) == [
         "requests for model mixtral took 3 times as long as those of the other model of its path, within 3.9 s of it:"
         " median 312 ms of 29 against 104 ms of 30"
@@ -118,7 +109,7 @@ def test_where_engines_do_not_say_the_model_that_of_their_address_counts(tmp_pat
     told = {"time_ns": BASE, "engine": "vllm", "metric": "requests.waiting", "statistic": "value", "value": 0.0}
     where = {"target": [f"{place.address}:8000" for place in places], "model": ["llama", "mixtral"], "monotonic": False}
     store.write([Batch(schema.table("engine_sample"), schema.table("engine_sample").batch(told | where), "told")])
-    (text,) = groups(explained(store)(2 * 19 + 1))
+    (text,) = groups(explained(store, 2 * 19 + 1))
     store.close()
     assert (
         text.split(", within")[0]
@@ -127,16 +118,14 @@ def test_where_engines_do_not_say_the_model_that_of_their_address_counts(tmp_pat
 
 
 def test_nothing_is_told_of_nine_requests_however_slow(tmp_path: Path) -> None:
-    store = stored(tmp_path, turns(PODS, 10, at2=9))  # The request itself is the tenth.
-    found = explained(store)(4 * 5 + 2)
-    store.close()
+    (found,) = told_of(tmp_path, turns(PODS, 10, at2=9), 4 * 5 + 2)  # The request itself is the tenth.
     assert groups(found) == []
 
 
 def test_times_that_are_all_equal_differ_by_nothing(tmp_path: Path) -> None:
     store = stored(tmp_path, [Served(PODS[n % 2], n * 50, 100) for n in range(40)])
     rows = compared(store, 7)
-    found = explained(store)(7)
+    found = explained(store, 7)
     store.close()
     assert found.differs == []
     assert {row["z"] for row in rows if row["measure"] == "duration_ns"} == {None}
@@ -147,9 +136,8 @@ def test_longer_answers_are_told_beside_the_longer_time(tmp_path: Path) -> None:
         Served(PODS[n % 2], n * 100, (30 if n % 2 else 10) * (10 + n // 2 % 10), 10, output=30 if n % 2 else 10)
         for n in range(60)
     ]
-    store = stored(tmp_path, longer)
-    (text,) = groups(explained(store)(2 * 19 + 1))
-    store.close()
+    (found,) = told_of(tmp_path, longer, 2 * 19 + 1)
+    (text,) = groups(found)
     assert "took 2.9 times as long as those of the other pod of its model" in text
     assert text.endswith("; their answers were longer, too: median 30 tokens against 10")
 
@@ -157,18 +145,14 @@ def test_longer_answers_are_told_beside_the_longer_time(tmp_path: Path) -> None:
 def test_a_heavy_tail_alone_tells_pods_and_gpus_apart_for_no_request(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     drawn = np.exp(random.normal(np.log(200), 1.2, 120))
-    store = stored(tmp_path, [Served(PODS[int(random.integers(4))], n * 100, float(x)) for n, x in enumerate(drawn)])
-    explain_it = explained(store)
-    told = [text for number in range(0, 120, 4) for text in groups(explain_it(number))]
-    store.close()
-    assert told == []
+    served = [Served(PODS[int(random.integers(4))], n * 100, float(x)) for n, x in enumerate(drawn)]
+    assert [text for found in told_of(tmp_path, served, *range(0, 120, 4)) for text in groups(found)] == []
 
 
 def test_where_there_are_no_pods_processes_are_told(tmp_path: Path) -> None:
     places = [Place(f"n{n}", "") for n in range(2)]
-    store = stored(tmp_path, turns(places, 30, at1=3))
-    (text,) = groups(explained(store)(2 * 19 + 1))
-    store.close()
+    (found,) = told_of(tmp_path, turns(places, 30, at1=3), 2 * 19 + 1)
+    (text,) = groups(found)
     assert text.startswith(
         f"requests served by process {places[1].engine.split(':')[-1]} on n1 (GPU 0 of n1) took 3 times"
     )
@@ -181,9 +165,8 @@ def test_the_pod_of_a_slow_prefill_is_told_apart_from_that_of_the_decode(tmp_pat
         Served(decode[n % 2], n * 100, (100 + n // 4 % 10) * (3 if n // 2 % 2 else 1), prefilled_by=prefill[n // 2 % 2])
         for n in range(120)
     ]
-    store = stored(tmp_path, crossed)
-    (text,) = groups(explained(store)(4 * 19 + 2))
-    store.close()
+    (found,) = told_of(tmp_path, crossed, 4 * 19 + 2)
+    (text,) = groups(found)
     assert text == (
         "requests whose prefill was in pod ml/prefill-1 took 3 times as long as those of the other pod of its model,"
         " within 7.8 s of it: median 312 ms of 59 against 104 ms of 60"
@@ -195,9 +178,7 @@ def test_larger_batches_than_its_peers_had_and_its_energy_per_token_are_told(tmp
         Served(PODS[0], n * 1000, 100, batch=12 if n == 20 else 1 + n % 3, watts=900 if n == 20 else 300)
         for n in range(40)
     ]
-    store = stored(tmp_path, one)
-    found = explained(store)(20)
-    store.close()
+    (found,) = told_of(tmp_path, one, 20)
     assert [(cause.sentence, cause.evidence, cause.ns) for cause in found.differs] == [
         (
             "its decode steps had 12 requests on average; those of half of 39 peers had 2 or fewer, of 95 of 100 3 or fewer",
@@ -219,9 +200,7 @@ def test_a_time_and_the_tokens_that_it_is_of_are_one_sentence(tmp_path: Path) ->
     one = [
         Served(PODS[0], n * 1000, 1000 if n == 20 else 100 + n % 5, prompt=900 if n == 20 else 100) for n in range(40)
     ]
-    store = stored(tmp_path, one)
-    found = explained(store)(20)
-    store.close()
+    (found,) = told_of(tmp_path, one, 20)
     assert [cause.sentence for cause in found.differs] == [
         "its time per output token is 90 ms; half of 39 peers have 9.18 ms or less, 95 of 100 9.36 ms or less",
         "its prefill is 100 ms; half of 39 peers have 10.2 ms or less, 95 of 100 10.4 ms or less;"
@@ -242,7 +221,7 @@ def test_of_a_request_without_an_engine_its_whole_time_is_told(tmp_path: Path) -
     store = Store(Settings(state_dir=str(tmp_path), correlator_disk_reserve_mb=0))
     store.write([Batch(schema.table("http_exchange"), schema.table("http_exchange").batch(rows), "all")])
     Joins(store.settings, store).rebuild()
-    told = [(cause.sentence, cause.ns) for cause in explained(store)(4).differs]
+    told = [(cause.sentence, cause.ns) for cause in explained(store, 4).differs]
     store.close()
     text = "its time from the first byte to the last is 900 ms; half of 19 peers have 100 ms or less"
     assert told == [(f"{text}, 95 of 100 100 ms or less", 800_000_000)]
