@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ COLUMNS = 120
 """Intervals of the map, about."""
 TOPS = (1, 2, 5, 10, 25, 50, 100)
 """Where the colours of a share may end, in percent: those of a GPU that idles all the time would all be one."""
+RIGHT = 84
+"""Room, in pixels, for the scale of colours on the right of both charts."""
 MOST_CELLS = 400_000
 """Gaps are drawn as gaps, unless their columns would make the map larger than this."""
 
@@ -37,8 +40,14 @@ def draw(cells: pd.DataFrame, step_ns: int, title: str, unit: str) -> tuple[int,
     """
     names, starts, values = _grid(cells, step_ns)
     scale = measures.axis(unit, float(np.nanmax(np.abs(values), initial=0)))
-    _heat(names, values, np.append(starts, starts[-1] + step_ns), title, unit, scale)
-    picked = _mean(pd.DataFrame(values, columns=starts).mean(), step_ns, title, unit, scale)
+    edges = np.append(starts, starts[-1] + step_ns)
+    # One margin and one range for both: a moment of the mean stands under the same moment of the map.
+    layout = {
+        "margin": {**theme.chart()["margin"], "l": _left(names), "r": RIGHT},
+        "xaxis": {"range": [str(each) for each in state.local(pd.Series([edges[0], edges[-1]]))]},
+    }
+    _heat(names, values, edges, title, unit, scale, layout)
+    picked = _mean(pd.DataFrame(values, columns=starts).mean(), step_ns, title, unit, scale, layout)
     return (min(picked), max(picked) + step_ns) if picked else None
 
 
@@ -65,7 +74,20 @@ def _grid(cells: pd.DataFrame, step_ns: int) -> tuple[list[str], Times, Values]:
     return list(names), starts, values
 
 
-def _heat(names: list[str], values: Values, edges: Times, title: str, unit: str, scale: tuple[float, str]) -> None:
+def _left(names: list[str]) -> int:
+    """Return the room, in pixels, that names of GPUs need on the left of both charts."""
+    return min(max(24 + round(6.4 * max(map(len, names))), 70), 420)
+
+
+def _heat(
+    names: list[str],
+    values: Values,
+    edges: Times,
+    title: str,
+    unit: str,
+    scale: tuple[float, str],
+    layout: dict[str, Any],
+) -> None:
     share = unit == "1"
     greatest = float(np.nanmax(values, initial=0))
     heat = go.Heatmap(
@@ -74,19 +96,23 @@ def _heat(names: list[str], values: Values, edges: Times, title: str, unit: str,
         y=names,
         text=[[measures.said(each, unit) for each in row] for row in values],
         colorscale="Cividis",
-        zmin=0 if share else None,
-        zmax=next((each for each in TOPS if each >= 100 * greatest), 100) if share else None,
+        # From nothing on, whatever the measure: from the least on, a ripple of 1 % would look like one of all of it.
+        zmin=min(0.0, float(np.nanmin(values, initial=0)) / scale[0]),
+        zmax=next((each for each in TOPS if each >= 100 * greatest), 100) if share else greatest / scale[0] or 1.0,
         ygap=1,
         hoverongaps=False,
         colorbar={"thickness": 12, "title": {"text": scale[1], "side": "top"}, "outlinewidth": 0},
         hovertemplate="%{y}<br>%{x}<br>%{text}<extra></extra>",
     )
     height = min(90 + 26 * max(len(names), 3), 900)
-    figure = theme.figure(heat, height=height, yaxis={"autorange": "reversed", "automargin": True, "type": "category"})
+    yaxis = {"autorange": "reversed", "automargin": False, "type": "category"}
+    figure = theme.figure(heat, height=height, yaxis=yaxis).update_layout(**layout)
     st.plotly_chart(figure, key="heat", config={"displayModeBar": False}, alt=f"{title} of each GPU over time")
 
 
-def _mean(mean: pd.Series, step_ns: int, title: str, unit: str, scale: tuple[float, str]) -> list[int]:
+def _mean(
+    mean: pd.Series, step_ns: int, title: str, unit: str, scale: tuple[float, str], layout: dict[str, Any]
+) -> list[int]:
     """Draw the mean of all GPUs; return the intervals picked. A heatmap has no points to pick: this line has."""
     middle = pd.Series(mean.index) + step_ns // 2
     line = go.Scatter(
@@ -100,9 +126,9 @@ def _mean(mean: pd.Series, step_ns: int, title: str, unit: str, scale: tuple[flo
         text=[measures.said(each, unit) for each in mean],
         hovertemplate="%{text}<br>%{x}<extra></extra>",
     )
-    axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero", "exponentformat": "e"}
+    axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero", "exponentformat": "e", "automargin": False}
     event = st.plotly_chart(
-        theme.figure(line, height=160, dragmode="select", yaxis=axis),
+        theme.figure(line, height=160, dragmode="select", yaxis=axis).update_layout(**layout),
         key="mean",
         on_select="rerun",
         selection_mode=["box"],

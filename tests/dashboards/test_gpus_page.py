@@ -48,6 +48,21 @@ def test_readings_are_offered_by_what_a_person_calls_them_the_most_telling_first
     assert heading(page("gpus", metric="Memory used")) == "GB"
 
 
+def test_the_mean_stands_under_the_map_moment_for_moment_and_colours_begin_at_nothing(
+    correlator: str, reading: Callable[..., None]
+) -> None:
+    reading(correlator)
+    app = page("gpus", metric="Memory used")
+    heat, mean = (json.loads(app.get("plotly_chart")[at].proto.spec)["layout"] for at in (0, 1))
+    assert heat["margin"]["l"] == mean["margin"]["l"]
+    assert heat["margin"]["r"] == mean["margin"]["r"]
+    first, last = heat["xaxis"]["range"]
+    assert mean["xaxis"]["range"] == [first, last]
+    assert first < last
+    assert chart(app)["zmin"] == 0
+    assert chart(app)["zmax"] > 70
+
+
 @pytest.mark.parametrize(
     ("lasted_s", "every_s", "interval_s"), [(900, 10, 15), (900, 1, 8), (86_400, 30, 720), (20, 0.1, 1), (0, 1, 1)]
 )
