@@ -21,14 +21,20 @@ ADVICE = {
 }
 """First part that is missing, as view `request_path` says → why that may be, and what to do."""
 
+ROWS = "Rows that belong to this request"
 PLACES = (
-    ("proxies", "Proxies that passed it on"),
-    ("hops", "Hops in access logs"),
-    ("engine_requests", "Requests of the engine"),
-    ("steps", "Engine steps"),
-    ("launches", "CUDA launches"),
-    ("executions", "GPU executions"),
+    (
+        "proxies",
+        "Proxies seen to pass it on",
+        "By their own sockets: proxies on nodes without a collector are not among them",
+    ),
+    ("hops", "Of them in access logs", "Its rows in the access logs of those proxies"),
+    ("engine_requests", "Requests of the engine", ROWS),
+    ("steps", "Engine steps", ROWS),
+    ("launches", "CUDA launches", ROWS),
+    ("executions", "GPU executions", ROWS),
 )
+"""A column of view `request_path`, its title, and what is said on hover."""
 
 
 def show(row: pd.Series) -> None:
@@ -72,5 +78,6 @@ def _parts(row: pd.Series) -> None:
     parts.facts(
         ("Client's socket", "seen" if row["client"] else "not seen", "Its side of the exchange"),
         ("Server's socket", "seen" if row["server"] else "not seen", "Its side of the exchange"),
-        *((title, words.count(row[key]), "Rows that belong to this request") for key, title in PLACES),
+        # Access logs are looked through for proxies that were seen alone.
+        *((title, words.count(row[key]), told) for key, title, told in PLACES if key != "hops" or row["proxies"]),
     )

@@ -30,11 +30,17 @@ def among(own_ns: int | None, others_ns: pd.Series, side: str = "server") -> str
     if words.missing(own_ns) or len(others_ns) < LEAST:
         return f"Fewer than {LEAST} like it are known within 5 minutes: whether its time is ordinary cannot be said."
     own, middle = float(own_ns or 0), float(others_ns.median())
-    rank = int(100 * (others_ns < own).mean())  # Rounded down: 100 is all of them.
-    shorter = "all" if rank == 100 else f"{rank} % of"
-    usual = "ordinary: " if rank < ODD_RANK else ""
-    much = "but not by much: their" if rank >= ODD_RANK and own < ODD_RATIO * middle else "whose"
+    rank, below = (
+        int(100 * part.mean()) for part in (others_ns < own, others_ns > own)
+    )  # Rounded down: 100 is all of them.
+    if below >= ODD_RANK:
+        usual, than, rank = "", "shorter", below
+    else:
+        usual, than = "ordinary: " if rank < ODD_RANK else "", "longer"
+    others = "all" if rank == 100 else f"{rank} % of"
+    near = max(own, middle) < ODD_RATIO * max(min(own, middle), 1.0)
+    much = "but not by much: their" if rank >= ODD_RANK and near else "whose"
     return (
-        f"Its {words.duration(own)} at the {side} are {usual}longer than {shorter} {len(others_ns):,} like it "
+        f"Its {words.duration(own)} at the {side} are {usual}{than} than {others} {len(others_ns):,} like it "
         f"within 5 minutes, {much} median is {words.duration(middle)}."
     )

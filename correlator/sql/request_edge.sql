@@ -83,7 +83,7 @@ turned AS (
 ),
 flows AS (
     SELECT time_ns, concat(source_address, ':', source_port) AS sender, concat(destination_address, ':', destination_port) AS receiver,
-        concat_ws(' ', verdict, drop_reason, 'at', observation_point, 'on', node) AS said,
+        concat_ws(' ', verdict, drop_reason, 'at ' || nullif(observation_point, ''), 'on', node) AS said,
         CASE WHEN verdict = 'DROPPED' THEN 'dropped' ELSE 'crossed' END AS relation,
         coalesce(regexp_replace(request_id, '^(.{14})[0-9a-f](.{21})$', '\1.\2')
             IN (SELECT regexp_replace(id, '^(.{14})[0-9a-f](.{21})$', '\1.\2') FROM own), false) AS named

@@ -232,7 +232,7 @@ def _more(row: pd.Series, about: dict[str, list[dict[str, Any]]]) -> None:
         {
             "GPU share and energy": lambda: _shares(about["shares"]),
             "Kernels": lambda: _kernels(row, bool(about["shares"])),
-            "Who delayed whom": lambda: _blame(about["blame"]),
+            "Who delayed whom": lambda: _blame(about["blame"], bool(about["shares"])),
             "Its way": lambda: request_way.show(row),
             "All facts": lambda: _facts(row),
         }
@@ -290,7 +290,8 @@ def _shares(rows: list[dict[str, Any]]) -> None:
             words.duration(found["busy_ns"].sum()),
             "Its part of the time in which the GPUs ran anything",
         ),
-        ("Steps", words.count(found["steps"].max()), "Engine steps that it took part in"),
+        # A step is of one phase, and of several classes of kernels.
+        ("Steps", words.count(found.groupby("phase")["steps"].max().sum()), "Engine steps that it took part in"),
     )
     table = pd.DataFrame(
         {
@@ -312,11 +313,19 @@ def _shares(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _blame(rows: list[dict[str, Any]]) -> None:
+def _blame(rows: list[dict[str, Any]], attributed: bool) -> None:
+    if not rows and attributed:
+        st.success(
+            "**No other request delayed it, and it delayed none**: its engine steps are known, and show no such wait.",
+            icon=":material/check_circle:",
+        )
+        return
     if not rows:
         return parts.nothing(
             "No delay between requests is known",
-            "Nothing in the step ledger held this request up, or its steps are not known.",
+            "Its engine steps tell of that, and no GPU time is attributed to any of them: they come from the vLLM plugin, "
+            "or from the source `engine_wire`.",
+            "The tab *Its way* says how far it is followed, and what is missing.",
             icon=":material/hourglass_empty:",
         )
     found = pd.DataFrame(rows)

@@ -108,6 +108,13 @@ def test_what_is_ordinary_is_said_to_be_and_what_is_not_too() -> None:
     assert standing.among(201 * MS, peers) == (  # The slowest of many that are alike.
         "Its 201 ms at the server are longer than all 100 like it within 5 minutes, but not by much: their median is 150 ms."
     )
+    assert standing.among(50 * MS, peers) == (
+        "Its 50.0 ms at the server are shorter than all 100 like it within 5 minutes, whose median is 150 ms."
+    )
+    assert standing.among(MS * 207 // 2, peers) == (
+        "Its 104 ms at the server are shorter than 96 % of 100 like it within 5 minutes, but not by much: their median is "
+        "150 ms."
+    )
     few = standing.among(150 * MS, peers[: standing.LEAST - 1])
     assert few == "Fewer than 20 like it are known within 5 minutes: whether its time is ordinary cannot be said."
     assert standing.among(None, peers) == few
@@ -119,6 +126,21 @@ def test_the_request_page_says_where_its_time_stands(correlator: str, reading: C
     app = page("request", id=slow)
     (found,) = (str(each.value) for each in app.caption if "like it within 5 minutes" in str(each.value))
     assert found.endswith(standing.said(read.frame("request_found", id=slow).iloc[0]))
+
+
+def test_steps_are_counted_as_its_way_counts_them(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    steps, way = (figures(page("request", id=scene.REQUEST_ID, tab=tab)) for tab in ("", "Its way"))
+    assert steps["Steps"][0] == way["Engine steps"][0] == "16"
+    assert "Of them in access logs" not in way, "no proxy of the scene has a socket that was seen"
+
+
+def test_who_delayed_whom_tells_nobody_from_not_known(correlator: str, reading: Callable[..., None]) -> None:
+    reading(correlator)
+    known = page("request", id=scene.REQUEST_ID, tab="Who delayed whom")
+    assert "No other request delayed it, and it delayed none" in known.success[0].value
+    slow = page("requests", sort="slowest").dataframe[0].value["id"].iloc[0]
+    assert "`engine_wire`" in page("request", id=slow, tab="Who delayed whom").info[0].value
 
 
 def test_ids_in_a_sentence_link_to_their_requests() -> None:
