@@ -74,7 +74,8 @@ export class HeadPainter {
       const x = Math.round(((ns - view.t0) / (view.t1 - view.t0)) * view.width) + 0.5;
       context.moveTo(x, y + SIZE.axis - 6);
       context.lineTo(x, y + SIZE.axis);
-      if (x < view.width - 40) context.fillText(axisTime(ns, view.ticks.step), x + 4, y + SIZE.axis / 2);
+      const text = axisTime(ns, view.ticks.step), wide = context.measureText(text).width;
+      context.fillText(text, x + wide + 6 < view.width ? x + 4 : x - wide - 4, y + SIZE.axis / 2);
     }
     context.moveTo(0, y + SIZE.axis - 0.5);
     context.lineTo(view.width, y + SIZE.axis - 0.5);

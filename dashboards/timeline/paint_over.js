@@ -26,7 +26,7 @@ export class Overlays {
 
   /** When a GPU was throttled (hatched, between two readings) or failed (a diamond at the reading that told of it). */
   marks(view, marks, y, height, named) {
-    const { context } = this, { theme } = view;
+    const { context } = this, { theme } = view, texts = [];
     for (const mark of marks) {
       const from = this.x(view, mark.start_ns), to = Math.max(this.x(view, mark.end_ns), from + 2);
       if (to < 0 || from > view.width) continue;
@@ -34,20 +34,24 @@ export class Overlays {
         context.fillStyle = this.hatch(theme);
         context.fillRect(from, y + 1, to - from, named ? height - 2 : 4);
       } else this.diamond(view, Math.min(Math.max(to, 6), view.width - 6), y + (named ? height / 2 : 6));
-      if (named && (mark.kind !== "throttled" || to - from > 60)) this.markText(view, mark, from, to, y + height / 2);
+      if (named && (mark.kind !== "throttled" || to - from > 60)) texts.push([mark, from, to]);
     }
+    const taken = []; // Two causes often begin together: the second is named behind the first.
+    for (const [mark, from, to] of texts) this.markText(view, mark, from, to, y + height / 2, taken);
   }
 
-  markText(view, mark, from, to, y) {
-    const { context } = this, text = said(mark), left = Math.max(from, 0) + 4;
+  markText(view, mark, from, to, y, taken) {
+    const { context } = this, text = said(mark);
     context.font = FONT;
     context.textBaseline = "middle";
-    const wide = context.measureText(text).width, x = mark.kind === "throttled" ? left : to + 9 + wide < view.width ? to + 9 : to - 9 - wide;
+    const wide = context.measureText(text).width, left = free(taken, Math.max(from, 0) + 4, wide + 8);
+    const x = mark.kind === "throttled" ? left : to + 9 + wide < view.width ? to + 9 : to - 9 - wide;
     if (mark.kind === "throttled") {
       if (wide + 8 > Math.min(to, view.width) - left) return;
       context.fillStyle = view.theme.background;
       context.fillRect(x - 2, y - 7, wide + 4, 14);
     }
+    taken.push([x, x + wide + 8]);
     context.fillStyle = view.theme.text;
     context.fillText(text, x, y);
   }
@@ -188,4 +192,12 @@ export class Overlays {
     this.context.lineTo(x, view.height);
     this.context.stroke();
   }
+}
+
+/** The first place from `left` on where `wide` pixels are free of what is taken, [from, to] each. */
+export function free(taken, left, wide) {
+  for (const [from, to] of [...taken].sort((one, other) => one[0] - other[0])) {
+    if (left < to && from < left + wide) left = to;
+  }
+  return left;
 }

@@ -6,7 +6,11 @@ import { colour, ink } from "./palette.js";
 import { Overlays } from "./paint_over.js";
 import { together } from "./wire.js";
 
-const FAINTEST = 0.34;
+/** What is thin keeps this much of its colour: on a dark ground a colour needs more to be seen. */
+const FAINTEST = { light: 0.34, dark: 0.5 };
+/** A bar with this many pixels of nothing on both sides is drawn at least this wide, and in its full colour: one dropped
+ * packet in ten seconds is what a person looks for. */
+const ALONE = 4, ALONE_WIDE = 2;
 /** Bars that are not this request's steps keep this much of their colour. */
 const NOT_OWN = 0.42;
 /** Pixels without a reading from which on it is said. */
@@ -94,15 +98,18 @@ export class RowPainter {
   bars(view, item, chunk, part, line, top) {
     const { pixels, scale } = this, { theme, ratio } = view;
     const base = (chunk.start - view.t0) * scale, unit = chunk.unit * scale;
-    let low = pixels, high = 0;
+    let low = pixels, high = 0, before = -Infinity;
     for (let at = firstBar(chunk, part, -base / unit); at < part.to; at++) {
       const start = base + chunk.x[at] * unit, width = chunk.w[at] * unit, end = start + width;
       if (start > pixels) break;
+      const after = at + 1 < part.to ? base + chunk.x[at + 1] * unit : Infinity;
+      const alone = width < ALONE * ratio && start - before > ALONE * ratio && after - end > ALONE * ratio;
+      before = Math.max(before, end);
       if (end < 0) continue;
       const [name, kind, own] = chunk.names[chunk.name[at]];
-      const strength = this.strength(view, chunk, at, name, own);
-      const rgb = colour(kind, name), whole = chunk.count[at] === 0;
-      const from = Math.max(0, Math.floor(start)), to = Math.min(pixels, Math.max(from + 1, Math.round(end)));
+      const strength = this.strength(view, alone ? 1 : chunk.density[at] / 255, name, own);
+      const rgb = colour(kind, name), whole = chunk.count[at] === 0, least = alone ? Math.round(ALONE_WIDE * ratio) : 1;
+      const from = Math.max(0, Math.floor(start)), to = Math.min(pixels, Math.max(from + least, Math.round(end)));
       const edge = whole && width > 4 && start >= 0 ? from : -1;
       for (let pixel = from; pixel < to; pixel++) {
         const word = pixel * 4, alpha = pixel === edge ? strength * 0.35 : strength;
@@ -126,8 +133,8 @@ export class RowPainter {
     return [low, high];
   }
 
-  strength(view, chunk, at, name, own) {
-    let strength = Math.max(FAINTEST, chunk.density[at] / 255);
+  strength(view, density, name, own) {
+    let strength = Math.max(view.theme.dark ? FAINTEST.dark : FAINTEST.light, density);
     if (own === 2 && view.dimOthers) strength *= NOT_OWN;
     if (view.search && !name.toLowerCase().includes(view.search)) strength *= 0.16;
     return strength;

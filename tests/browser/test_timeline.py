@@ -64,6 +64,25 @@ SILENT_LINES = """(() => {
     return written.filter(([text]) => text === "no readings").map(([, x]) => x * end / 1000);
   };
   return { ended: seen([0, 1, 2, 3, 4, 5], 20e9), whole: seen([0, 1, 2, 3, 4, 5], 7e9), few: seen([0], 20e9) }; })()"""
+ALONE = """(() => {
+  const t = warplineTimeline, painter = t.rowPainter, { pixels, scale } = painter, line = new Uint8ClampedArray(4000);
+  const chunk = {
+    start: 0, unit: 1, x: [100, 500, 501, 503], w: [0, 1, 1, 1], density: [3, 3, 3, 3], count: [0, 0, 0, 0],
+    name: [0, 0, 0, 0], names: [["dropped", "flow", 0]],
+  };
+  Object.assign(painter, { pixels: 1000, scale: 1, labels: [] });
+  painter.bars({ t0: 0, theme: t.theme, ratio: 1, chunks: [chunk] }, { y: 0, h: 18 }, chunk, { from: 0, to: 4 }, line, true);
+  Object.assign(painter, { pixels, scale });
+  const drawn = [...Array(1000).keys()].filter((pixel) => line[pixel * 4 + 3]);
+  return { drawn, alone: [...line.slice(400, 403)], crowded: [...line.slice(2000, 2003)] }; })()"""
+TOGETHER = """(() => {
+  const t = warplineTimeline, over = t.rowPainter.over, context = over.context, written = [], fill = context.fillText;
+  context.fillText = (text, x) => written.push([text, x, x + context.measureText(text).width]);
+  const mark = { kind: "throttled", start_ns: t.t0, end_ns: t.t1, amount: null };
+  const marks = ["power", "thermal"].map((what) => ({ ...mark, what }));
+  over.marks({ t0: t.t0, t1: t.t1, width: 1000, theme: t.theme }, marks, 0, 18, true);
+  context.fillText = fill;
+  return written; })()"""
 FIRST_MARK = """(() => {
   const t = warplineTimeline, item = t.layout.items.find((each) => each.kind === "marks"), mark = item.marks[0];
   t.parts.scroller.scrollTop = item.y - 100;
@@ -242,6 +261,19 @@ def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, ad
 
     until(told)
     page.locator(".wl-table").get_by_text("Xid 94").wait_for(state="attached")
+    (one, _, end), (other, begin, _) = page.evaluate(TOGETHER)
+    assert (one, other) == ("throttled: power", "throttled: thermal") and begin > end, (
+        "Each of two has room for its name"
+    )
+    assert watched.errors == []
+
+
+def test_a_thin_bar_that_stands_alone_is_drawn_to_be_seen(watched: Watched, address: str) -> None:
+    page = opened(watched, address + REQUEST)
+    seen = page.evaluate(ALONE)
+    assert seen["drawn"] == [100, 101, 500, 501, 503], "The lone one has two pixels, each of a crowd has its own"
+    assert seen["alone"] == [0x56, 0xB4, 0xE9], "A flow's colour, whole"
+    assert seen["crowded"] != seen["alone"], "What is dense is drawn as dense as it is"
     assert watched.errors == []
 
 
