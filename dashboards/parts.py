@@ -52,7 +52,8 @@ def elsewhere(page: str, chosen: state.Range, *tables: str) -> list[str]:
         return []
     known = read.frame("table_recent")
     newest = known.loc[known["name"].isin(tables), "newest_ns"].max()
-    return wider(chosen) if words.missing(newest) else [newest_at(page, int(newest)), *wider(chosen)]
+    # Where they hold no row at all, no other time has any.
+    return [] if words.missing(newest) else [newest_at(page, int(newest)), *wider(chosen)]
 
 
 def newest_at(page: str, newest_ns: int) -> str:
@@ -69,22 +70,61 @@ def wider(chosen: state.Range) -> list[str]:
 
 
 def welcome() -> None:
-    """Explain a store that is still empty to one who comes for the first time."""
-    st.subheader("Nothing has arrived yet")
+    """Explain a store that holds no request to one who comes for the first time: what to do, and what will be seen."""
+    sources = read.frame("source")
+    st.subheader("No request has arrived yet" if len(sources) else "Nothing has arrived yet")
     st.write(
         "Warpline follows one LLM request from the client's socket to the GPU kernel. "
         "Three processes make that: a **collector** on each node sees requests, system calls and GPU work; the "
         "**correlator** stores and joins them; this **dashboard** shows them. The correlator answers, and holds no request."
     )
+    if len(sources):
+        _watched(sources)
+    else:
+        _begin()
+    st.markdown("**What will be seen here**")
+    st.markdown("\n".join(f"- **[{title}](/{page})**: {what}" for page, title, what in _PAGES))
+
+
+_PAGES = (
+    ("health", "Pipeline health", "which sources run, why others do not, and what was lost. Look here first."),
+    ("requests", "Requests", "every request of a watched server: which was slow, which failed."),
+    ("request", "Request", "one of them: why it took as long, on a timeline from its client down to each GPU kernel."),
+    ("compare", "Compare", "two of them, or one against its like."),
+    ("gpus", "GPUs", "how busy each GPU was, what held it back, and whose time it was."),
+)
+"""What a first visit names: a page's address, its title, and what it answers."""
+
+
+def _watched(sources: pd.DataFrame) -> None:
+    """Say that collectors report, and what is missing until a request is seen."""
+    up, nodes = int(sources["up"].astype(bool).sum()), sources["node"].nunique()
+    seeing = sources.loc[sources["source"] == "http_exchange", "up"].astype(bool).any()
+    nothing(
+        f"Collectors report from {words.counted(nodes, 'node')}: {up} of {words.counted(len(sources), 'source')} up",
+        "Send a request to a model server on a watched node: it appears here within about a second."
+        if seeing
+        else "None of them sees requests: the source `http_exchange` does, and does not run.",
+        "[Pipeline health](/health) says why a source does not run, and what to do.",
+        icon=":material/sensors:",
+    )
+
+
+def _begin() -> None:
+    """Offer three ways to the first data."""
     steps = st.columns(3, border=True)
     steps[0].markdown(
-        "**Watch a server**\n\n```\nwarpline check\nwarpline collect\n```\n`check` says what this machine can see."
+        "**Watch a server**\n\n```\nwarpline check\nsudo warpline collect\n```\nOn the model server's node: `check` says "
+        "what can be seen there, `collect` sees it and sends it to `collector_endpoint`. On Kubernetes, the chart in "
+        "`deploy/helm` runs a collector on each node."
     )
     steps[1].markdown(
-        "**Or try the demo**\n\n```\nmake demo\n```\nA model server, a load and all of Warpline, on this machine."
+        "**Or try the demo**\n\n```\nmake demo\n```\nA model server, a load and all of Warpline, on this machine, with a "
+        "dashboard of its own."
     )
     steps[2].markdown(
-        "**Or open a recording**\n\n```\nwarpline import kineto trace.json.gz\n```\nIt appears on the page Recordings."
+        "**Or open a recording**\n\n```\nwarpline import kineto trace.json.gz\n```\nA PyTorch profiler's trace, or Nsight "
+        "Systems' export: it appears on the page [Recordings](/recordings)."
     )
 
 

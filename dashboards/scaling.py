@@ -80,7 +80,9 @@ def _services(states: pd.DataFrame) -> None:
 def _of(have: object, want: object) -> str | None:
     if words.missing(have) and words.missing(want):
         return None
-    return words.count(have) if words.missing(want) or have == want else f"{words.count(have)} of {words.count(want)}"
+    return (
+        words.count(have) if words.missing(want) or have == want else f"{words.count(have)}, wants {words.count(want)}"
+    )
 
 
 def _bounds(low: object, high: object) -> str | None:

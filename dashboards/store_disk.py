@@ -9,6 +9,7 @@ import streamlit as st
 from dashboards import parts, read, theme, words
 
 _SCARCE_DAYS = 3
+_YEAR = 365
 
 
 def show() -> None:
@@ -35,8 +36,8 @@ def show() -> None:
         ),
         (
             "Room for",
-            f"{room / largest:,.0f} days" if largest else "–",
-            "More days as large as the largest; what the retention drops comes back",
+            _room(room, largest, len(days)),
+            "More days as large as the largest, known once one was stored whole; what the retention drops comes back",
         ),
     )
     missing = max(said["retention_days"] - len(days), 0) * largest
@@ -49,6 +50,13 @@ def show() -> None:
         )
     if len(days) >= _SCARCE_DAYS:
         _days(days)
+
+
+def _room(room: int, largest: int, days: int) -> str:
+    """Return for how many more days there is room in bytes. The only day has not ended: it will be larger than it is."""
+    if not largest or (days < 2 and room / largest > _YEAR):
+        return parts.NONE
+    return "over a year" if room / largest > _YEAR else f"{'at most ' if days < 2 else ''}{room / largest:,.0f} days"
 
 
 def _days(days: pd.DataFrame) -> None:

@@ -28,10 +28,7 @@ def _body(chosen: state.Range) -> None:
     loud = now[now["state"].isin(["firing", "pending"])]
     st.subheader("Now")
     if loud.empty:
-        before = int((now["state"] == "resolved").sum())
-        watching = sum(each["in_force"] for each in read.rules())
-        quiet = _quiet(before) if before else f"{watching} rules watch. None has fired yet."
-        st.success(quiet, icon=":material/check_circle:")
+        _quiet(now)
     for _, row in loud.iterrows():
         _alert(row)
     _blind(now)
@@ -39,8 +36,23 @@ def _body(chosen: state.Range) -> None:
     _kept()
 
 
-def _quiet(before: int) -> str:
-    return f"Nothing fires. {before} {'alert' if before == 1 else 'alerts'} did before: see the history."
+def _quiet(now: pd.DataFrame) -> None:
+    """Say that nothing fires, and tell a quiet system from one of which nothing is known."""
+    before = int((now["state"] == "resolved").sum())
+    watching = words.counted(sum(each["in_force"] for each in read.rules()), "rule")
+    if before:
+        st.success(
+            f"Nothing fires. {words.counted(before, 'alert')} did before: see the history.",
+            icon=":material/check_circle:",
+        )
+    elif not read.frame("table_recent")["rows"].sum() and read.frame("source").empty:
+        parts.nothing(
+            f"{watching} watch, and nothing has arrived for them to look at",
+            "[Pipeline health](/health) says which collectors report; the [front page](/) says how to begin.",
+            icon=":material/notifications_paused:",
+        )
+    else:
+        st.success(f"{watching} watch. None has fired yet.", icon=":material/check_circle:")
 
 
 def _blind(now: pd.DataFrame) -> None:
@@ -65,7 +77,7 @@ def _history(chosen: state.Range) -> None:
         {
             "When": state.local(history["time_ns"]),
             "Rule": history["rule"].str.replace("_", " "),
-            "State": history["state"],
+            "State": history["state"].str.replace("_", " "),
             "Severity": history["severity"],
             "What": history["summary"].map(fired.shortened, na_action="ignore"),
             "Notified": history["notified"].map({True: "yes", False: "no"}),
@@ -87,7 +99,7 @@ def _history(chosen: state.Range) -> None:
 def _advice(chosen: state.Range) -> list[str]:
     newest = read.table("alert", order="-time_ns", limit=1)
     if newest.empty:
-        return ["None ever did: the rules below can be tried on what is stored."]
+        return ["None ever did. The rules below can be tried on what is stored, with other numbers."]
     return [parts.newest_at("alerts", int(newest["time_ns"].iloc[0])), *parts.wider(chosen)]
 
 

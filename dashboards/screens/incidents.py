@@ -11,19 +11,20 @@ from dashboards import parts, read, state, words
 def show() -> None:
     """Show the page."""
     st.title("Incidents")
-    state.zone_control()
     found = read.frame("recording_list")
     found = found[found["format"].isin(["incident", "sample_trace"])]
     if found.empty:
         parts.nothing(
             "No incident bundle was opened here",
-            "`warpline incident record` writes a window of what is stored as one portable file.",
+            "`warpline incident record -o FILE` writes the last minutes of what is stored, or a window that you name, as one "
+            "portable file.",
             "`warpline incident open FILE` shows a bundle in a dashboard of its own: all pages then show it as they "
             "showed the incident.",
             "`warpline replay DIRECTORY` sends a sample trace into this one, through the same door as live rows.",
             icon=":material/work_history:",
         )
         return
+    state.zone_control()
     table = pd.DataFrame(
         {
             "": [_link(*each) for each in zip(found["start_ns"], found["end_ns"], strict=True)],

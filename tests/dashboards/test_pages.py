@@ -281,7 +281,7 @@ def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_star
     stages, services, steps = (each.value for each in app.dataframe)
     assert stages["image: pull"].tolist() == ["21.4 s"]
     assert services.set_index("Kind").loc["Revision", ["Replicas", "Bounds", "Active"]].tolist() == [
-        "4 of 3",
+        "4, wants 3",
         "0 to 8",
         "active",
     ]
