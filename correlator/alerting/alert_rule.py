@@ -6,6 +6,7 @@
     -- threshold: least_ratio = 0.9; why this number
     -- missing: no_data
     -- runbook: what to look at first
+    -- every: 15s; why it need not be looked at each time (where that is so)
     -- keep: no; why the flight recorder keeps no window for it (where that is so)
     -- nodes: alerts_edge_nodes; why it is only about the nodes that this setting names (where that is so)
 
@@ -31,6 +32,7 @@ FOLDER = Path(__file__).parent.parent / "rules"
 _UNITS = {"ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _HEADER = re.compile(r"^-- (severity|for|missing|runbook): (.+)$")
 _NODES = re.compile(r"^-- nodes: (\w+); (.+)$", re.MULTILINE)
+_EVERY = re.compile(r"^-- every: (\S+); (.+)$", re.MULTILINE)
 _KEEP = re.compile(r"^-- keep: no; (.+)$", re.MULTILINE)
 _THRESHOLD = re.compile(r"^-- threshold: (\w+) = ([-\d.eE]+); (.+)$")
 
@@ -62,6 +64,8 @@ class Rule:
     """The setting that names the nodes which it is about; empty where it is about all."""
     nodes: str = ".*"
     """A regular expression of those nodes' names; empty where there is none, which switches it off."""
+    every_ns: int = 0
+    """How long after a look at it the next one is worth its price; 0 for the next look of all."""
 
     def parameters(self, now_ns: int, overrides: Mapping[str, float]) -> dict[str, int | float | str]:
         """Return what the rule's SQL binds; `overrides` maps `<rule>.<threshold>` to a number."""
@@ -95,11 +99,12 @@ def parse(name: str, text: str) -> Rule:
     summary = lines[0].removeprefix("-- ")
     sql = "\n".join(line for line in lines if not line.startswith("--"))
     for_ns, keeps, nodes = duration_ns(head["for"]), _KEEP.search(text) is None, _NODES.search(text)
+    every = _EVERY.search(text)
     if nodes and nodes[1] not in Settings.__dataclass_fields__:
         raise SchemaError(f"rules/{name}.sql: nodes is {nodes[1]!r}, which is no setting")
     return Rule(
         name, summary, head["severity"], for_ns, head["missing"], head["runbook"], thresholds, sql, keeps,
-        nodes[1] if nodes else "",
+        nodes[1] if nodes else "", every_ns=duration_ns(every[1]) if every else 0,
     )  # fmt: skip
 
 

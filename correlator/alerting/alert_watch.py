@@ -112,7 +112,7 @@ class AlertWatch:
         due = [rule for rule in self.alerts.rules if self._due_s.get(rule.name, 0.0) <= now]
         for rule in due:
             wanted = min(rule.for_ns / 1e9 / _SHARE_OF_FOR, _LONGEST_S)
-            self._due_s[rule.name] = now + max(every, wanted) - every / 2
+            self._due_s[rule.name] = now + max(every, wanted, rule.every_ns / 1e9) - every / 2
         return due
 
     def readings(self) -> Iterator[Reading]:
