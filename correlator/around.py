@@ -108,7 +108,7 @@ def _of_it(row: Row, request: Row, coverage: float) -> str:
         own = counted(request["retransmits"], "segment") if request["retransmits"] else "none"
         return f"; its own connection sent {own} again"
     if row["kind"] == "silent" and coverage:
-        return f"; {coverage:.0%} of this request's time is explained all the same"
+        return f"; this request was seen all the same, {coverage:.0%} of its time by phase"
     served = _served(row, request) if row["kind"] == "cold_start" else None
     if served is None:
         return ""

@@ -161,7 +161,7 @@ def test_what_came_after_it_ended_is_no_reason_of_it() -> None:
 
 def test_a_silent_collector_is_told_with_what_is_known_all_the_same_and_bears_on_nothing_once_it_is_back() -> None:
     (event,), _ = around.beside([near("silent", 20 * S, None, -1.0)], REQUEST, 0.97)
-    assert event.sentence.endswith("clocks are missing; 97% of this request's time is explained all the same")
+    assert event.sentence.endswith("clocks are missing; this request was seen all the same, 97% of its time by phase")
     assert around.beside([near("silent", 20 * S, None, -30.0)], REQUEST, 1.0)[0] == []
 
 
