@@ -21,7 +21,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return `preferred` if it is free on the loopback, else a port that is."""
+    """Return `preferred` if it is free on the loopback, else a port that is; raise WarplineError where none is."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -44,7 +44,7 @@ class Client:
         return self._arrow(f"/api/table/{name}", parameters)
 
     def rows(self, table: str, **parameters: Any) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a table as they come, for tables that may be larger than memory; as `table` else."""
+        """Yield the rows of a table as they come, for tables larger than memory; raise StoreError as `view` does."""
         path = f"/api/table/{table}"
         answer = self.get(path, parameters, whole=False)
         try:

@@ -30,7 +30,10 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def call(command: int, room: ctypes.Array[ctypes.c_char]) -> int:
-    """Run one bpf(2) command on the attributes in `room`, in place; return its result, negative with errno set."""
+    """Run one bpf(2) command on the attributes in `room`, in place; return its result, negative with errno set.
+
+    Raises OSError on a machine whose number of it is not known.
+    """
     number = _NUMBER.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {platform.machine()}")

@@ -31,7 +31,7 @@ class Database:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Say in a sentence what SQLite found wrong."""
+        """Raise SourceError, with a sentence, for what SQLite finds wrong inside."""
         try:
             yield
         except sqlite3.Error as error:

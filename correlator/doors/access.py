@@ -87,7 +87,10 @@ class Access:
         return context
 
     def address(self, asked: str, door: str) -> tuple[str, int]:
-        """Return the host and port to bind: loopback, whatever was asked, where nobody has to prove who they are."""
+        """Return the host and port to bind: loopback, whatever was asked, where nobody has to prove who they are.
+
+        Raises SettingsError where what was asked is no host:port.
+        """
         host, _, port = asked.rpartition(":")
         host = host.strip("[]")
         if not port.isdigit():

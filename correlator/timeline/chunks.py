@@ -106,7 +106,7 @@ class Timelines:
         return Response(opened.tracks, media_type="application/json")
 
     def chunk(self, query: Mapping[str, str]) -> Response:
-        """Return the bars of up to eight tiles at one level of detail."""
+        """Return the bars of up to eight tiles at one level of detail. Raises StoreError where there are no such tiles."""
         level, first, tiles = (whole(query, key) for key in ("level", "first", "tiles"))
         if not (0 <= level <= MAX_LEVEL and 1 <= tiles <= timeline_wire.MAX_TILES and abs(first) < 1 << 40):
             raise StoreError(
@@ -154,7 +154,7 @@ class Timelines:
         return JSONResponse({"totals": found.totals(bars.catalogue), "stretches": drawn})
 
     def at(self, query: Mapping[str, str]) -> Response:
-        """Return the bar at a moment on a row, as measured, or null where there is none."""
+        """Return the bar at a moment on a row, as measured, or null where there is none; StoreError where `row` is no id."""
         opened = self._shelf.open(query)
         try:
             row = int(query.get("row", ""), 16)
@@ -175,7 +175,7 @@ class Timelines:
         return JSONResponse({"bar": None} if not found else self._detail(scope, found[0], row))
 
     def find(self, query: Mapping[str, str]) -> Response:
-        """Return the bars whose name holds `text`, the longest 200, and how many there are."""
+        """Return the bars whose name holds `text`, the longest 200, and how many there are; StoreError without a text."""
         text = query.get("text", "")
         if not text.strip():
             raise StoreError("timeline: text is empty; give a part of a name")

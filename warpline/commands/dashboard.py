@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def flags(settings: Settings) -> list[str]:
-    """Return Streamlit's own flags: our address, and nothing that asks any other host for anything."""
+    """Return Streamlit's own flags: our address, and nothing that asks any other host for anything. Raises SettingsError."""
     host, _, port = settings.dashboard_address.rpartition(":")
     if not host or not port.isdigit():
         raise SettingsError(f"dashboard_address is {settings.dashboard_address!r}; give host:port")

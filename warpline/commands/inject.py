@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Write the folder and print the variables that an engine needs."""
+    """Write the folder and print the variables that an engine needs; raise SourceError where it cannot be written."""
     from collectors.inject import build, install
 
     try:

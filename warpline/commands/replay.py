@@ -34,7 +34,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Replay and return 0; raise SourceError where it is not whole, StoreError where nobody takes it."""
+    """Replay and return 0.
+
+    Raises SettingsError for flags that do not go together, SourceError where it is not whole, StoreError where
+    nobody takes it.
+    """
     if args.own or not args.path.is_dir():
         if args.now or args.ago or args.endpoint:
             raise SettingsError(

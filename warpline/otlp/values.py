@@ -84,7 +84,10 @@ _SCALARS: dict[str, Callable[[Any], str]] = {
 
 
 def read_attributes(text: str | None) -> list[tuple[str, Typed]]:
-    """Return the attributes that `attributes_text` wrote, in order, each value with its type (kvlists as pairs)."""
+    """Return the attributes that `attributes_text` wrote, in order, each value with its type (kvlists as pairs).
+
+    Raises SchemaError for any other text.
+    """
     if text is None:
         return []
     found = _restored(json.loads(text, object_pairs_hook=_Pairs))
