@@ -129,10 +129,9 @@ def bind(view: View, given: Mapping[str, Any], columns: Iterable[str]) -> tuple[
     unknown = sorted(given.keys() - allowed)
     missing = [each for each in view.required if given.get(each) in (None, "")]
     if unknown or missing:
-        raise StoreError(
-            f"view {view.name}: unknown parameters {unknown}, missing parameters {missing};"
-            f" it takes {', '.join(sorted(allowed))}"
-        )
+        wrong = {"unknown": unknown, "missing": missing}
+        said = "; ".join(f"{what} parameters: {', '.join(names)}" for what, names in wrong.items() if names)
+        raise StoreError(f"view {view.name}: {said}; it takes {', '.join(sorted(allowed))}")
     window = {name: _whole(view.name, name, given.get(name, default)) for name, default in WINDOW.items()}
     bound = {each: window[each] if each in WINDOW else given.get(each, FILTER.get(each)) for each in view.parameters}
     sql = f"SELECT * FROM (\n{view.sql}\n)"  # noqa: S608 (a file of ours)
