@@ -33,7 +33,8 @@ def show(chosen: state.Range) -> None:
     rule = rules[name]
     summary = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule["summary"])
     off = "" if rule["in_force"] else " · :gray-badge[off in the settings]"
-    st.caption(f"{summary} · for {rule['for_s']:g} s · {rule['severity']} · {rule['runbook']}{off}")
+    held = f"once it held for {words.duration(rule['for_s'] * 1e9)}" if rule["for_s"] else "at once"
+    st.caption(f"Fires {held}, as {rule['severity']}: “{summary}” What to do then: {rule['runbook']}{off}")
     numbers = _numbers(rule)
     since, until = windows.get(over, windows[_RANGE])
     _firings(_tested(name, since, until, numbers), (since, until), chosen)

@@ -76,7 +76,7 @@ def _grid(cells: pd.DataFrame, step_ns: int) -> tuple[list[str], Times, Values]:
 
 def _left(names: list[str]) -> int:
     """Return the room, in pixels, that names of GPUs need on the left of both charts."""
-    return min(max(24 + round(6.4 * max(map(len, names))), 70), 420)
+    return min(max(20 + round(5.7 * max(map(len, names))), 70), 420)
 
 
 def _heat(

@@ -160,15 +160,13 @@ def strip(phases: Sequence[Phase], label: str) -> None:
     for name, start, end in phases:
         lasted, share = end - start, (end - start) / whole
         colour = theme.PHASES.get(name.split(" ")[0], theme.PHASES["after"])
-        ink = "#111" if name.split(" ")[0] in ("way", "receive", "queue", "wait") else "#fff"
         took = words.duration(lasted)
         title = html.escape(f"{name} {took}, {100 * share:.1f} % of the request")
         # What does not fit its width wraps into a second line, which the strip does not show.
         text = f"<i></i><span>{html.escape(name)}&nbsp;</span><span>{took}</span>"
         sliver = ' class="wl-sliver"' if share < 0.02 else ""
-        cells.append(
-            f'<div{sliver} style="flex:{max(share, 0.002):.5f};background:{colour};color:{ink}" title="{title}">{text}</div>'
-        )
+        style = f"flex:{max(share, 0.002):.5f};background:{colour};color:{theme.ink(colour)}"
+        cells.append(f'<div{sliver} style="{style}" title="{title}">{text}</div>')
     st.html(f'<div class="wl-strip" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</div>')
 
 

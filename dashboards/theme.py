@@ -32,8 +32,16 @@ CLASSES = {
 }
 """Colour of each class of executions, as on the timeline (`timeline/palette.js`)."""
 
-INK_ON = {"communication": "#111", "elementwise": "#111", "sampling": "#111", "memory": "#111"}
-"""Classes whose colour is light: what is written on it is dark, on all others white."""
+
+def ink(colour: str) -> str:
+    """Return the ink that can be read on a colour, #rrggbb: dark or white, whichever contrasts more (as in `palette.js`)."""
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return "#111" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.1916 else "#fff"
+
+
+INK_ON = {name: ink(colour) for name, colour in CLASSES.items()}
+"""Class → the ink of what is written on its colour."""
 
 SERIES = ("#1A86D0", "#E0620D", "#009E73", "#CC79A7", "#D99000", "#56B4E9", "#9467BD", "#728496")
 """Colours of lines, points and bars: Okabe and Ito's, some a little lighter, so that each stands out on light and dark."""
@@ -52,6 +60,7 @@ CSS = """
 .st-key-fired p, .st-key-fired li { margin: 0 !important; line-height: 1.45; }
 .st-key-fired ul { margin: 0.15rem 0 0 !important; padding-left: 0.2rem; list-style: none; }
 .st-key-causes { gap: 0.25rem; }
+[data-testid="stCaptionContainer"] code { color: inherit; }
 h1 { font-size: 1.75rem !important; padding: 0 0 0.2rem !important; }
 .wl-facts { display: flex; flex-wrap: wrap; gap: 0.35rem 2.1rem; margin: 0 !important; padding: 0 !important; }
 .wl-facts dt { opacity: 0.66; font-size: 0.78rem; }

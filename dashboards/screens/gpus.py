@@ -98,7 +98,7 @@ def _seen(found: pd.DataFrame, title: str, chosen: state.Range) -> tuple[tuple[i
     cells = found.assign(gpu=found.apply(_title, axis=1), value=found["busy_ns"].astype(float) / step)
     window = gpu_map.draw(gpu_map.idle_between(cells, step), step, title, "1")
     told = {
-        "seconds": "collectors count it by the second and process; what ran at once in two counts twice, up to 100 %",
+        "seconds": "collectors count it by the second, for each process: what two ran at once counts twice, up to 100 %",
         "executions": "the union of the executions on record, so that what ran at once counts once",
     }
     how = "; ".join(text for key, text in told.items() if key in set(found["told_by"]))

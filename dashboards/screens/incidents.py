@@ -16,8 +16,8 @@ def show() -> None:
     if found.empty:
         parts.nothing(
             "No incident bundle was opened here",
-            "`warpline incident record -o FILE` writes the last minutes of what is stored, or a window that you name, as one "
-            "portable file.",
+            "`warpline incident record -o FILE` writes the last minutes of what is stored, or a window that you name, as "
+            "one portable file.",
             "`warpline incident open FILE` shows a bundle in a dashboard of its own: all pages then show it as they "
             "showed the incident.",
             "`warpline replay DIRECTORY` sends a sample trace into this one, through the same door as live rows.",

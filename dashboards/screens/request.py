@@ -15,6 +15,7 @@ from warpline.errors import WarplineError
 MOST_CAUSES = 5
 MOST_DIFFERENCES = 4
 MOST_AROUND = 6
+ENERGY = st.column_config.NumberColumn(format="%.3g")
 
 
 def show() -> None:
@@ -259,12 +260,12 @@ def _kernels(row: pd.Series, shared: bool) -> None:
             "Class": found["kernel_class"],
             "Its GPU time": found["share_ns"].map(words.duration),
             "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
-            "Energy, J": found["share_j"].round(3),
+            "Energy, J": found["share_j"],
             "Executions": found["executions"],
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    columns = {"Of its GPU time": bar, "Kernel": st.column_config.TextColumn(width="large")}
+    columns = {"Of its GPU time": bar, "Energy, J": ENERGY, "Kernel": st.column_config.TextColumn(width="large")}
     parts.table(table, column_config=columns, alt="This request's GPU time by kernel")
     parts.download(found, "kernels")
 
@@ -299,7 +300,7 @@ def _shares(rows: list[dict[str, Any]]) -> None:
             "Class": found["kernel_class"],
             "GPU time": found["share_ns"].map(words.duration),
             "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
-            "Energy, J": found["share_j"].astype(float).round(3),
+            "Energy, J": found["share_j"].astype(float),
             "Steps": found["steps"],
             "GPUs": found["gpus"],
             "Evidence": found["evidence"],
@@ -308,7 +309,7 @@ def _shares(rows: list[dict[str, Any]]) -> None:
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     parts.table(
         table,
-        column_config={"Of its GPU time": bar},
+        column_config={"Of its GPU time": bar, "Energy, J": ENERGY},
         alt="GPU time of this request by phase and class",
     )
 

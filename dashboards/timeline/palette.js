@@ -35,9 +35,10 @@ export function colour(kind, name) {
   return found;
 }
 
-/** Black or white, whichever can be read on a colour. */
-export function ink([red, green, blue]) {
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 150 ? "#111" : "#fff";
+/** Dark or white, whichever contrasts more with a colour (WCAG 2, as `theme.py` has it). */
+export function ink(rgb) {
+  const [red, green, blue] = rgb.map((part) => (part <= 10 ? part / 3294.6 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.1916 ? "#111" : "#fff";
 }
 
 /** A CSS colour as [r, g, b]. */

@@ -86,8 +86,9 @@ NEAR = """(() => {
   t.parts.scroller.scrollTop = item.y - 260;
   const chunk = t.shown[t.shown.length - 1], part = chunk.rows.get(item.row.id), middle = (t.t0 + t.t1) / 2;
   for (let at = part.from; at < part.to; at++) {
-    const ns = chunk.start + (chunk.x[at] + chunk.w[at] / 2) * chunk.unit;
-    if (ns > middle && chunk.count[at] === 0) return t.select({ item, ns });
+    const start = chunk.start + chunk.x[at] * chunk.unit, end = start + chunk.w[at] * chunk.unit;
+    const ns = (Math.max(start, t.t0) + Math.min(end, t.t1)) / 2;
+    if (end > middle && chunk.count[at] === 0) return t.select({ item, ns });
   } })()"""
 
 
