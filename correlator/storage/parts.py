@@ -31,11 +31,11 @@ def split(table: Table, batches: Sequence[Batch]) -> Iterator[tuple[int, Part]]:
 
     Raises SchemaError, before the first, where the rows of any batch do not fit.
     """
-    found = [(batch.batch_id, shaped(table, batch.rows)) for batch in batches if batch.rows.num_rows]
+    found = [(batch.batch_id, _shaped(table, batch.rows)) for batch in batches if batch.rows.num_rows]
     if not found:
         return
     whole = pa.Table.from_batches([rows for _, rows in found])
-    check(table, whole)
+    _check(table, whole)
     times = whole[table.time].to_numpy()
     ends = np.cumsum([rows.num_rows for _, rows in found])
     begins = ends - [rows.num_rows for _, rows in found]
@@ -56,24 +56,17 @@ def _cut(part: Part, times: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Itera
         yield number, Part(part.table, part.batch_id, part.rows.filter(pa.array(mine)), low, high)
 
 
-def conform(table: Table, rows: pa.RecordBatch) -> pa.Table:
-    """Return rows as the declaration has them now: columns that an older sender lacks are NULL, unknown ones go.
+def _shaped(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows with the columns of the declaration: those that an older sender lacks are NULL, unknown ones go.
 
-    Raises SchemaError where a column has another type, or NULL where none may be.
+    Raises SchemaError where one has another type.
     """
-    found = pa.Table.from_batches([shaped(table, rows)])
-    check(table, found)
-    return found
-
-
-def shaped(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows with the columns of the declaration; raise SchemaError where one has another type."""
     if rows.schema.equals(table.arrow):
         return rows
     return table.batch({name: rows[name] for name in rows.schema.names if name in table.by_name}, rows.num_rows)
 
 
-def check(table: Table, rows: pa.Table) -> None:
+def _check(table: Table, rows: pa.Table) -> None:
     """Raise SchemaError where a required column has a NULL, or the rows are not what Arrow's layout says."""
     for column in table.columns:
         if column.required and rows[column.name].null_count:

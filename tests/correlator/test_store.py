@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -124,6 +127,35 @@ def test_a_day_written_by_a_newer_version_is_refused_with_a_sentence(tmp_path: P
     store.close()
     with pytest.raises(StoreError, match=r"written by schema version 999.*run the newer Warpline"):
         Store(small(tmp_path))
+
+
+def test_a_store_has_one_owner_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
+    store = Store(small(tmp_path))
+    store.write([kernels("a/1/1", 10)])
+    before = sorted(store.root.rglob("*"))
+    with pytest.raises(StoreError, match=f"process {os.getpid()} has it open; stop that one first"):
+        Store(small(tmp_path))
+    assert sorted(store.root.rglob("*")) == before and count(store, "gpu_kernel") == 10
+    store.close()
+    again = Store(small(tmp_path))
+    assert count(again, "gpu_kernel") == 10
+    again.close()
+
+
+def test_a_day_file_that_another_program_has_open_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    store = Store(small(tmp_path))
+    store.write([kernels("a/1/1", 10)])
+    store.close()
+    (file,) = store.root.glob("*.duckdb")
+    code = f"import duckdb; it = duckdb.connect({str(file)!r}, read_only=True); print('open', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with other:
+        assert other.stdout is not None and other.stdout.readline() == "open\n"
+        with pytest.raises(StoreError, match=f"{file.name}: another program has it open.*{other.pid}"):
+            Store(small(tmp_path))
+        other.communicate("\n")
+    assert list(store.root.glob("*.damaged*")) == []
+    assert count(Store(small(tmp_path)), "gpu_kernel") == 10
 
 
 def test_a_column_added_since_is_added_to_the_files(tmp_path: Path) -> None:
@@ -278,9 +310,9 @@ def test_a_batch_that_no_day_can_take_is_counted(tmp_path: Path, monkeypatch: py
     assert numbers(store) == [0, 1] and store.losses == {"rows of too many different days": 2}
 
 
-def test_conform_names_the_column_that_may_not_be_null() -> None:
+def test_a_column_that_may_not_be_null_is_named() -> None:
     rows = SYSCALL.batch({"start_ns": [NOON], "node": "n", "name": ["a"]})
     index = rows.schema.names.index("node")
     broken = rows.set_column(index, rows.schema.field(index), pa.nulls(1, rows.schema.field(index).type))
     with pytest.raises(SchemaError, match="column node: is NULL"):
-        parts.conform(SYSCALL, broken)
+        list(parts.split(SYSCALL, [Batch(SYSCALL, broken, "a/1/1")]))
