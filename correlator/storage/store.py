@@ -14,7 +14,8 @@ import threading
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,13 @@ import duckdb
 import pyarrow as pa
 
 from correlator.joins.results import Changes, Results
-from correlator.storage import in_order, lasting, prices, views
+from correlator.storage import lasting, prices
+from correlator.storage.catalogue import Catalogue
 from correlator.storage.day import DAMAGED_DAY, Day, lying_in
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.pieces import Piece, narrowed, select
 from correlator.storage.readers import Readers
 from correlator.storage.segments import Segment
-from correlator.storage.views import View
 from warpline import schema
 from warpline.batch import Batch
 from warpline.errors import SchemaError, StoreError
@@ -73,13 +74,9 @@ class Store:
         """Set when a read met damaged bytes: upkeep then looks through all files."""
         self.changes = Changes()
         """Stretches of time that got rows, for the joins."""
-        self._views = views.load()
-        self._plain = {view.name: view.sql for view in self._views.values() if not view.parameters}
+        self.catalogue = Catalogue(settings.correlator_memory_limit_mb)
         self._pieces: dict[str, list[Piece]] = {}
         """Where the rows of each table lie, as its view has it."""
-        self._columns: dict[str, dict[str, str]] = {}
-        self.broken: dict[str, str] = {}
-        """Views that DuckDB does not take, each with what it says: a bug, which costs that view and those on it."""
         self._generation = 0
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
@@ -100,9 +97,7 @@ class Store:
             self.attach(number)
         for table in schema.TABLES:
             self.publish(table)
-        self.writer.execute(views.macros())
-        for view in self._views.values():
-            self._create(view)
+        self.catalogue.create(self.writer)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -148,31 +143,6 @@ class Store:
         pieces += self.results.pieces(table)
         self.writer.execute(f"CREATE OR REPLACE VIEW {table.name} AS {select(table, pieces)}")
         self._pieces[table.name] = pieces
-
-    def _create(self, view: View) -> None:
-        if not view.parameters:
-            try:
-                self.writer.execute(f"CREATE OR REPLACE VIEW {view.name} AS {view.sql}")
-            except duckdb.Error as error:
-                self._break(view, error)
-
-    def _break(self, view: View, error: duckdb.Error) -> None:
-        self.broken[view.name] = f"sql/{view.name}.sql: {str(error).strip()}"
-        log.error("%s", self.broken[view.name])
-
-    def _columns_of(self, view: View) -> dict[str, str]:
-        """Return a view's columns with their DuckDB types; they are asked for once."""
-        if view.name not in self._columns and view.name not in self.broken:
-            cursor = self._main.cursor()
-            try:
-                bound = {each: views.WINDOW.get(each) for each in view.parameters}
-                lines = cursor.execute(f"DESCRIBE {view.sql}", bound).fetchall()
-                self._columns[view.name] = {line[0]: line[1] for line in lines}
-            except duckdb.Error as error:
-                self._break(view, error)
-            finally:
-                cursor.close()
-        return self._columns.get(view.name, {})
 
     def close(self) -> None:
         """Write what is in memory to the files and close them."""
@@ -258,9 +228,7 @@ class Store:
             self._check_reserve()
             for name, rows in found.items():
                 table = schema.table(name)
-                self._guarded(
-                    lambda table=table, rows=rows: self.results.put(table, since_ns, until_ns, rows, piece_ns)
-                )
+                self._guarded(partial(self.results.put, table, since_ns, until_ns, rows, piece_ns))
                 self.publish(table)
 
     def forget_results(self) -> None:
@@ -274,7 +242,7 @@ class Store:
         merged = False
         with self.lock:
             for table in schema.TABLES:
-                if self._guarded(lambda table=table: self.results.compact(table)):
+                if self._guarded(partial(self.results.compact, table)):
                     self.publish(table)
                     merged = True
         return merged
@@ -290,7 +258,7 @@ class Store:
     def _dirty(self) -> list[Day]:
         return [day for day in self.days.values() if day.file.with_name(day.file.name + ".wal").exists()]
 
-    def _guarded(self, work: Any) -> Any:
+    def _guarded(self, work: Callable[[], Result]) -> Result:
         """Run a write; where DuckDB died of it, open the files again, and say in either case what is wrong."""
         try:
             return work()
@@ -333,9 +301,7 @@ class Store:
             return
         try:
             for table, rows in self._guarded(lambda: lasting.rows(self.writer, self.days[number], kept)):
-                self._guarded(
-                    lambda table=table, rows=rows: self.days[max(self.days)].take_over(self.writer, table, rows)
-                )
+                self._guarded(partial(self.days[max(self.days)].take_over, self.writer, table, rows))
                 self.publish(table)
         except StoreError as error:  # The day goes all the same: it may be what fills the disk.
             self.losses[lasting.NOT_CARRIED] += 1
@@ -361,11 +327,7 @@ class Store:
 
     def views(self) -> list[dict[str, Any]]:
         """Return what views there are: name, doc, parameters, and columns with their DuckDB types."""
-        return [
-            {"name": v.name, "doc": v.doc, "parameters": list(v.parameters), "columns": columns}
-            for v in self._views.values()
-            if (columns := self._columns_of(v))
-        ]
+        return self.catalogue.described(self)
 
     def view(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.RecordBatchReader:
         """Return a view's rows as they come. A table's name reads the table.
@@ -374,28 +336,7 @@ class Store:
         and order (a column, with - before it for descending). Raises SchemaError for a view that does not exist, StoreError
         for parameters that do not fit and for a query that fails. Close the reader, or read it to its end.
         """
-        view, table, given = self._views.get(name), None, dict(parameters or {})
-        if view is None:
-            table = schema.table(name) if name in {t.name for t in schema.TABLES} else None
-            if table is None:
-                raise SchemaError(f"view {name!r}: there is none; views are {', '.join(sorted(self._views))}")
-            lasts = "end_ns" in table.by_name  # What began long before a window may reach into it.
-            view = View(name, table.doc, (), f"FROM {name}" if lasts else f"-- within: {name} 0 s\nFROM {name}")
-        columns = self._columns_of(view)
-        if not columns:
-            raise StoreError(self.broken[name])
-        if table is not None and given.get("order") == table.time and given.get("limit") in (None, ""):
-            sql, bound = views.bind(view, given | {"order": ""}, columns)
-            most = in_order.at_once(table, self.settings.correlator_memory_limit_mb)
-            return in_order.rows(self.read, table, sql, bound, most)
-        if view.when and view.one(given) and not given.keys() & views.WINDOW.keys():
-            given |= self._window(view, given)
-        return self.read(*views.bind(view, given, columns), few=view.of_one)
-
-    def _window(self, view: View, given: Mapping[str, Any]) -> dict[str, int]:
-        """Return the window of what a view is about: an empty one where nothing is known of it."""
-        found = self.view(view.when, {"id": view.one(given)}).read_all().to_pylist()
-        return found[0] if found else {"since_ns": 0, "until_ns": 0}
+        return self.catalogue.answer(self, name, parameters or {})
 
     def read(self, sql: str, bound: Mapping[str, Any] | None = None, few: bool = False) -> pa.RecordBatchReader:
         """Return the rows of a query of the correlator's own, as they come; raise StoreError where it fails.
@@ -415,7 +356,7 @@ class Store:
         token = self.readers.enter()
         try:
             cursor = self._main.cursor()
-            text, values = narrowed(sql, bound, self._pieces, self._plain), dict(bound)
+            text, values = narrowed(sql, bound, self._pieces, self.catalogue.plain), dict(bound)
             # A relation plans its query to know its columns, and once more to run it.
             found = cursor.execute(text, values) if few else cursor.sql(text, params=values)
             reader = found.to_arrow_reader(_CHUNK_ROWS)

@@ -51,7 +51,7 @@ def requests(store: Store, **parameters: Any) -> list[dict[str, Any]]:
 def test_every_view_binds_and_says_what_a_row_is(tmp_path: Path) -> None:
     store = Store(small(tmp_path))
     described = store.views()
-    assert store.broken == {} and len(described) == len(views.load())
+    assert store.catalogue.broken == {} and len(described) == len(views.load())
     for view in described:
         assert view["doc"] and view["columns"], view["name"]
 
