@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from correlator import around, crossing, idle, peers
+from correlator import around, crossing, host, idle, peers
 from correlator.around import Cause, Row, milliseconds
 from warpline.errors import StoreError
 
@@ -104,9 +104,8 @@ def explain(view: View, request: str) -> Explanation:
     steps = view("request_step", request=key, **window).to_pylist()
     parts = _parts(found, engine, steps)
     wall = max(sum(p.ns for p in parts), 1)
-    near = view(
-        "request_around", request=key, node=found["node"], since_ns=found["start_ns"], until_ns=found["end_ns"]
-    ).to_pylist()
+    here = {"node": found["node"], "since_ns": found["start_ns"], "until_ns": found["end_ns"]}
+    near = view("request_around", request=key, **here).to_pylist()
     beside, within_ns = _peers(view, found)
     named = sum(part.ns for part in parts if part.name != "unexplained") / wall
     events, rest = around.beside(near, found, named)
@@ -116,6 +115,7 @@ def explain(view: View, request: str) -> Explanation:
             near, found["end_ns"] - found["start_ns"], lambda other: idle.shared(steps, engine, near, other)
         ),
         *idle.preempted(engine, steps, near),
+        *host.causes(view("request_host", request=key, process=found["process_uid"], **here).to_pylist()),
         *events,
         *idle.causes(engine, steps, near, beside, wall),
         *_waited(found, parts, wall),

@@ -89,6 +89,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, dic
     place = tmp_path_factory.mktemp("pieces")
     seen, truth = toy(place, seconds=6, rate=6, plugin=True)
     seen["step_member"] = pa.Table.from_batches([told_by_plugin(truth)])
+    seen["off_cpu"] = kept_from_a_core(seen["launch"])
     made = Store(Settings(state_dir=str(place / "state"), correlator_disk_reserve_mb=0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "ROWS", 1)
@@ -102,6 +103,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, dic
         joins.catch_up()
     yield made, results(made)
     made.close()
+
+
+def kept_from_a_core(launches: pa.Table) -> pa.Table:
+    """Return rows of `off_cpu`: the thread of each launch waits for a core for as long as that took."""
+    rows = launches.select(["start_ns", "end_ns", "node", "process_uid", "thread_id"])
+    rows = rows.append_column("runqueue_ns", pc.subtract(rows["end_ns"], rows["start_ns"]))
+    return rows.append_column("reason", pa.repeat("runqueue", len(rows)))
 
 
 def test_results_are_the_same_where_all_pieces_are_read(
@@ -145,13 +153,15 @@ def test_a_view_says_the_same_where_all_pieces_are_read(
     view = views.load()[name]
     bounds = made.query("SELECT min(start_ns) AS low, max(end_ns) AS high FROM gpu_kernel").to_pylist()[0]
     uid = made.query("SELECT request_uid FROM request ORDER BY start_ns").column(0).to_pylist()
+    node, process = made.query("SELECT DISTINCT node, process_uid FROM off_cpu ORDER BY ALL").to_pylist()[0].values()
     ids = made.query("SELECT DISTINCT internal_id FROM step_member ORDER BY 1").column(0).to_pylist()
     rows = 0
     for low in range(bounds["low"] - S, bounds["high"], 2 * S):
         for one in ids[::7] if "request" in view.parameters else [ids[0]]:
             asked = FILTERS | {
                 "request": one,
-                "node": "n1",
+                "node": node,
+                "process": process,
                 "requests": " ".join(uid),
                 "subjects": [one],
                 "step_ordinal": 40,
