@@ -74,10 +74,16 @@ class Day:
         """Open the day's file, or make it; one that was lost is made anew from the segments that lie there.
 
         A segment whose footer is damaged is taken out, and its rows are counted in `losses`.
-        Raises StoreError where another version made the file, duckdb.Error where it is damaged.
+        Raises StoreError where another version made the file or another program has it open, duckdb.Error where it is
+        damaged.
         """
         lost = not self.file.exists() and not self._dropped.exists()
-        connection.execute(f"ATTACH '{self.file}' AS {self.alias}")
+        try:
+            connection.execute(f"ATTACH '{self.file}' AS {self.alias}")
+        except duckdb.IOException as error:
+            if "Could not set lock" not in str(error):
+                raise
+            raise StoreError(f"store {self.file}: another program has it open ({error}); end that one first") from None
         try:
             for statement in _OWN_TABLES:
                 connection.execute(statement.format(day=self.alias))

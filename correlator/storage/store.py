@@ -26,6 +26,7 @@ from correlator.joins.results import Changes, Results
 from correlator.storage import lasting, prices
 from correlator.storage.catalogue import Catalogue
 from correlator.storage.day import DAMAGED_DAY, Day, lying_in
+from correlator.storage.owner import Owner
 from correlator.storage.parts import NS_PER_DAY, Part, split
 from correlator.storage.pieces import Piece, narrowed, select
 from correlator.storage.readers import Readers
@@ -80,6 +81,7 @@ class Store:
         self._generation = 0
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+            self._owner = Owner(self.root)
         except OSError as error:
             raise StoreError(f"store {self.root}: {error}; give a state_dir that can be written") from None
         self.results = Results(self.root / "results", self.readers)
@@ -150,6 +152,7 @@ class Store:
             with contextlib.suppress(duckdb.Error, StoreError):
                 self.checkpoint()
             self._close_main()
+            self._owner.release()
 
     def _close_main(self) -> None:
         """Close DuckDB, which refuses while a read of another thread runs: wait a little for that to end."""
