@@ -95,7 +95,7 @@ def _heat(
         x=state.local(pd.Series(edges)),
         y=names,
         text=[[measures.said(each, unit) for each in row] for row in values],
-        colorscale="Cividis",
+        colorscale=theme.HEAT,
         # From nothing on, whatever the measure: from the least on, a ripple of 1 % would look like one of all of it.
         zmin=min(0.0, float(np.nanmin(values, initial=0)) / scale[0]),
         zmax=next((each for each in TOPS if each >= 100 * greatest), 100) if share else greatest / scale[0] or 1.0,

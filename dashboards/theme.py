@@ -45,6 +45,8 @@ INK_ON = {name: ink(colour) for name, colour in CLASSES.items()}
 
 SERIES = ("#1A86D0", "#E0620D", "#009E73", "#CC79A7", "#D99000", "#56B4E9", "#9467BD", "#728496")
 """Colours of lines, points and bars: Okabe and Ito's, some a little lighter, so that each stands out on light and dark."""
+HEAT = ((0, "#35528F"), (0.5, "#7D7C78"), (1, "#FEE838"))
+"""Colours of a map, from little to much: Cividis, without its darkest, which a dark page would show as nothing at all."""
 EVIDENCE = {"exact": "green", "derived": "blue", "estimated": "orange", "unknown": "gray"}
 
 CSS = """

@@ -194,7 +194,11 @@ def _shares(chosen: state.Range, names: dict[str, str]) -> None:
 def _account(found: pd.DataFrame, names: dict[str, str]) -> None:
     if found.empty:
         return
-    st.subheader("Where the GPUs' time went", help="The rows of a GPU sum to the time that it was watched")
+    st.subheader(
+        "Where the GPUs' time went",
+        help="The rows of a GPU sum to the time that it was watched. Where no kernel was seen it was idle, or processes "
+        "ran that nobody watches: its readings, above, tell which",
+    )
     table = pd.DataFrame(
         {
             "GPU": _named(found["gpu_uuid"], names),

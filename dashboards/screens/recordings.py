@@ -63,7 +63,7 @@ def _recording(row: pd.Series) -> None:
     parts.simulated_notice(bool(row["simulated"]) if not words.missing(row["simulated"]) else False)
     tracks = read.tracks("recording", uid)
     query = sign.signed({"recording": uid}, login.user())
-    timeline.show(tracks, f"recording/{uid}", query, state.zone())
+    timeline.show(tracks, f"recording/{uid}", query, state.zone(), timeline.tall(tracks))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{tracks['bars']:,} bars. Times of a launch are the host's; a GPU execution's are the GPU's.")
         st.link_button("Chrome / Perfetto trace", f"/wl/trace?{query}", icon=":material/download:")

@@ -19,6 +19,8 @@ ORDER = (
 )  # fmt: skip
 """The modules, each after those that it imports from."""
 
+HEIGHT, _LEAST = 620, 200
+"""Height of the rows' window, and the least of it, in pixels."""
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 
@@ -47,7 +49,7 @@ def _component() -> Any:
     return st.components.v2.component("warpline_timeline", html='<div class="wl"></div>', css=css, js=source())
 
 
-def show(tracks: dict[str, Any], subject: str, query: str, zone: str, height: int = 620) -> None:
+def show(tracks: dict[str, Any], subject: str, query: str, zone: str, height: int = HEIGHT) -> None:
     """Mount the timeline of `tracks`; `subject` names what it is about, `query` is its signed query string.
 
     It asks for what belongs to the reading that `tracks` is of: times count from its start, which moves as a live one grows.
@@ -64,6 +66,18 @@ def show(tracks: dict[str, Any], subject: str, query: str, zone: str, height: in
         "own": any(track["lane"] == "member" for group in tracks["groups"] for track in group["tracks"]),
     }
     _component()(key=f"timeline-{subject}", data=data)
+
+
+def tall(tracks: dict[str, Any]) -> int:
+    """Return the height, in pixels, that shows all rows of `tracks`, HEIGHT at most: for what has no readings to add.
+
+    The sizes are those of `layout.js`.
+    """
+    own = [track["rows"] for group in tracks["groups"] for track in group["tracks"]]
+    needed = (
+        24 * len(tracks["groups"]) + 18 * sum(map(len, own)) + 2 * len(own) + 8 + 24 * bool(tracks.get("hidden_rows"))
+    )
+    return min(max(needed, _LEAST), HEIGHT)
 
 
 def _window() -> list[int] | None:
