@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -79,10 +80,22 @@ def run(seconds: float, say: Say, record: Path | None = None) -> int:
                 time.sleep(_LAST_ROWS_S)
                 recording.record(client, record, began_ns, time.time_ns(), _ABOUT, public=True)
                 return 0 if complete else 1
-        say(f"ask it: WARPLINE_QUERY_URL=http://{addresses.query} warpline query request --since 10m")
+        asked = f"WARPLINE_QUERY_URL=http://{addresses.query} {_command()}"
+        say(f"ask it: {asked} query request --columns response_id,duration_ns --order=-duration_ns --limit 5")
+        say(f"why was one slow: {asked} explain RESPONSE_ID")
         say(f"look at it: http://{addresses.dashboard}")
+        more = "" if obstacle else "; until then a few requests a second go on"
+        say(f"it ends after {seconds:g} s{more}" if seconds else f"Ctrl-C ends it, and removes what it stored{more}")
         _keep_serving(seconds, interrupted, None if obstacle else addresses)
     return 0 if complete else 1
+
+
+def _command() -> str:
+    """Return how a shell in the working directory calls the `warpline` that runs this."""
+    beside = Path(sys.executable).with_name("warpline")
+    if shutil.which("warpline") or not beside.exists():
+        return "warpline"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 @contextmanager

@@ -60,4 +60,10 @@ def _rebuild(settings: Settings) -> int:
             joins.rebuild(told)
     finally:
         store.close()
+    if tasks:
+        print(f"{settings.state_dir}: joined anew, by {len(tasks)} stages", file=sys.stderr)
+    else:
+        print(
+            f"{settings.state_dir}: nothing is stored there to join; state_dir says where the store is", file=sys.stderr
+        )
     return 0
