@@ -24,8 +24,6 @@ from warpline.sample import Manifest, Writer
 
 SUFFIX = ".warpline"
 CHECKSUMS, RULES = "checksums.json", "rules.json"
-IDENTITY = ("node", "process", "pod", "gpu")
-"""Tables whose rows may be older than the incident, by months, and still say who took part in it."""
 _LATELY_NS = 86_400_000_000_000
 """Time before an incident of which all processes are kept; of older ones those that it speaks of."""
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -75,11 +73,11 @@ def record(
     """
     names = Pseudonyms() if pseudonyms else None
     writer, written = Writer(directory), []
-    found = recording.stored(client, *window, IDENTITY, progress)
+    found = recording.stored(client, *window, schema.HOLDING, progress)
     for table, parts in recording.concerned(found, window[0] - _LATELY_NS):
         writer.add(table, parts if names is None else (names.renamed(table, rows) for rows in parts))
         written += [table] if table.name in writer.rows else []
-    if not writer.rows.keys() - IDENTITY:
+    if not writer.rows.keys() - schema.HOLDING:
         raise SourceError(
             "incident: nothing was stored in that window; look at the Overview page for when something was"
         )

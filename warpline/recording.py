@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from warpline import schema
 from warpline.client import Client
-from warpline.sample import HOLDING, Manifest, Writer
+from warpline.sample import HELD, Manifest, Writer
 from warpline.schema import Table, Type
 
 RECORDED = tuple(table for table in schema.TABLES if table not in schema.JOIN_TABLES)
@@ -43,7 +43,7 @@ def stored(
     client: Client,
     since_ns: int,
     until_ns: int,
-    holding: Collection[str] = HOLDING,
+    holding: Collection[str] = HELD,
     progress: Progress = lambda share: None,
 ) -> Iterator[tuple[Table, Parts]]:
     """Yield each recorded table and what the correlator stored of it in [since_ns, until_ns), in the order of time.

@@ -34,8 +34,8 @@ _READ_ROWS = 16384
 """Rows that are read and sent at once: a body of OTLP holds so many of most tables, and to cut batches costs most of all."""
 _CUT = 2
 """Part of each batch id: raised whenever batches are cut differently, so that old and new never mix."""
-HOLDING = ("node", "process", "pod", "gpu", "connection")
-"""Tables that say who or what there is: it was said when it began, and holds until something else is said."""
+HELD = (*schema.HOLDING, "connection")
+"""Tables of which all that was told before the time recorded is kept too: a connection holds like who and what there is."""
 MOMENTS = frozenset(
     {
         "start_ns",
@@ -146,7 +146,7 @@ class Writer:
             raise SourceError(
                 f"sample trace {self._directory}: there are no rows; give a stretch of time in which something was seen"
             )
-        happened = [each for name, each in self._bounds.items() if name not in HOLDING] or [*self._bounds.values()]
+        happened = [each for name, each in self._bounds.items() if name not in HELD] or [*self._bounds.values()]
         start_ns, end_ns = min(low for low, _ in happened), max(high for _, high in happened) + 1
         rows = dict(sorted(self.rows.items()))
         made = Manifest(self._directory.name, start_ns, end_ns, rows, about, expected or {})

@@ -1,4 +1,4 @@
-"""What goes on when the day that it was told on is dropped: processes, pods, GPUs, nodes.
+"""What goes on when the day that it was told on is dropped: processes, pods, GPUs, nodes, services.
 
 Such rows are told once, and again where they change. An engine that runs for a month is told by one row, of the day on which
 it began: with that day's file its process and its pod would be unknown from the eighth day on. So the newest row of each is
@@ -35,7 +35,7 @@ class Lasting:
     """The node's own collector tells it, so it goes with the node; else the cluster's, which tells ends as well."""
 
 
-TABLES = {
+_LASTING = {
     "process": Lasting(("process_uid", "observed_by"), "end_ns IS NOT NULL"),
     "gpu": Lasting(("node", "gpu_uuid", "gpu_instance", "compute_instance", "observed_by")),
     "node": Lasting(("node", "boot_id")),
@@ -49,7 +49,7 @@ def rows(connection: duckdb.DuckDBPyConnection, dropped: Day, kept: Sequence[Day
     """Return what only `dropped` tells of what goes on, by table. Raises duckdb.Error where a file cannot be read."""
     clocks = select(_CLOCK, _pieces(_CLOCK, kept))
     found = []
-    for name in TABLES:
+    for name in schema.HOLDING:
         table = schema.table(name)
         pieces = dropped.pieces(table)
         if pieces:
@@ -64,7 +64,7 @@ def _pieces(table: Table, days: Sequence[Day]) -> list[Piece]:
 
 def _query(table: Table, dropped: str, kept: str, clocks: str) -> str:
     """Return the query for the newest rows of `dropped` that are not over and of which `kept` knows nothing."""
-    lasting = TABLES[table.name]
+    lasting = _LASTING[table.name]
     names = ", ".join(f'"{name}"' for name in lasting.names)
     same = " AND ".join(f'old."{name}" IS NOT DISTINCT FROM kept."{name}"' for name in lasting.names)
     # Of a process two rows have one time: that with the end is the later one.

@@ -30,8 +30,6 @@ Query = Callable[[str, Mapping[str, object]], pa.Table]
 FURTHEST_NS = 7_200_000_000_000
 _MARGIN_NS = 120_000_000_000
 """Time around the rules' own of which what views join is copied too: the engine's part of a request, its client's side."""
-_ALWAYS = ("process", "pod", "node", "gpu")
-"""Tables whose rows hold until something else is said: copied whole."""
 _MOST_ROWS = 2_000_000
 """Rows of one table beyond which they stay in the store: to copy them would cost more than to read them."""
 _LOOKS_BACK = re.compile(r"\$now_ns - (\d[\d_]*)")
@@ -91,10 +89,9 @@ class Inputs:
         """Yield (name, SQL, bound) of each copy that rules need as of [since_ns, until_ns], in the order to make them."""
         for name, reach_ns in self.tables.items():
             column = _TABLES[name].time
-            where = f'"{column}" <= $until_ns' + ("" if name in _ALWAYS else f' AND "{column}" > $since_ns')
-            bound = {"until_ns": until_ns + _MARGIN_NS} | (
-                {} if name in _ALWAYS else {"since_ns": since_ns - reach_ns - 1}
-            )
+            where, bound = f'"{column}" <= $until_ns', {"until_ns": until_ns + _MARGIN_NS}
+            if name not in schema.HOLDING:  # What holds until something else is said is copied whole.
+                where, bound = where + f' AND "{column}" > $since_ns', bound | {"since_ns": since_ns - reach_ns - 1}
             yield name, f"SELECT {self._columns(name)} FROM memory.main.{name} WHERE {where}", bound  # noqa: S608 (our words)
         for name, view in self._views.items():  # In the order in which they read each other.
             if name in self.views:

@@ -218,17 +218,25 @@ def test_a_bundle_is_recorded_in_parts_with_its_progress(correlator: Running, tm
         bundle.record(correlator[1], tmp_path / "none", (1, 2), "", pseudonyms=False)
 
 
-def test_a_bundle_knows_engines_that_began_long_before_and_no_process_of_another_day(tmp_path: Path) -> None:
+def test_a_bundle_knows_engines_and_services_that_began_long_before_and_no_process_of_another_day(
+    tmp_path: Path,
+) -> None:
     day_ns = 86_400_000_000_000
-    process, exchange = schema.table("process"), schema.table("http_exchange")
+    process, exchange, service = (schema.table(name) for name in ("process", "http_exchange", "service_state"))
     began = {"n1:engine:1": 5 * day_ns, "n1:cron:2": 4 * day_ns, "n1:shell:3": day_ns // 2}
     rows = {"start_ns": [NOON - ago for ago in began.values()], "process_uid": list(began), "node": "n1"}
     served = {"start_ns": NOON, "end_ns": NOON + 1, "node": "n1", "process_uid": "n1:engine:1", "side": "server"}
+    scaled = {"time_ns": NOON - 3 * day_ns, "kind": "Revision", "object_uid": "uid-1", "replicas": 2}
     with running(free(tmp_path / "state", correlator_retention_days=0)) as (_process, client, settings):
-        told = Batch(process, process.batch(rows), "p/1"), Batch(exchange, exchange.batch(served, rows=1), "x/1")
+        told = (
+            Batch(process, process.batch(rows), "p/1"),
+            Batch(service, service.batch(scaled, rows=1), "s/1"),
+            Batch(exchange, exchange.batch(served, rows=1), "x/1"),
+        )
         assert send(settings, *told) == 200
         eventually(lambda: client.table("http_exchange").num_rows, 1)
-        bundle.record(client, tmp_path / "case", (NOON - 1, NOON + 1), "", pseudonyms=False)
+        found = bundle.record(client, tmp_path / "case", (NOON - 1, NOON + 1), "", pseudonyms=False)
+    assert found.rows == {"http_exchange": 1, "process": 2, "service_state": 1} and found.start_ns == NOON
     kept = [
         uid for batch in sample.rows_of(tmp_path / "case", "process") for uid in batch.rows["process_uid"].to_pylist()
     ]

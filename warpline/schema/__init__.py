@@ -33,6 +33,9 @@ TABLES: tuple[Table, ...] = (
     *JOIN_TABLES,
 )
 
+HOLDING = ("node", "process", "pod", "gpu", "service_state", "cluster_node")
+"""Tables that say who or what there is: a row is told when it begins, and holds until something else is said."""
+
 _BY_NAME = {table.name: table for table in TABLES}
 
 
@@ -59,4 +62,4 @@ def _markdown_row(of: Table, column: Column) -> str:
     return f"| {column.name} | {column.type.sql} | {column.ucum} | `{of.otlp_name(column)}` | {column.doc}{null} |"
 
 
-__all__ = ["HISTORY", "JOIN_TABLES", "TABLES", "VERSION", "Column", "Table", "Type", "markdown", "table"]
+__all__ = ["HISTORY", "HOLDING", "JOIN_TABLES", "TABLES", "VERSION", "Column", "Table", "Type", "markdown", "table"]
