@@ -98,7 +98,7 @@ def _near(row: Row, request: Row, coverage: float, as_kind: str) -> Cause:
     when = "" if at_ns is None else _when(at_ns, request["start_ns"], request["end_ns"])
     text = _SAY[kind](row, when) + _of_it(row, request, coverage)
     if at_ns is not None and at_ns >= request["end_ns"] and kind != "lost_rows":
-        text += ", so no reason of it"
+        text += ", so not its cause"
     return Cause(text, 0, "exact" if kind == "lost_rows" else "estimated", _METHOD[kind], kind=as_kind)
 
 

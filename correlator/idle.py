@@ -31,7 +31,7 @@ def preempted(engine: Sequence[Row], steps: Sequence[Row], near: Sequence[Row]) 
     text = f"it was preempted {counted(max(times, 1), 'time')}: the KV cache had no room for it"
     if own is not None:
         text += f", and it waited {'at most ' if own['whole'] else ''}{milliseconds(own['amount'])} to go on"
-        text += " (when it did the last time is not on record)" if own["whole"] else ""
+        text += " (its last return is not on record)" if own["whole"] else ""
     text += f"; {milliseconds(again)} of GPU time went to compute its context again" if again else ""
     waited = 0 if own is None else int(own["amount"])
     known = "estimated" if own is not None and own["whole"] else "derived"
@@ -54,7 +54,7 @@ def causes(
     others = [row for row in near if row["kind"] == "neighbour"]
     both = _at_once(idle, steps, others)
     if 2 * both >= idle:
-        text = f"for at most {milliseconds(idle - both)} more neither a kernel of it ran nor the other process's"
+        text = f"for up to {milliseconds(idle - both)} more its GPU ran neither its kernels nor the other process's"
         return [Cause(f"{text}: the host did not launch in time", idle - both, "derived", _METHOD, kind=kind)]
     found = []
     if stalls:

@@ -104,7 +104,7 @@ def test_idle_time_that_was_a_neighbours_is_told_of_the_neighbour_and_once() -> 
     assert idle.shared(STEPS, engine(100), [other], other) == 70 * MS
     assert told(*idle.causes(engine(100), STEPS, [other], [], 100 * MS)) == [
         (
-            "for at most 10 ms more neither a kernel of it ran nor the other process's: the host did not launch in time",
+            "for up to 10 ms more its GPU ran neither its kernels nor the other process's: the host did not launch in time",
             10,
             "time",
         )
@@ -125,7 +125,7 @@ def test_of_a_neighbour_that_worked_little_or_of_several_gpus_it_is_not_known_wh
     ("open_ones", "says", "evidence"),
     [
         (0, "and it waited 300 ms to go on", "derived"),
-        (1, "and it waited at most 300 ms to go on (when it did the last time is not on record)", "estimated"),
+        (1, "and it waited at most 300 ms to go on (its last return is not on record)", "estimated"),
     ],
 )
 def test_a_request_is_told_that_it_was_preempted_itself_and_for_how_long(
@@ -155,7 +155,7 @@ def test_what_came_after_it_ended_is_no_reason_of_it() -> None:
         "x reported XID 79 (GPU has fallen off the bus), 2 s before it began"
     ]
     assert [cause.sentence for cause in rest] == [
-        "3 packets x were dropped, the first 4 s after it ended, so no reason of it"
+        "3 packets x were dropped, the first 4 s after it ended, so not its cause"
     ]
 
 
