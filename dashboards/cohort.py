@@ -38,10 +38,11 @@ def show(row: pd.Series, facts: Sequence[Fact]) -> None:
         _facts(row, others, facts)
     with right, st.spinner(f"Adding up the kernels of {min(len(others), MOST)} requests …", show_time=True):
         table, count = against(str(row["request_uid"]), _each(row, others))
-        if count >= LEAST:
-            _classes(table)
+        if table.empty or count < LEAST:
+            return _unknown(table, count)
+        _classes(table)
     st.subheader("Down to its kernels")
-    _kernels(table, count)
+    _names(table, count)
 
 
 def like(row: pd.Series, within_ns: int) -> pd.DataFrame:
@@ -72,8 +73,8 @@ def _facts(row: pd.Series, others: pd.DataFrame, facts: Sequence[Fact]) -> None:
             continue
         rows.append((name, say(row[key]), say(values.median()), say(values.quantile(0.95)), _rank(row[key], values)))
     parts.table(
-        pd.DataFrame(rows, columns=["fact", "this one", "median", "p95", "at"]),
-        column_config={"at": _bar("more than … of them")},
+        pd.DataFrame(rows, columns=["Fact", "This one", "Median", "p95", "at"]),
+        column_config={"at": _bar("More than … of them")},
         alt="Where the request stands among its like",
     )
 
@@ -126,7 +127,8 @@ def against(own: str, found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table.sort_values(["more", "own"], ascending=False).reset_index(), like.shape[1]
 
 
-def _kernels(table: pd.DataFrame, count: int) -> None:
+def _unknown(table: pd.DataFrame, count: int) -> None:
+    """Say why no kernels are compared."""
     if table.empty:
         parts.nothing(
             "No GPU time is attributed to this request",
@@ -134,14 +136,12 @@ def _kernels(table: pd.DataFrame, count: int) -> None:
             "Pipeline health says which sources run.",
             icon=":material/memory:",
         )
-    elif count < LEAST:
+    else:
         parts.nothing(
             "What its like take of the GPUs is not known",
             f"Which kernels ran is known for {count} of the {MOST} nearest in time, and at least {LEAST} are needed.",
             "Their engine's steps must be known (the vLLM plugin, or the engine wire), and its GPUs watched.",
         )
-    else:
-        _names(table, count)
 
 
 def _classes(table: pd.DataFrame) -> None:
@@ -174,7 +174,7 @@ def _names(table: pd.DataFrame, count: int) -> None:
             "This one": table["own"].map(words.duration),
             "Median": table["median"].map(words.duration),
             "p95": table["p95"].map(words.duration),
-            "Longer by": [("+" if each > 0 else "") + words.duration(each) for each in table["more"]],
+            "Longer by": table["more"].map(words.change),
             "at": table["rank"],
             "Of its GPU time": table["own_share"],
             "Of theirs": table["median_share"],

@@ -24,7 +24,8 @@ SEVERITY = {"critical": "red", "warning": "orange", "info": "gray"}
 
 
 def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
-    """Return the rules that fired about a window, None an open end: rule, severity, summary, how many instances, when first.
+    """Return the rules that fired about a window, None an open end: rule, severity, summary, how many instances, when first,
+    and `ended_ns`, when the last of them ended, missing where one had not until the window's end.
 
     What fired before it and was not resolved until then is among them. Raises StoreError.
     """
@@ -34,7 +35,7 @@ def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
     found = read.table("alert", **bounds, order="time_ns", limit=MOST_ROWS)
     ended = found.groupby(["rule", "labels"], dropna=False)["time_ns"].shift(-1)
     lasting = ended.isna() | (ended >= (since_ns or 0))
-    found = found[(found["state"] == "firing") & lasting]
+    found = found.assign(ended_ns=ended, ended=ended.notna())[(found["state"] == "firing") & lasting]
     order = {name: at for at, name in enumerate(SEVERITY)}
     lines = (
         found.assign(rank=found["severity"].map(order).fillna(len(order)))
@@ -44,9 +45,12 @@ def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
             summary=("summary", "first"),
             instances=("labels", "nunique"),
             time_ns=("time_ns", "min"),
+            ended_ns=("ended_ns", "max"),
+            ended=("ended", "all"),
             rank=("rank", "min"),
         )
     )
+    lines["ended_ns"] = lines["ended_ns"].where(lines["ended"])
     return lines.sort_values(["rank", "time_ns"], ignore_index=True)
 
 
@@ -67,7 +71,17 @@ def _line(row: pd.Series) -> str:
     others = int(row["instances"]) - 1
     more = f" :gray[({AVERAGED[row['rule']]})]" if row["rule"] in AVERAGED else ""
     more += f" *and {others} more like it*" if others else ""
-    return f"- {badge} {parts.linked(shortened(str(row['summary'] or '')))}{more}"
+    return f"- {badge} {parts.linked(shortened(str(row['summary'] or '')))}{more} :gray[· {_when(row)}]"
+
+
+def _when(row: pd.Series) -> str:
+    """Return since when a rule fires, or from when to when it did."""
+    begun = state.short(int(row["time_ns"]))
+    if pd.isna(row["ended_ns"]):
+        return f"since {begun}"
+    ended = state.short(int(row["ended_ns"]))
+    same_day = begun.rsplit(" ", 1)[0] == ended.rsplit(" ", 1)[0]
+    return f"{begun} to {ended.rsplit(' ', 1)[1] if same_day else ended}"
 
 
 def shortened(text: str) -> str:

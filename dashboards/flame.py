@@ -12,7 +12,7 @@ from dashboards import theme, words
 
 _MOST_NAMES = 60
 """Names of a class that are drawn; the rest are drawn as one, for a thousand slivers say nothing."""
-_CHARACTERS = 170
+_CHARACTERS = 150
 """Characters that fit beside each other over the whole width of a page of 1,280 pixels."""
 
 
@@ -28,9 +28,9 @@ def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
     icicle = go.Icicle(
         ids=["all", *classes.index, *(rows["kernel_class"] + "/" + rows["name"])],
         labels=[
-            whole,
-            *_labels(classes.index, classes["total_ns"] / whole_ns),
-            *_labels(rows["name"], rows["total_ns"] / whole_ns),
+            *_labels([whole], [whole_ns], whole_ns),
+            *_labels(classes.index, classes["total_ns"], whole_ns),
+            *_labels(rows["name"], rows["total_ns"], whole_ns),
         ],
         parents=["", *["all"] * len(classes), *rows["kernel_class"]],
         values=nanoseconds,
@@ -58,10 +58,20 @@ def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
     st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt)
 
 
-def _labels(names: Iterable[str], shares: Iterable[float]) -> list[str]:
-    """Return what of each name fits into its part of the width: a chart hides a label that does not fit as a whole."""
-    room = [int(_CHARACTERS * share) for share in shares]
-    return [words.shortened(name, most) if most > 3 else "" for name, most in zip(names, room, strict=True)]
+def _labels(names: Iterable[str], times_ns: Iterable[float], whole_ns: float) -> list[str]:
+    """Return what of each name fits into its part of the width, with its time where that does too.
+
+    A chart hides a label that does not fit as a whole.
+    """
+    return [
+        _label(name, time_ns, int(_CHARACTERS * time_ns / whole_ns))
+        for name, time_ns in zip(names, times_ns, strict=True)
+    ]
+
+
+def _label(name: str, time_ns: float, most: int) -> str:
+    timed = f"{name} {words.duration(time_ns)}"
+    return timed if len(timed) <= most else words.shortened(name, most) if most > 3 else ""
 
 
 def _few(found: pd.DataFrame) -> pd.DataFrame:

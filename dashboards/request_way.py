@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import streamlit as st
 
-from dashboards import parts, read, state, words
+from dashboards import fired, parts, read, state, words
 
 ADVICE = {
     "the client's socket": "No collector watches the client's node, or the client is outside the cluster.",
@@ -20,6 +22,11 @@ ADVICE = {
     "GPU executions of a step": "Some of its launches have no execution on record: the CUPTI library in the engine.",
 }
 """First part that is missing, as view `request_path` says → why that may be, and what to do."""
+
+KINDS = {"gpu_kernel": "", "attempt": "request"}
+"""Kind of an edge's end → what a person calls it, where that is not its name; nothing where its id says what it is."""
+_ID = re.compile(r"\b(?:chatcmpl|cmpl)-[0-9A-Za-z-]{16,}|\b[0-9a-f]{8}-[0-9a-f-]{27,}|\b[0-9a-f]{32}\b")
+"""An id too long for a cell: an engine's, an x-request-id, a trace's."""
 
 ROWS = "Rows that belong to this request"
 PLACES = (
@@ -51,22 +58,39 @@ def show(row: pd.Series) -> None:
         return
     table = pd.DataFrame(
         {
-            "From": edges["from_kind"] + " " + edges["from_id"],
+            "From": [said(*each) for each in zip(edges["from_kind"], edges["from_id"], strict=True)],
             "": edges["relation"].str.replace("_", " "),
-            "To": edges["to_kind"] + " " + edges["to_id"],
+            "To": [said(*each) for each in zip(edges["to_kind"], edges["to_id"], strict=True)],
             "Evidence": edges["evidence"],
-            "Rule": edges["rule"],
+            "Rule": edges["rule"].str.replace("_", " "),
             "Confidence": edges["confidence"].astype(float),
             "Clocks off by": edges["error_high_ns"].map(words.duration),
             "Others that fit": edges["alternatives"],
         }
     )
     columns = {
-        "From": st.column_config.TextColumn(width="large"),
-        "To": st.column_config.TextColumn(width="large"),
-        "Confidence": st.column_config.NumberColumn(format="percent"),
+        "Confidence": st.column_config.NumberColumn(format="percent", width="small"),
+        "Clocks off by": st.column_config.TextColumn(help="At most, where its two ends have two clocks"),
+        "Others that fit": st.column_config.NumberColumn(
+            help="What else the rule would let stand there", width="small"
+        ),
     }
     parts.table(table, column_config=columns, alt="Every edge of the join, and how it is known")
+    parts.download(edges, "way")
+
+
+def said(kind: str, name: str) -> str:
+    """Return what stands at one end of an edge as a person reads it, its long ids shortened; the CSV has them whole."""
+    found = name.split("/")
+    if kind == "http_exchange" and len(found) == 4:
+        return f"{found[3]}'s socket on {found[0]}, connection {found[1]}, exchange {found[2]}"
+    if kind == "hop" and len(found) >= 3:
+        return f"access log of {found[1]} on {found[0]}"
+    text = _ID.sub(lambda each: f"{each[0][:14]}…{each[0][-6:]}", fired.shortened(found[-1]))
+    amount, _, rest = text.partition(" ")
+    if amount.isdigit():  # It says itself what it counts.
+        return f"{int(amount):,} {rest}"
+    return f"{KINDS.get(kind, kind.replace('_', ' '))} {text}".strip()
 
 
 def _parts(row: pd.Series) -> None:

@@ -134,6 +134,11 @@ def said(time_ns: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ns // 1_000_000 % 1000:03d} {moment.tzname()}"
 
 
+def short(time_ns: int) -> str:
+    """Return one moment as tables show it: Nov 27 10:33:22."""
+    return f"{_moment(time_ns):%b %-d %H:%M:%S}"
+
+
 def between(since_ns: int, until_ns: int) -> str:
     """Return a window as a person reads it: its day once where it is one day, fractions of a second where they count."""
     first, last = (_moment(each) for each in (since_ns, until_ns))

@@ -34,6 +34,13 @@ def duration(ns: Any) -> str:
     return f"{int(ns)} ns"
 
 
+def change(ns: Any) -> str:
+    """Return a difference of durations in ns with its sign: +1.20 s, −26.5 s."""
+    if missing(ns):
+        return "–"
+    return f"{'+' if ns > 0 else '−' if ns < 0 else ''}{duration(abs(ns))}"
+
+
 def count(value: Any) -> str:
     """Return a whole number with its thousands apart."""
     return "–" if missing(value) else f"{int(value):,}"

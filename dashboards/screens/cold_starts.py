@@ -29,14 +29,14 @@ def show() -> None:
 
 
 def _body(chosen: state.Range) -> None:
-    _stages()
+    _stages(chosen)
     scaling.show(chosen)
 
 
-def _stages() -> None:
+def _stages(chosen: state.Range) -> None:
     found = read.frame("cold_start")
     known = found[[key for _, key, _ in STAGES]].notna().any(axis=1) if len(found) else pd.Series([], dtype=bool)
-    found = found[known].sort_values("total_ns", ascending=False, na_position="last").head(60)
+    found = found[known].sort_values("total_ns", ascending=False, na_position="last")
     if found.empty:
         parts.nothing(
             "No cold start is on record",
@@ -45,6 +45,10 @@ def _stages() -> None:
             "Pipeline health says whether they run.",
             icon=":material/ac_unit:",
         )
+        return
+    found = within(found, chosen).head(60)
+    if found.empty:
+        st.caption(f"No pod began in {chosen.said}: *all* above shows every cold start on record.")
         return
     names = [f"{row['namespace'] or ''}/{row['pod']}" for _, row in found.iterrows()]
     bars = [
@@ -57,32 +61,44 @@ def _stages() -> None:
             hovertemplate=f"{title} %{{x:.2f}} s<br>{what}<extra></extra>",
         )
         for (title, key, what), colour in zip(STAGES, theme.SERIES, strict=True)
+        if (found[key].fillna(0) > 0).any()
     ]
     figure = theme.figure(
         *bars,
         height=140 + 30 * len(found),
         barmode="stack",
-        xaxis={"title": "s since the pod was made"},
+        xaxis={"title": "seconds since the pod was made"},
         yaxis={"autorange": "reversed", "automargin": True},
     )
     st.plotly_chart(figure, config={"displayModeBar": False}, alt="Stages of each cold start")
     table = pd.DataFrame(
-        {"pod": names, "first token": found["total_ns"].map(words.duration)},
+        {"Pod": names, "First token": found["total_ns"].map(words.duration)},
     )
     for title, key, _ in STAGES:
-        table[title] = found[key].map(words.duration).to_numpy()
-    table["image"] = found["image_bytes"].map(words.size).to_numpy()
-    table["was there"] = found["image_present"].map({True: "yes", False: "no"}).to_numpy()
-    table["model"], table["node"] = found["model"].to_numpy(), found["node"].to_numpy()
-    table["why it waited"] = found["why_not_scheduled"].to_numpy()
-    help_ = {title: st.column_config.TextColumn(help=what) for title, _, what in STAGES}
-    help_["first token"] = st.column_config.TextColumn(
+        table[_capital(title)] = found[key].map(words.duration).to_numpy()
+    table["Image"] = found["image_bytes"].map(words.size).to_numpy()
+    table["Was there"] = found["image_present"].map({True: "yes", False: "no"}).to_numpy()
+    table["Model"], table["Node"] = found["model"].to_numpy(), found["node"].to_numpy()
+    table["Why it waited"] = found["why_not_scheduled"].to_numpy()
+    help_ = {_capital(title): st.column_config.TextColumn(help=what) for title, _, what in STAGES}
+    help_["First token"] = st.column_config.TextColumn(
         help="From the pod's creation to the first token it sent; – until then"
     )
-    help_["was there"] = st.column_config.TextColumn(help="Whether the node had the image already")
+    help_["Was there"] = st.column_config.TextColumn(help="Whether the node had the image already")
     parts.table(table, column_config=help_, alt="Stages of each cold start, as a table")
     st.caption("Kubelet's times are whole seconds: a stage may seem to take 0 s, or one second more than it did.")
     parts.download(found, "cold-starts")
+
+
+def within(found: pd.DataFrame, chosen: state.Range) -> pd.DataFrame:
+    """Return the cold starts of a range: whose pod was made, or as much as is known of it began, in the range."""
+    began = found["created_ns"].fillna(found["scheduled_ns"]).fillna(found["started_ns"]).fillna(found["ready_ns"])
+    inside = began >= (chosen.since_ns or 0)
+    return found[inside if chosen.until_ns is None else inside & (began < chosen.until_ns)]
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 show()

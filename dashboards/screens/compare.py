@@ -13,14 +13,15 @@ from dashboards import cohort, parts, read, state, theme, words
 ENGINE = ("queue", "prefill", "decode")
 """Phases that an engine alone tells of."""
 SIDES = ("a", "b")
+NOT_WATCHED = "No GPU time is attributed to {}: its steps or its GPUs were not watched."
 FACTS = (
-    ("duration", "duration_ns", words.duration),
-    ("first byte", "ttft_ns", words.duration),
-    ("longest gap", "longest_gap_ns", words.duration),
-    ("chunks", "chunks", words.count),
-    ("received", "request_bytes", words.size),
-    ("sent", "bytes", words.size),
-    ("retransmits", "retransmits", words.count),
+    ("Duration", "duration_ns", words.duration),
+    ("First byte", "ttft_ns", words.duration),
+    ("Longest gap", "longest_gap_ns", words.duration),
+    ("Chunks", "chunks", words.count),
+    ("Received", "request_bytes", words.size),
+    ("Sent", "bytes", words.size),
+    ("Retransmits", "retransmits", words.count),
 )
 
 
@@ -84,7 +85,7 @@ def _two(first: pd.Series, second: pd.Series) -> None:
         st.subheader("Facts")
         rows = [(name, say(first[key]), say(second[key]), _times(first[key], second[key])) for name, key, say in FACTS]
         rows += _spent(first, second)
-        parts.table(pd.DataFrame(rows, columns=["fact", "A", "B", "B is"]), alt="Facts of both requests")
+        parts.table(pd.DataFrame(rows, columns=["Fact", "A", "B", "B is"]), alt="Facts of both requests")
     with right:
         st.subheader("GPU time by class")
         _shares(first, second)
@@ -109,15 +110,24 @@ def _phases(phases: list[list[parts.Phase]]) -> None:
         )
         for name in names
     ]
-    figure = theme.figure(*traces, height=190, barmode="stack", xaxis={"title": unit}, yaxis={"autorange": "reversed"})
+    figure = theme.figure(
+        *traces,
+        height=190,
+        barmode="stack",
+        xaxis={"title": f"time from its start, {unit}"},
+        yaxis={"autorange": "reversed"},
+    )
     st.plotly_chart(figure, key="phases", config={"displayModeBar": False}, alt="Phases of both requests, end to end")
 
 
 def _times(first: Any, second: Any) -> str:
-    if words.missing(first) or words.missing(second) or not float(first) or first == second:
-        return "the same" if not words.missing(first) and first == second else "–"
+    """Return what B is of A; where one of them is nothing, or not known, there is no ratio to tell."""
+    if not words.missing(first) and not words.missing(second) and first == second:
+        return "the same"
+    if words.missing(first) or words.missing(second) or not float(first) or not float(second):
+        return parts.NONE
     ratio = float(second) / float(first)
-    return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:,.0f} times"
+    return f"{ratio:.2f} × A" if ratio < 10 else f"{ratio:,.0f} × A"
 
 
 def _shares(first: pd.Series, second: pd.Series) -> None:
@@ -127,7 +137,7 @@ def _shares(first: pd.Series, second: pd.Series) -> None:
         return
     both = pd.concat([each.assign(side=side) for side, each in zip("AB", found, strict=True) if not each.empty])
     table = both.pivot_table(index="kernel_class", columns="side", values="share_ns", aggfunc="sum", fill_value=0)
-    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "class"}), "class")
+    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "Class"}), "class")
 
 
 def _spent(first: pd.Series, second: pd.Series) -> list[tuple[str, str, str, str]]:
@@ -135,7 +145,7 @@ def _spent(first: pd.Series, second: pd.Series) -> list[tuple[str, str, str, str
     shares = [read.about(str(row["request_uid"]))["shares"] for row in (first, second)]
     times = [sum(each["share_ns"] for each in side) or None for side in shares]
     both = zip(*(parts.spent(side) for side in shares), strict=True)
-    rows = [(a[0], a[1], b[1], _times(*times) if a[0] == "GPU time" else "") for a, b in both]
+    rows = [(a[0], a[1], b[1], _times(*times) if a[0] == "GPU time" else parts.NONE) for a, b in both]
     return [row for row in rows if (row[1], row[2]) != ("–", "–")]
 
 
@@ -149,7 +159,8 @@ def _kernels(first: pd.Series, second: pd.Series) -> None:
     table = both.pivot_table(
         index=["kernel_class", "name"], columns="side", values="share_ns", aggfunc="sum", fill_value=0
     )
-    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "class"}), "kernel")
+    table = table.reindex(columns=["A", "B"]).reset_index()
+    _deltas(table.rename(columns={"kernel_class": "Class", "name": "Kernel"}), "kernel")
 
 
 def _names(first: pd.Series, second: pd.Series) -> None:
@@ -170,26 +181,33 @@ def _names(first: pd.Series, second: pd.Series) -> None:
         index=["lane", "name"], columns="side", values=["total_ns", "bars"], aggfunc="sum", fill_value=0
     )
     flat = pd.DataFrame({side: table.get(("total_ns", side), 0) for side in "AB"})
+    seen = {side: flat.index.get_level_values("lane").isin(both.loc[both["side"] == side, "lane"]) for side in "AB"}
     for side in "AB":
-        flat[f"count {side}"] = pd.Series(table.get(("bars", side), 0), index=flat.index).map(words.count)
-    flat = flat.reset_index().rename(columns={"lane": "what"})
-    _deltas(flat.assign(what=flat["what"].replace("off_cpu", "off CPU")), "name")
+        # Of a side with nothing at all on a lane, that lane was not watched: 0 s would be a measurement.
+        flat[side] = flat[side].astype(float).where(seen[side])
+        counts = pd.Series(table.get(("bars", side), 0), index=flat.index).astype("Int64")
+        flat[f"Count {side}"] = counts.where(seen[side]).map(words.count)
+    flat = flat.reset_index().rename(columns={"lane": "What", "name": "Name"})
+    _deltas(flat.assign(What=flat["What"].replace("off_cpu", "off CPU")), "name", "Nothing was seen to run for {}.")
     st.caption(
         "Kernels and calls of the engine while the request lasted: on a shared engine they belong to its neighbours too."
     )
 
 
-def _deltas(table: pd.DataFrame, key: str) -> None:
-    """Show a table with a total for A and for B in ns, the greatest change first; a side of NaN is not known at all."""
+def _deltas(table: pd.DataFrame, key: str, without: str = NOT_WATCHED) -> None:
+    """Show a table with a total for A and for B in ns, the greatest change first; a side of NaN is not known at all.
+
+    `without` says so of a side.
+    """
     unknown = [side for side in "AB" if table[side].isna().all()]
-    table = table.assign(change=table["B"] - table["A"], most=table[["A", "B"]].max(axis=1))
-    table = table.sort_values(["most"] if unknown else ["change", "most"], key=abs, ascending=False).drop(
+    table = table.assign(Change=table["B"] - table["A"], most=table[["A", "B"]].max(axis=1))
+    table = table.sort_values(["most"] if unknown else ["Change", "most"], key=abs, ascending=False).drop(
         columns="most"
     )
     shown = table.assign(**{side: table[side].map(words.duration) for side in "AB"})
-    shown["change"] = [("+" if value > 0 else "") + words.duration(value) for value in table["change"]]
+    shown["Change"] = [words.change(value) for value in table["Change"]]
     for side in unknown:
-        st.caption(f"No GPU time is attributed to {side}: its steps or its GPUs were not watched.")
+        st.caption(without.format(side))
     parts.table(shown, height=min(38 + 35 * len(shown), 420), alt=f"Totals of A and B by {key}")
 
 

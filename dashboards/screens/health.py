@@ -69,7 +69,7 @@ def _sources(found: pd.DataFrame) -> None:
         )
         return
     found = found.sort_values(["up", "node", "source"])
-    _down(found[~found["up"].astype(bool)])
+    told = _down(found[~found["up"].astype(bool)])
     over = found["cost_ratio"].fillna(0).astype(float) > found["budget_ratio"].fillna(1).astype(float)
     table = pd.DataFrame(
         {
@@ -93,13 +93,13 @@ def _sources(found: pd.DataFrame) -> None:
         "Said": st.column_config.DatetimeColumn("Last word", format="MMM D HH:mm:ss"),
         "Why not": st.column_config.TextColumn(width="large"),
     }
-    parts.table(table, column_config=columns, alt="Sources by state")
+    parts.table(table.drop(columns="Why not") if told else table, column_config=columns, alt="Sources by state")
 
 
-def _down(found: pd.DataFrame) -> None:
-    """Say in full why sources do not run: a cell of the table cuts the sentence off."""
+def _down(found: pd.DataFrame) -> bool:
+    """Say in full why sources do not run, for a cell of the table cuts the sentence off; return whether all was said."""
     if found.empty:
-        return
+        return True
     by = found.assign(reason=found["reason"].fillna("no reason told")).groupby(["source", "reason"], sort=False)["node"]
     lines = [
         f"- `{source}` on {', '.join(nodes[:3])}{f' and {len(nodes) - 3} more' if len(nodes) > 3 else ''}: {reason}"
@@ -107,6 +107,7 @@ def _down(found: pd.DataFrame) -> None:
     ]
     more = [f"- and {len(lines) - MOST_DOWN} more reasons, in the table"] if len(lines) > MOST_DOWN else []
     st.warning("**Down**\n" + "\n".join([*lines[:MOST_DOWN], *more]), icon=":material/sensors_off:")
+    return not more
 
 
 def _losses(found: pd.DataFrame, chosen: state.Range, told: bool) -> None:

@@ -21,6 +21,10 @@ _MS = {"type": "log", "tickvals": _TICKS, "ticktext": [f"{each:,g}" for each in 
 """An axis that writes 200 at 200, where Plotly's own would write 2."""
 BARS = 90
 """Intervals that a range is cut into, about."""
+MANY = 500
+"""From so many points on they are drawn fainter, so that what lies over them, and where they crowd, is seen."""
+_BESIDE = {"l": 60, "r": 12, "t": 28, "b": 36}
+"""Margins of the charts beside the points: with one for both, a moment of the one stands under that of the other."""
 
 
 def show() -> None:
@@ -140,7 +144,7 @@ def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[p
             hovertemplate="%{y:.1f} ms<br>%{x}<extra></extra>",
         )
         for name, mask, colour, symbol, size, opacity in (
-            ("answered", ~failed, theme.SERIES[0], "circle", 5, 0.7),
+            ("answered", ~failed, theme.SERIES[0], "circle", 5, 0.7 if len(found) < MANY else 0.45),
             ("failed", failed, theme.SERIES[1], "x", 8, 1),
         )
         if mask.any()
@@ -155,7 +159,7 @@ def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[p
                 y=[level] * 2,
                 mode="lines",
                 name=name,
-                line={"dash": dash, "width": 2, "color": colour},
+                line={"dash": dash, "width": 3, "color": colour},
                 hovertemplate=f"{name}: {words.duration(level * 1e6)}<extra></extra>",
             )
         )
@@ -185,16 +189,19 @@ def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
     since = max(asked.get("since_ns") or 0, int(summary["first_ns"]))
     interval = max((int(summary["last_ns"]) - since) // BARS // state.SECOND_NS, 1) * state.SECOND_NS
     found = read.frame("request_rate", **asked, interval_ns=interval)
-    at = state.local(found["start_ns"])
+    at = state.local(found["start_ns"] + interval // 2)
+    ends = state.local(pd.Series([found["start_ns"].min(), found["start_ns"].max() + interval]))
+    axis = {"range": [str(each) for each in ends]}
     seconds = interval / state.SECOND_NS
     rate = theme.figure(
         go.Bar(x=at, y=(found["requests"] - found["failed"]) / seconds, name="answered", marker_color=theme.SERIES[0]),
         go.Bar(x=at, y=found["failed"] / seconds, name="failed", marker_color=theme.SERIES[1]),
-        height=155,
+        height=125,
         barmode="stack",
         bargap=0.08,
-        yaxis={"title": "requests/s"},
-    )
+        xaxis={**axis, "showticklabels": False},
+        yaxis={"title": "requests/s", "automargin": False},
+    ).update_layout(margin={**_BESIDE, "b": 4})
     st.plotly_chart(rate, key="rate", config={"displayModeBar": False}, alt="Requests a second over time")
     said = _said(measure)
     lines = [
@@ -208,7 +215,8 @@ def _rates(asked: dict[str, Any], measure: str, summary: pd.Series) -> None:
         )
         for name, colour in PERCENTILES.items()
     ]
-    figure = theme.figure(*lines, height=160, yaxis={"title": f"{said}, ms", "rangemode": "tozero"})
+    yaxis = {"title": f"{said}, ms", "rangemode": "tozero", "tickformat": ",", "automargin": False}
+    figure = theme.figure(*lines, height=190, xaxis=axis, yaxis=yaxis).update_layout(margin=_BESIDE)
     st.plotly_chart(
         figure, key="percentiles", config={"displayModeBar": False}, alt="Percentiles of the time over time"
     )

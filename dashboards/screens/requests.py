@@ -102,7 +102,7 @@ def _table(shown: pd.DataFrame) -> None:
             "first byte": shown["ttft_ns"].astype("Float64") / MS,
             "longest gap": shown["longest_gap_ns"].astype("Float64") / MS,
             "chunks": shown["chunks"],
-            "sent": shown["bytes"],
+            "sent": shown["bytes"].astype("Float64") / 1000,
             "retransmits": shown["retransmits"],
             "evidence": shown["evidence"],
             "sides": [
@@ -140,7 +140,7 @@ def _columns(longest: float) -> dict[str, object]:
             "Longest gap", format="%.1f ms", help="Longest time between two pieces of the response"
         ),
         "chunks": milliseconds("Chunks", width="small"),
-        "sent": st.column_config.NumberColumn("Sent", format="bytes", width="small"),
+        "sent": st.column_config.NumberColumn("Sent", format="%.1f kB", width="small"),
         "retransmits": milliseconds("Resent", width="small", help="Segments of its connection that were sent again"),
         "evidence": st.column_config.TextColumn(
             "Evidence", help="How its two sides were joined: exact, or derived", width="small"

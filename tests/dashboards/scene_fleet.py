@@ -29,23 +29,23 @@ def samples(start: int, lasted: int, gpus: int) -> list[Batch]:
         for metric, part, mean, spread in METRICS:
             swing = np.sin(np.arange(len(at)) / 9 + gpu) * spread
             value = np.maximum(mean + swing + random.normal(0, spread / 3, len(at)), 0)
-            batches.append(_reading(at, period, gpu, metric=metric, part=part, value=value))
+            batches.append(_reading(at, gpu, metric=metric, part=part, value=value))
     return [*batches, *_trouble(at, period)]
 
 
-def _reading(at: np.ndarray, period: int, gpu: int, **columns: Any) -> Batch:
+def _reading(at: np.ndarray, gpu: int, **columns: Any) -> Batch:
     place = {"node": NODE, "gpu_uuid": uuid(gpu), "index": gpu, "pod": "vllm-0"}
-    return batch("gpu_sample", time_ns=at, period_ns=period, simulated=True, **place, **columns)
+    return batch("gpu_sample", time_ns=at, simulated=True, **place, **columns)
 
 
 def _trouble(at: np.ndarray, period: int) -> list[Batch]:
-    """GPU 0 is held back by its power cap for a while; GPU 1 tells an Xid once."""
+    """GPU 0 is held back by its power cap for a while; GPU 1 tells an XID once."""
     place, middle = np.arange(len(at)), len(at) // 2
     held = np.clip(place - middle, 0, 3) * 0.4 * period / SECOND
     xid = np.where(place > middle + 1, 94.0, 0.0)
     told = (("warpline.gpu.throttled", "power", 0, held, True), ("warpline.gpu.xid.last", None, 1, xid, False))
     return [
-        _reading(at, period, gpu, metric=metric, part=part, value=value, monotonic=monotonic)
+        _reading(at, gpu, metric=metric, part=part, value=value, monotonic=monotonic)
         for metric, part, gpu, value, monotonic in told
     ]
 
@@ -152,8 +152,8 @@ def health(now: int) -> list[Batch]:
 
 
 def alerts(now: int) -> list[Batch]:
-    """Return alerts of the last half hour: one resolved, two that fire, about the one request's GPU, one without data."""
-    gpu = '{"gpu_uuid": "' + uuid(0) + '", "node": "' + NODE + '"}'
+    """Return alerts of the last half hour: one resolved, two that fire, each about a GPU of its own, one without data."""
+    gpus = ['{"gpu_uuid": "' + uuid(gpu) + '", "node": "' + NODE + '"}' for gpu in (0, 1)]
     return [
         batch(
             "alert",
@@ -161,12 +161,12 @@ def alerts(now: int) -> list[Batch]:
             rule=["queue_growing", "queue_growing", "gpu_throttled", "gpu_xid", "source_down"],
             state=["firing", "resolved", "firing", "firing", "no_data"],
             severity=["warning", "warning", "warning", "critical", "warning"],
-            labels=['{"target": "10.0.1.7:8000"}'] * 2 + [gpu] * 2 + ["{}"],
+            labels=['{"target": "10.0.1.7:8000"}'] * 2 + gpus + ["{}"],
             summary=[
                 f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
                 f"31 requests wait at 10.0.1.7:8000 ({MODEL}), and their number grows.",
                 f"GPU {uuid(0)} on {NODE} was throttled (power) 14% of the last minute.",
-                f"GPU {uuid(0)} on {NODE} reported XID 94.",
+                f"GPU {uuid(1)} on {NODE} reported XID 94.",
                 "the data that this rule needs is not there",
             ],
             value=[31.0, 0.0, 0.14, 94.0, None],

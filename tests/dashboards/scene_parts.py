@@ -21,5 +21,5 @@ def batch(table: str, **columns: object) -> Batch:
 
 
 def uuid(gpu: int) -> str:
-    """Return a GPU's UUID."""
-    return f"GPU-5e1f0000-aaaa-bbbb-cccc-{gpu:012d}"
+    """Return a GPU's UUID: as with real ones, its first part tells it from the others."""
+    return f"GPU-5e1f{gpu:04d}-aaaa-bbbb-cccc-{gpu:012d}"

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from correlator.joins.stages import Joins
-from dashboards import cohort, login, parts, read
+from dashboards import cohort, login, parts, read, state, words
 from tests import rule_table
 from tests.dashboards import double, scene
 from tests.dashboards.conftest import page
@@ -124,7 +124,8 @@ def test_a_requests_kernels_sum_to_its_share_and_are_drawn_by_class_and_name(
     assert not app.exception
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
     assert drawn["type"] == "icicle"
-    assert {"gemm", "attention", "communication", "sampling"} <= set(drawn["labels"])
+    assert {"gemm", "attention", "communication", "sampling"} <= {each.split(" ")[0] for each in drawn["labels"]}
+    assert drawn["labels"][0] == f"its GPU time {words.duration(kernels['share_ns'].sum())}"
 
 
 def test_the_way_of_a_request_says_what_is_missing_and_how_each_edge_is_known(
@@ -134,7 +135,11 @@ def test_the_way_of_a_request_says_what_is_missing_and_how_each_edge_is_known(
     app = page("request", id=scene.REQUEST_ID, tab="Its way")
     assert "Followed whole" in app.success[0].value
     (edges,) = (each.value for each in app.dataframe if "Rule" in each.value)
-    assert {"addresses_and_offset", "response_id", "correlation_id"} <= set(edges["Rule"])
+    assert {"addresses and offset", "response id", "correlation id"} <= set(edges["Rule"])
+    ends = {*edges["From"], *edges["To"]}
+    assert "client's socket on client-node, connection 71, exchange 0" in ends
+    assert "engine request chatcmpl-7b3f2…adbeef" in ends, "A cell has no room for the whole id"
+    assert "1 flow FORWARDED on client-node" in ends, "Where it was observed is not known"
     assert set(edges["Evidence"]) <= {"exact", "derived"}
     other = page("requests", sort="slowest").dataframe[0].value["id"].iloc[0]
     assert "The way ends before the client's socket" in page("request", id=other, tab="Its way").warning[0].value
@@ -168,7 +173,11 @@ def test_two_requests_are_compared_and_one_against_its_like(correlator: str, rea
     other = page("requests", sort="slowest").dataframe[0].value["id"].iloc[0]
     both = page("compare", a=scene.REQUEST_ID, b=other)
     assert not both.exception
-    assert list(both.dataframe[0].value.columns) == ["fact", "A", "B", "B is"]
+    assert list(both.dataframe[0].value.columns) == ["Fact", "A", "B", "B is"]
+    assert both.dataframe[0].value.set_index("Fact").loc["Duration", "B is"].endswith(" × A")
+    (ran,) = (each.value.set_index("What") for each in both.dataframe if "Count A" in each.value)
+    assert set(ran.loc["kernel", "B"]) == {"–"} == set(ran.loc["kernel", "Count B"]), "B's GPUs were not watched"
+    assert set(ran.loc["kernel", "Change"]) == {"–"} and "–" not in set(ran.loc["kernel", "A"])
     alone = page("compare", a=scene.REQUEST_ID)
     assert "Against" in said(alone)
 
@@ -271,6 +280,7 @@ def test_pipeline_health_tells_the_store_its_disk_and_what_each_source_costs(
     assert any("Disk left" in each.value and "7 days" in each.value for each in app.get("html"))
     sources = app.dataframe[0].value.set_index("Source")
     assert sources.loc["sched", ["Detail", "Cost", "Budget"]].tolist() == ["1 least", 0.02, 0.05]
+    assert "Why not" not in sources and "warpline-vllm" in app.warning[0].value, "The box has room for the whole reason"
 
 
 def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_starts(
@@ -279,7 +289,7 @@ def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_star
     reading(correlator)
     app = page("cold_starts")
     stages, services, steps = (each.value for each in app.dataframe)
-    assert stages["image: pull"].tolist() == ["21.4 s"]
+    assert stages["Image: pull"].tolist() == ["21.4 s"]
     assert services.set_index("Kind").loc["Revision", ["Replicas", "Bounds", "Active"]].tolist() == [
         "4, wants 3",
         "0 to 8",
@@ -287,6 +297,11 @@ def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_star
     ]
     assert steps["Step"].tolist() == ["scaled down", "scaled up", "scaled up", "woken"]
     assert len(app.get("plotly_chart")) == 2
+    drawn = [each["name"] for each in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]]
+    assert "load" in drawn and "idle" not in drawn, "A stage that none of them had has no place in the legend"
+    before = page("cold_starts", window="1-2")
+    assert not before.exception
+    assert "No pod began in" in before.caption[0].value
 
 
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
@@ -308,8 +323,15 @@ def test_the_front_page_says_first_which_rules_fired_the_most_severe_first(
     reading(correlator)
     lines = fired(page(range="1h")).splitlines()
     assert [line.split("[")[1].split("]")[0] for line in lines[1:]] == ["gpu xid", "queue growing", "gpu throttled"]
-    assert "GPU-5e1f0000… on gpu-node-1 reported XID 94." in lines[1]
-    now = int(read.table("alert")["time_ns"].max())
+    assert "GPU-5e1f0001… on gpu-node-1 reported XID 94." in lines[1]
+    times = read.table("alert").set_index(["rule", "state"])["time_ns"]
+    fires, began, ended = (
+        state.short(int(times[each]))
+        for each in (("gpu_xid", "firing"), ("queue_growing", "firing"), ("queue_growing", "resolved"))
+    )
+    assert f":gray[· since {fires}]" in lines[1], "It still does"
+    assert f":gray[· {began} to {ended[-8:]}]" in lines[2] or f":gray[· {began} to {ended}]" in lines[2]
+    now = int(times.max())
     assert "queue growing" not in fired(page(window=f"{now - 60 * 10**9}-{now}"))  # It was resolved before.
     assert not fired(page(window=f"{now - 3600 * 10**9}-{now - 1800 * 10**9}"))
 
