@@ -249,7 +249,6 @@ def _steps(steps: np.ndarray, ordinal: np.ndarray) -> Batch:
         context_tokens=np.where(np.arange(count) == 0, 4_189, 0),
         generation_tokens=requests,
         scheduled_tokens=requests,
-        graph_mode="full",
         observed_by="simulated",
         simulated=True,
     )

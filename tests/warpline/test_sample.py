@@ -16,7 +16,7 @@ NOON = 1_728_043_200_000_000_000
 
 DURATIONS = {
     "longest_gap_ns", "clock_error_ns", "half_width_ns", "realtime_error_ns", "latency_ns", "upstream_ns", "busy_ns",
-    "kernel_ns", "total_ns", "longest_ns", "runqueue_ns", "period_ns", "smoothed_rtt_ns", "time_namespace_offset_ns",
+    "kernel_ns", "total_ns", "longest_ns", "runqueue_ns", "smoothed_rtt_ns", "time_namespace_offset_ns",
     "share_ns", "delay_ns", "error_low_ns", "error_high_ns", "low_ns", "high_ns",
 }  # fmt: skip
 SINCE_BOOT = {"monotonic_ns", "boottime_ns"}

@@ -168,7 +168,6 @@ GPU_SAMPLE = Table(
         name("namespace", "Pod's namespace.", "k8s.namespace.name"),
         name("container", "Container's name.", "k8s.container.name"),
         name("field", "Field as the exporter calls it."),
-        integer("period_ns", "Time that the reading stands for; NULL unknown."),
         SIMULATED,
     ),
     keys=("gpu_uuid", "metric"),
