@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from warpline import __version__, log, settings
+from warpline import __version__, log, no_pandas, settings
 from warpline.errors import WarplineError
 
 COMMANDS = {
@@ -36,7 +36,9 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit code."""
+    """Run one subcommand and return its exit code; without `argv`, the one that this process was started for."""
+    if argv is None:
+        no_pandas.keep_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((a for a in arguments if a in COMMANDS), None)
     parser = _parser(name)

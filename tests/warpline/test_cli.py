@@ -39,10 +39,15 @@ def test_no_subcommand_prints_the_help_and_ends_with_code_2() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_subcommand_explains_itself(name: str) -> None:
+def test_every_subcommand_explains_itself_and_needs_no_pandas_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     answer = warpline(name, "--help")
     assert answer.returncode == 0
     assert cli.COMMANDS[name].split()[0] in answer.stdout
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "warpline.errors" in imported and "pandas._libs" not in imported
 
 
 def test_a_collector_stands_behind_the_workload_and_carries_no_pandas(tmp_path: Path) -> None:
