@@ -85,6 +85,13 @@ def filled(template: str, row: pd.Series) -> str:
     return template
 
 
+SHARED_BY = {
+    "attention": "attention: shared by context",
+    "sampling": "sampling: shared by tokens sampled",
+    "dense": "all others: shared by tokens",
+}
+"""Class of weights of an attribution → its kernels, and by what their time is shared among the requests of a step."""
+
 OUTCOME = ("status", "ended_by", "open", "grpc_status")
 """Columns of a request that `outcome` takes, in this order."""
 

@@ -87,7 +87,7 @@ def _two(first: pd.Series, second: pd.Series) -> None:
         rows += _spent(first, second)
         parts.table(pd.DataFrame(rows, columns=["Fact", "A", "B", "B is"]), alt="Facts of both requests")
     with right:
-        st.subheader("GPU time by class")
+        st.subheader("GPU time, by how it is shared")
         _shares(first, second)
     st.subheader("Each one's share of kernels")
     _kernels(first, second)
@@ -137,7 +137,8 @@ def _shares(first: pd.Series, second: pd.Series) -> None:
         return
     both = pd.concat([each.assign(side=side) for side, each in zip("AB", found, strict=True) if not each.empty])
     table = both.pivot_table(index="kernel_class", columns="side", values="share_ns", aggfunc="sum", fill_value=0)
-    _deltas(table.reindex(columns=["A", "B"]).reset_index().rename(columns={"kernel_class": "Class"}), "class")
+    table = table.rename(index=words.SHARED_BY).reindex(columns=["A", "B"]).reset_index()
+    _deltas(table.rename(columns={"kernel_class": "Kernels"}), "class")
 
 
 def _spent(first: pd.Series, second: pd.Series) -> list[tuple[str, str, str, str]]:

@@ -297,7 +297,7 @@ def _shares(rows: list[dict[str, Any]]) -> None:
     table = pd.DataFrame(
         {
             "Phase": found["phase"],
-            "Class": found["kernel_class"],
+            "Kernels": found["kernel_class"].replace(words.SHARED_BY),
             "GPU time": found["share_ns"].map(words.duration),
             "Of its GPU time": found["share_ns"] / max(found["share_ns"].sum(), 1),
             "Energy, J": found["share_j"].astype(float),
