@@ -126,9 +126,10 @@ def _mean(
         text=[measures.said(each, unit) for each in mean],
         hovertemplate="%{text}<br>%{x}<extra></extra>",
     )
+    # A time is picked: a drag counts for its width, wherever the line stands.
     axis = {"title": f"mean, {scale[1]}", "rangemode": "tozero", "exponentformat": "e", "automargin": False}
     event = st.plotly_chart(
-        theme.figure(line, height=160, dragmode="select", yaxis=axis).update_layout(**layout),
+        theme.figure(line, height=160, dragmode="select", selectdirection="h", yaxis=axis).update_layout(**layout),
         key="mean",
         on_select="rerun",
         selection_mode=["box"],

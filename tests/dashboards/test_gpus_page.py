@@ -59,6 +59,7 @@ def test_the_mean_stands_under_the_map_moment_for_moment_and_colours_begin_at_no
     first, last = heat["xaxis"]["range"]
     assert mean["xaxis"]["range"] == [first, last]
     assert first < last
+    assert (mean["dragmode"], mean["selectdirection"]) == ("select", "h"), "what is picked is a time, at any height"
     assert chart(app)["zmin"] == 0
     assert chart(app)["zmax"] > 70
 
