@@ -369,6 +369,41 @@ def test_an_ingress_to_a_dashboard_that_asks_nobody_who_they_are_is_refused() ->
     assert "authSecret" in done.stderr
 
 
+def made(tmp_path: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects that the chart makes of values."""
+    done = rendered(repr(values))
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "made.yaml"
+    file.write_text(done.stdout)
+    return objects(file)
+
+
+def let_in(found: list[dict[str, Any]], component: str, port: int) -> list[Any]:
+    """Whom the component's NetworkPolicy lets in at a port: None is everybody."""
+    (policy,) = [o for o in found if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == f"warpline-{component}"]
+    rules = [rule for rule in policy["spec"]["ingress"] if {"port": port} in rule["ports"]]
+    return [peer for rule in rules for peer in rule.get("from") or [None]]
+
+
+@pytest.mark.slow
+def test_a_policy_without_namespaces_lets_nobody_in_and_pods_go_where_values_say(tmp_path: Path) -> None:
+    placed = {"nodeSelector": {"disk": "fast"}, "tolerations": [{"operator": "Exists"}], "priorityClassName": "high"}
+    values = {"networkPolicy": {"namespaces": []}, "dashboard": {"trustUserHeader": "X-User", **placed}}
+    found = made(tmp_path, {**values, "correlator": placed, "cluster": placed})
+    assert let_in(found, "dashboard", 8501) == let_in(found, "collector", 9464) == []
+    (own,) = let_in(found, "correlator", 4320)
+    assert own["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "warpline"
+    specs = [each["spec"]["template"]["spec"] for each in found if each["kind"] in ("Deployment", "StatefulSet")]
+    assert [{name: spec[name] for name in placed} for spec in specs] == [placed] * 3
+
+
+@pytest.mark.parametrize("size", ["minimal", "full"])
+def test_a_dashboard_without_a_login_is_seen_from_the_named_namespaces_alone(size: str) -> None:
+    peers = let_in(objects(ROOT / f"deploy/manifests/kubernetes-{size}.yaml"), "dashboard", 8501)
+    named = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": n}}} for n in ("monitoring", "keda")]
+    assert peers == ([None] if size == "full" else named)
+
+
 @pytest.mark.slow
 def test_helm_refuses_a_value_that_does_not_exist() -> None:
     done = rendered("{'distribution': 'openshift'}")

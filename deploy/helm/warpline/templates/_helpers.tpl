@@ -39,6 +39,26 @@ runAsGroup: 65532
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* The namespaces of a list, as a NetworkPolicy's peers. Never of an empty list: a rule without peers lets everybody in. */}}
+{{- define "warpline.namespaces" -}}
+{{- range . }}
+- namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod runs, and whom it may push aside. */}}
+{{- define "warpline.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "warpline.collectorEnv" -}}
 - name: WARPLINE_NODE
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
