@@ -5,7 +5,7 @@ retry, a prefill and a decode under one id) joins nothing by itself: each server
 other bearer joins the only one that it fits in time, or none. So it is with an id that crossed from one client's address to
 one server's port in several exchanges: a mesh that redirects connections unseen makes such, and its chain is derived then.
 X-Request-Id names a request and not an attempt: that one attempt alone was seen to bear it may be because another's rows
-were lost, so what it joins is derived, never exact.
+were lost, so what it joins is derived, never exact. What other ids join is exact where `certain.py` says so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from correlator.joins.attribution import DERIVED, EXACT
+from correlator.joins.certain import certain
 from correlator.joins.entities import Bool, Entities
 from correlator.joins.union import Int64, components, count_distinct, pair_codes, star
 
@@ -35,9 +36,9 @@ class Grouping:
     """(entity of the attempt that failed, entity of the next, rule, evidence)."""
 
 
-def group(found: Entities, ends: tuple[Int64, Int64, Bool], phases: list[tuple[int, int]]) -> Grouping:
+def group(found: Entities, ends: tuple[Int64, Int64, Bool], phases: list[tuple[int, int, bool]]) -> Grouping:
     """Group entities. `ends` are rows of the two ends of one exchange and whether that is only derived; `phases` are
-    pairs of engine requests, a decode and the prefill that it names."""
+    pairs of engine requests, a decode and the prefill that it names, and whether that is exact."""
     left, right, weak = ends
     count = len(found.start)
     result = Grouping(np.arange(count), np.zeros(count, np.int64), ["itself"] * count, np.arange(count))
@@ -45,14 +46,15 @@ def group(found: Entities, ends: tuple[Int64, Int64, Bool], phases: list[tuple[i
     result.evidence[right[weak]] = DERIVED
     for row in right.tolist():
         result.rule[row] = "two_ends"
+    keys = {"trace_headers": _headers(found), "response_id": found.response, "request_id": found.masked}
+    sure = [(one, other) for one, other, exact in phases if exact]
+    for name in ("trace_headers", "response_id"):
+        clear, _, _ = _clear(found, result, keys[name], name)
+        _merge(found, result, certain(found, clear, name == "response_id", sure), name, EXACT)
     shared: list[tuple[str, Int64]] = []
-    for name, key in (
-        ("trace_headers", _headers(found)),
-        ("response_id", found.response),
-        ("request_id", found.masked),
-    ):
+    for name, key in keys.items():
         shared += [(name, rows) for rows in _join_by_key(found, result, key, name)]
-    result.request = _united(result.attempt, phases)
+    result.request = _united(result.attempt, [(one, other) for one, other, _ in phases])
     _join_requests(found, result, shared)
     return result
 
@@ -78,8 +80,8 @@ def _headers(found: Entities) -> Int64:
     return np.where(found.server | found.engine, found.caller, -1)
 
 
-def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> list[Int64]:
-    """Join the bearers of each key; return the bearers of keys that several attempts bear."""
+def _clear(found: Entities, result: Grouping, key: Int64, name: str) -> tuple[Int64, Bool, Bool]:
+    """Return the key where one attempt bears it, else -1; which keys several bear; which rows are innermost servers'."""
     terminal = _terminal(found, key)
     size = int(key.max(initial=-1)) + 2  # The last place is of those without a key.
     several = count_distinct(np.where(terminal, key, -1), result.attempt, size) > 1
@@ -93,8 +95,13 @@ def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> li
     if name == "request_id":
         exchanges = ~found.engine & (found.response >= 0)
         several |= count_distinct(np.where(exchanges, key, -1), found.response, size) > 1
-    clear = np.where((key >= 0) & ~several[key], key, -1)
-    _merge(found, result, star(clear), name, DERIVED if name == "request_id" else EXACT)
+    return np.where((key >= 0) & ~several[key], key, -1), several, terminal
+
+
+def _join_by_key(found: Entities, result: Grouping, key: Int64, name: str) -> list[Int64]:
+    """Join the bearers of each key; return the bearers of keys that several attempts bear."""
+    clear, several, terminal = _clear(found, result, key, name)
+    _merge(found, result, star(clear), name, DERIVED)
     rows = np.flatnonzero((key >= 0) & several[key])
     rows = rows[np.argsort(key[rows], kind="stable")]
     groups = np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1) if len(rows) else []
@@ -137,7 +144,7 @@ def _terminal(found: Entities, key: Int64) -> Bool:
 
 def _merge(found: Entities, result: Grouping, pairs: tuple[Int64, Int64], name: str, evidence: int) -> None:
     """Join the attempts of each pair. What is joined is as sure as `evidence` says, but for the part that names the whole:
-    the one with the response's id, else the one that comes first."""
+    the one with the response's id, a server's if there is one, else the one that comes first."""
     left, right = pairs
     fresh = result.attempt[left] != result.attempt[right]
     left, right = left[fresh], right[fresh]
@@ -146,7 +153,8 @@ def _merge(found: Entities, result: Grouping, pairs: tuple[Int64, Int64], name: 
     before, count = result.attempt, len(result.attempt)
     result.attempt = components(count, np.concatenate([np.arange(count), left]), np.concatenate([before, right]))
     anchor = np.arange(count)
-    answered = np.flatnonzero(found.response >= 0)[::-1]
+    answered = np.flatnonzero(found.response >= 0)
+    answered = answered[np.lexsort((-answered, found.server[answered]))]  # A server's counts, the first of them.
     anchor[result.attempt[answered]] = before[answered]
     joined = np.isin(result.attempt, result.attempt[right])
     weak = joined & (before != anchor[result.attempt])
@@ -188,13 +196,27 @@ def _join_requests(found: Entities, result: Grouping, shared: list[tuple[str, In
                 continue  # A prefill and its decode; or one span of a caller that made several requests.
             if found.failed[before] and found.end[before] <= found.start[after]:
                 edges.append((before, after))
-                result.retried.append((before, after, name, EXACT if name == "request_id" else DERIVED))
+                exact = name == "request_id" and _one_caller(found, result, bearers, before, after)
+                result.retried.append((before, after, name, EXACT if exact else DERIVED))
             else:
                 refused = True
         if refused:
             result.refused.append((name, bearers))
     edges += _retries_by_trace(found, result)
     result.request = _united(result.request, edges)
+
+
+def _one_caller(found: Entities, result: Grouping, bearers: Int64, before: int, after: int) -> bool:
+    """Say whether one process began both attempts while it served one exchange under the same id, and nothing was lost: a
+    proxy's retry. A client that says one id twice may mean two requests."""
+    onward = bearers[~found.server[bearers] & ~found.engine[bearers]]
+    for caller in bearers[found.server[bearers] & (result.attempt[bearers] == result.attempt[after])].tolist():
+        made = onward[(found.process[onward] == found.process[caller]) & (found.process[onward] >= 0)]
+        made = made[(found.start[caller] <= found.start[made]) & (found.start[made] <= found.end[caller])]
+        tried = {result.attempt[before], result.attempt[after]} <= set(result.attempt[made].tolist())
+        if tried and found.whole[[*made.tolist(), caller, before, after]].all():
+            return True
+    return False
 
 
 def _united(label: Int64, edges: list[tuple[int, int]]) -> Int64:

@@ -46,33 +46,50 @@ class Entities:
     """Code of what both ends of a connection say alike: the client's address, the server's address and port."""
     passage: Int64
     """Code of the client's port and the place in the connection: of one route, the same at both ends of one exchange."""
+    node: Int64
+    own: Bool
+    """True where the response's id is its server's own: an exchange's head was read, and in none that bears it is the id."""
+    suffixed: Bool
+    """True for engine requests to whose id outside the engine added digits of its own, drawn at random."""
+    whole: Bool
+    """True where no loss was counted on the node that could have been another of the same ids."""
 
 
-def build(exchanges: pa.Table, engine: pa.Table) -> Entities:
-    """Return the entities of rows of `http_exchange` and `engine_request`, both as `named` returned them."""
+def build(exchanges: pa.Table, engine: pa.Table, losses: pa.Table | None) -> Entities:
+    """Return the entities of rows of `http_exchange` and `engine_request`, both as `named` returned them; `losses` are rows
+    of `loss`, None where nobody counted."""
     count, more = len(exchanges), len(engine)
     none, nones = np.full(count, -1), np.full(more, -1)
     trace = codes(_both(trace_text(exchanges), trace_text(engine)))
     span = codes(_both(exchanges["parent_span_id"], engine["parent_span_id"]))
     named_outside = pc.coalesce(engine["external_id"], ids.external(engine["internal_id"]))
     route, passage = _passages(exchanges)
+    nodes = _both(exchanges["node"], engine["node"]).combine_chunks()
+    start = np.concatenate([exchanges["start_ns"].to_numpy(), engine["start_ns"].to_numpy()])
+    process = codes(_both(exchanges["process_uid"], engine["process_uid"]))
+    response = _responses(exchanges, named_outside)
+    internal = ids.without_sample(engine["internal_id"])
     return Entities(
         uid=_both(exchanges["uid"], engine["uid"]).combine_chunks(),
         exchanges=count,
-        start=np.concatenate([exchanges["start_ns"].to_numpy(), engine["start_ns"].to_numpy()]),
+        start=start,
         end=np.concatenate([_end(exchanges), _end(engine)]),
-        process=codes(_both(exchanges["process_uid"], engine["process_uid"])),
+        process=process,
         server=np.concatenate([_equals(exchanges["side"], ["server"]), np.zeros(more, bool)]),
         engine=np.arange(count + more) >= count,
         failed=np.concatenate([_failed(exchanges), _equals(engine["finish_reason"], ["abort", "error"])]),
-        response=_responses(exchanges, named_outside),
+        response=response,
         masked=np.concatenate([codes(ids.masked(exchanges["request_id"])), nones]),
         trace=trace,
         caller=pair_codes(trace, span),
         external=np.concatenate([none, codes(named_outside)]),
-        internal=np.concatenate([none, codes(ids.without_sample(engine["internal_id"]))]),
+        internal=np.concatenate([none, codes(internal)]),
         route=np.concatenate([route, nones]),
         passage=np.concatenate([passage, nones]),
+        node=codes(nodes),
+        own=_own(exchanges, process[:count], response),
+        suffixed=np.concatenate([np.zeros(count, bool), _flags(pc.not_equal(internal, named_outside))]),
+        whole=_whole(nodes, start, losses),
     )
 
 
@@ -133,6 +150,46 @@ def _sides(exchanges: pa.Table, is_client: pa.ChunkedArray, one: str, other: str
     ]
 
 
+def _own(exchanges: pa.Table, process: Int64, response: Int64) -> Bool:
+    """Return whose response id a server made by itself. A client's exchange does not tell, nor a proxy's: what is behind a
+    proxy sees other heads."""
+    named, count = response >= 0, len(process)
+    given = _flags(ids.of_header(_text(exchanges, "response_id"), _text(exchanges, "request_id")))
+    server = _equals(exchanges["side"], ["server"])
+    passes_on = np.isin(process, process[~server & named[:count] & (process >= 0)])
+    read = _equals(pc.fill_null(_text(exchanges, "parse"), "full"), ["full"])
+    own = np.zeros(int(response.max(initial=-1)) + 2, bool)
+    own[response[:count][server & read & ~passes_on]] = True
+    own[response[:count][given]] = False
+    own[-1] = False  # Of those without.
+    return own[response]
+
+
+_SEEING = ("http_exchange", "engine_wire", "engine_step")
+_CARRYING = ("export", "door", "spool", "store")
+"""Sources of losses: those that see exchanges and engine requests on a node, and what carries their rows from any."""
+_SOON_NS = 60 * 10**9
+"""What is lost of an exchange is counted when it happens, or when its end does: within so long it is looked for."""
+
+
+def _whole(nodes: pa.StringArray, start: Int64, losses: pa.Table | None) -> Bool:
+    whole = np.full(len(start), losses is not None)
+    if losses is None or not len(losses):
+        return whole
+    seeing, carrying = (_equals(losses["source"], list(names)) for names in (_SEEING, _CARRYING))
+    begin, end = losses["start_ns"].to_numpy(), losses["end_ns"].fill_null(0).to_numpy()
+    node = codes(pa.chunked_array([nodes.cast(pa.string()), *_text(losses, "node").chunks], pa.string()))
+    here, there = node[: len(start)], node[len(start) :]
+    for at in np.unique(here).tolist():
+        near = np.flatnonzero(carrying | (seeing & (there == at)))
+        near = near[np.argsort(begin[near], kind="stable")]
+        latest = np.append(np.maximum.accumulate(np.maximum(begin, end)[near]), -OPEN_NS)
+        mine = here == at
+        before = np.searchsorted(begin[near], start[mine] + _SOON_NS, side="right") - 1
+        whole[mine] = latest[before] < start[mine]
+    return whole
+
+
 def _responses(exchanges: pa.Table, named_outside: pa.ChunkedArray) -> Int64:
     """Return codes of response ids; an engine's external id is one, or one with the index of a prompt behind it."""
     known = pc.is_in(named_outside, value_set=exchanges["response_id"].combine_chunks())
@@ -149,7 +206,11 @@ def _failed(exchanges: pa.Table) -> Bool:
 
 
 def _equals(column: pa.ChunkedArray, words: list[str]) -> Bool:
-    found = pc.is_in(column.cast(pa.string()), value_set=pa.array(words))
+    return _flags(pc.is_in(column.cast(pa.string()), value_set=pa.array(words)))
+
+
+def _flags(found: pa.Array | pa.ChunkedArray) -> Bool:
+    found = found.fill_null(False)
     return np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy(), bool)
 
 

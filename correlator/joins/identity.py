@@ -33,16 +33,20 @@ class Identity:
     finding: pa.RecordBatch
 
 
-def identify(exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Table) -> Identity:
-    """Join rows of `http_exchange`, `engine_request` and `connection`.
+def identify(
+    exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Table, losses: pa.Table | None = None
+) -> Identity:
+    """Join rows of `http_exchange`, `engine_request` and `connection`; `losses` are rows of `loss` around them.
 
-    The result depends on the rows alone, neither on their order nor on how often they are given.
+    Where nobody counted losses (None), no id that clients can repeat makes an exact edge. The result depends on the rows
+    alone, neither on their order nor on how often they are given.
     """
     exchanges, engine = named_exchanges(exchanges), named_requests(engine_requests)
-    found = build(exchanges, engine)
-    pairs = pair_ends(exchanges, connections)
+    found = build(exchanges, engine, losses)
+    pairs = pair_ends(exchanges, connections, found)
     phases = _phases(found, engine)
-    grouping = group(found, (pairs.client, pairs.server, pairs.evidence == DERIVED), [(d, p) for d, p, *_ in phases])
+    ends = pairs.client, pairs.server, pairs.evidence == DERIVED
+    grouping = group(found, ends, [(d, p, sure == EXACT) for d, p, _, sure in phases])
     names = _names(found, grouping, exchanges, engine)
     return Identity(
         _aliases(found, grouping, names, exchanges, engine),
@@ -58,7 +62,8 @@ Phase = tuple[int, int, str, int]
 def _phases(found: Entities, engine: pa.Table) -> list[Phase]:
     """Return the pairs of engine requests of which one names the other, or that bear one transfer's id.
 
-    Such an id is drawn at random or given by a router: where both go by different names outside, it may be another's.
+    Such an id is drawn at random or given by a router: where both go by different names outside, it may be another's. An
+    engine's id to which it added nothing of its own is the client's, who may repeat it to another engine.
     """
     if engine["remote_request_id"].null_count == engine["transfer_id"].null_count == len(engine):
         return []
@@ -70,7 +75,8 @@ def _phases(found: Entities, engine: pa.Table) -> list[Phase]:
     found_pairs: list[Phase] = []
     for row, remote in enumerate(engine["remote_request_id"].cast(pa.string()).to_pylist()):
         if remote is not None and len(row_of.get(remote, [])) == 1 and row_of[remote] != [row]:
-            found_pairs.append((base + row, base + row_of[remote][0], "remote_request_id", EXACT))
+            sure = EXACT if found.suffixed[base + row_of[remote][0]] else DERIVED
+            found_pairs.append((base + row, base + row_of[remote][0], "remote_request_id", sure))
     known = {d for d, *_ in found_pairs}
     roles = engine["role"].cast(pa.string()).to_pylist()
     transfers: dict[str, list[int]] = {}

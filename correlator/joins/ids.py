@@ -16,6 +16,7 @@ _SAMPLE = r"^[0-9]+_"
 _SUFFIX = r"-[0-9a-f]{8}$"
 _PROMPT = r"^(cmpl-.*[^-])-[0-9]+$"
 _BATCH = r"^(chatcmpl-.*)_[0-9]+$"
+_DASHED = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 
 def masked(request_ids: pa.Array) -> pa.Array:
@@ -37,3 +38,11 @@ def response(external_ids: pa.Array) -> pa.Array:
     """Return the response id that each external id belongs to: the index of a prompt or of a batch's entry removed."""
     prompts = pc.replace_substring_regex(external_ids.cast(pa.string()), _PROMPT, r"\1")
     return pc.replace_substring_regex(prompts, _BATCH, r"\1")
+
+
+def of_header(response_ids: pa.ChunkedArray, request_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return True for response ids that a server made of what it was sent: of the request's x-request-id, or of a UUID with
+    dashes, as proxies write it and no engine's server does. NULL where there is no response id."""
+    behind = pc.replace_substring_regex(response_ids, r"^[a-z]+-", "")
+    same = pc.or_(pc.equal(behind, request_ids), pc.equal(response_ids, request_ids)).fill_null(False)
+    return pc.or_(same, pc.match_substring_regex(response_ids, _DASHED))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correlator.joins.attribution import DERIVED, EXACT
+from correlator.joins.entities import Entities
 from correlator.joins.union import Int64, codes
 
 SLACK_NS = 1_000_000_000
@@ -30,33 +31,47 @@ class Pairs:
     rule: list[str]
 
 
-def pair_ends(exchanges: pa.Table, connections: pa.Table) -> Pairs:
-    """Pair client with server exchanges (rows of `http_exchange`); `connections` are the last rows of `connection`."""
+def pair_ends(exchanges: pa.Table, connections: pa.Table, known: Entities) -> Pairs:
+    """Pair client with server exchanges (rows of `http_exchange`); `connections` are the last rows of `connection`, `known`
+    what the exchanges' ids are worth."""
     client_side = np.asarray(pc.equal(exchanges["side"].cast(pa.string()), "client").to_numpy(zero_copy_only=False))
     start = exchanges["start_ns"].to_numpy()
     place = _place(exchanges)
     first = _sequences(exchanges, connections, client_side)
+    both = codes(_joined(first))
     numbered = codes(_joined([*first, place]))
     addressed = codes(_joined([*_addresses(exchanges, client_side), place]))
+    same_place = pc.is_valid(exchanges["request_offset_bytes"]).to_numpy() | _numbered_by_the_protocol(exchanges)
     taken = np.zeros(len(start), bool)
-    found: list[tuple[Int64, Int64, int, str]] = []
+    found: list[tuple[Int64, Int64, Int64, str]] = []
     for key, evidence, rule in ((numbered, EXACT, "sequence_numbers"), (addressed, DERIVED, "addresses_and_offset")):
         left, right = _adjacent(np.where(taken, -1, key), client_side, start)
+        other = (both[left] >= 0) & (both[right] >= 0) & (both[left] != both[right])  # A port used again.
+        left, right = left[~other], right[~other]
         taken[left] = taken[right] = True
-        found.append((left, right, evidence, rule))
-    return _collected(found, exchanges)
+        found.append((left, right, np.where(same_place[left] & same_place[right], evidence, DERIVED), rule))
+    return _collected(found, exchanges, known)
 
 
-def _collected(found: list[tuple[Int64, Int64, int, str]], exchanges: pa.Table) -> Pairs:
+def _numbered_by_the_protocol(exchanges: pa.Table) -> np.ndarray:
+    """Return True where an exchange's ordinal is a stream's id, which both ends say alike; other ordinals count from when
+    each end's collector began to look."""
+    streams = pc.is_in(_text(exchanges, "protocol"), value_set=pa.array(["http/2", "grpc"]))
+    return np.asarray(streams.to_numpy(), bool)
+
+
+def _collected(found: list[tuple[Int64, Int64, Int64, str]], exchanges: pa.Table, known: Entities) -> Pairs:
     client = np.concatenate([f[0] for f in found])
     server = np.concatenate([f[1] for f in found])
-    evidence = np.concatenate([np.full(len(f[0]), f[2], np.int64) for f in found])
+    evidence = np.concatenate([f[2] for f in found])
     response = codes(exchanges["response_id"])
     same = (response[client] >= 0) & (response[client] == response[server])
     differ = (response[client] >= 0) & (response[server] >= 0) & ~same
     rules = np.concatenate([np.full(len(f[0]), f[3], object) for f in found])
     keep = ~differ
-    return Pairs(client[keep], server[keep], np.where(same, EXACT, evidence)[keep], rules[keep].tolist())
+    # One response at both ends of one connection: that of another exchange only where the id can be repeated.
+    sure = same & (known.own[server] | (known.whole[client] & known.whole[server]))
+    return Pairs(client[keep], server[keep], np.where(sure, EXACT, evidence)[keep], rules[keep].tolist())
 
 
 def _place(exchanges: pa.Table) -> pa.Array:

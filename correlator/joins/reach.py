@@ -45,7 +45,10 @@ STAGES = (
         "identity",
         60 * _S,
         1,
-        {"http_exchange": (60 * _S, 60 * _S), "engine_request": (60 * _S, 60 * _S), "connection": (0, 60 * _S)},
+        {
+            **dict.fromkeys(("http_exchange", "engine_request", "loss"), (60 * _S, 60 * _S)),
+            "connection": (0, 60 * _S),
+        },
         ("http_exchange", "engine_request"),
     ),
     Stage("clock", 60 * _S, 1, {"http_exchange": (90 * _S, 30 * _S), "connection": (0, 60 * _S)}),

@@ -52,10 +52,17 @@ def engine_request(internal: str, at_ms: int, process: str = "engine", **more: A
 
 
 def joined(
-    exchanges: list[dict[str, Any]], engine: list[dict[str, Any]], connections: list[dict[str, Any]] | None = None
+    exchanges: list[dict[str, Any]],
+    engine: list[dict[str, Any]],
+    connections: list[dict[str, Any]] | None = None,
+    losses: list[dict[str, Any]] | None = None,
 ) -> Identity:
+    """Join rows; losses are none that were counted where they are [], and were not counted where they are None."""
     return identify(
-        table("http_exchange", exchanges), table("engine_request", engine), table("connection", connections or [])
+        table("http_exchange", exchanges),
+        table("engine_request", engine),
+        table("connection", connections or []),
+        None if losses is None else table("loss", losses),
     )
 
 
@@ -158,7 +165,7 @@ def test_trace_headers_that_reached_the_engine_resolve_a_repeated_request_id() -
     for i in range(2):
         rows[i] |= {"trace_id": uuid, "parent_span_id": 100 + i}
         engine[i] |= {"trace_id": uuid, "parent_span_id": 100 + i}
-    found = joined(rows, engine)
+    found = joined(rows, engine, losses=[])
     for i in range(2):
         assert (
             attempts(found, "internal_id")[f"chatcmpl-same-0000000{i}"]
@@ -176,7 +183,7 @@ def test_a_retry_through_envoy_is_a_second_attempt_of_one_request() -> None:
         exchange("client", 4, 50, "envoy", port=4, lasts_ms=200, request_id=masked.format(9), response_id="chatcmpl-b"),
         exchange("server", 5, 51, "pod2", port=4, lasts_ms=198, request_id=masked.format(9), response_id="chatcmpl-b"),
     ]
-    found = joined(rows, [engine_request("chatcmpl-b-0badcafe", 52, external_id="chatcmpl-b")])
+    found = joined(rows, [engine_request("chatcmpl-b-0badcafe", 52, external_id="chatcmpl-b")], losses=[])
     by_exchange = attempts(found, "exchange")
     assert by_exchange["b/5/0/server"] == by_exchange["b/1/0/server"] == "chatcmpl-b"
     assert by_exchange["b/3/0/server"] == by_exchange["a/2/0/client"] != "chatcmpl-b"
@@ -371,7 +378,7 @@ def test_two_exchanges_under_one_id_whose_other_ends_are_lost_are_not_one() -> N
     later = [beside[0], {**beside[0], "connection_id": 9, "local_port": 40002, "process_uid": "another"}]
     assert len(set(attempts(joined(later, []), "exchange").values())) == 2
     one = [beside[0], {**beside[1], "peer_port": 40001}]
-    assert edges(joined(one, []), "received_as")[0][2] == "exact"
+    assert edges(joined(one, [], losses=[]), "received_as")[0][2] == "exact"
     behind = [beside[0], {**beside[1], "peer_address": "10.0.0.7"}]  # Through a proxy, whose rows are lost.
     assert len(set(attempts(joined(behind, []), "exchange").values())) == 1
 
@@ -397,3 +404,67 @@ def test_what_a_request_id_alone_joins_is_derived() -> None:
     assert len(set(attempts(found, "exchange").values())) == 1
     assert {rule for _, _, _, rule in edges(found, "carried_by")} == {"itself", "request_id"}
     assert sorted(evidence for _, _, evidence, _ in edges(found, "carried_by")) == ["derived", "exact"]
+
+
+def asked_once(**request: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A server's exchange, and the request in an engine of its node that began while it lasted."""
+    asked = exchange("server", 2, 5, "api", **request)
+    return [asked], [engine_request(f"{asked['response_id']}-0badcafe", 6, external_id=asked["response_id"])]
+
+
+def served(
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]], losses: list[dict[str, Any]] | None
+) -> tuple[str, str]:
+    (edge,) = edges(joined(*rows, losses=losses), "served_by")
+    return edge[2], edge[3]
+
+
+HEX = "0123456789abcdef"
+
+
+def test_an_id_that_clients_can_repeat_is_exact_only_where_nothing_was_lost() -> None:
+    own = asked_once(response_id=f"chatcmpl-{HEX}")
+    headers = [
+        asked_once(response_id="chatcmpl-mine", request_id="mine"),
+        asked_once(response_id="mine", request_id="mine"),
+        # Behind a proxy that says its own UUID, where the request's head was seen before the proxy.
+        asked_once(response_id="chatcmpl-5b2f0e9c-1a2b-4cde-8f01-23456789abcd"),
+        asked_once(response_id=f"chatcmpl-{HEX}", parse="head_truncated"),
+    ]
+    lost = {"start_ns": 3000 * MS, "end_ns": 3000 * MS, "node": "b", "source": "http_exchange", "reason": "ring full"}
+    elsewhere = [{**lost, "node": "c"}, {**lost, "source": "dcgm"}, {**lost, "start_ns": -9 * MS, "end_ns": 0}]
+    for rows in headers:
+        assert served(rows, None) == ("derived", "response_id")
+        assert served(rows, [{**lost, "lost": 1}]) == ("derived", "response_id")
+        assert served(rows, [{**lost, "lost": 1, "node": "", "source": "export"}]) == ("derived", "response_id")
+        assert served(rows, [{**each, "lost": 1} for each in elsewhere]) == ("exact", "response_id")
+        assert served(rows, []) == ("exact", "response_id")
+    for losses in (None, [], [{**lost, "lost": 1}]):
+        assert served(own, losses) == ("exact", "response_id")
+
+
+def test_a_server_that_makes_its_own_id_though_it_was_sent_one_is_believed() -> None:
+    assert served(asked_once(response_id=f"chatcmpl-{HEX}", request_id="mine"), None) == ("exact", "response_id")
+
+
+def test_what_began_after_an_exchange_ended_is_not_of_it_for_certain() -> None:
+    exchanges, engine = asked_once(response_id=f"chatcmpl-{HEX}")
+    late = [{**engine[0], "start_ns": 9000 * MS}]
+    assert served((exchanges, late), []) == ("derived", "response_id")
+
+
+def test_a_failed_request_and_the_next_under_its_id_are_a_retry_for_certain_only_within_one_proxys_exchange() -> None:
+    def tried(side: str, connection: int, at_ms: int, **more: Any) -> dict[str, Any]:
+        return exchange(side, connection, at_ms, {"client": "envoy", "server": "pod"}[side], port=connection, **more)
+
+    rows = []
+    for n, (at_ms, status) in enumerate(((5, 503), (50, 200))):
+        told = {"request_id": "mine", "status": status, "lasts_ms": 20}
+        rows += [tried("client", n, at_ms, **told), tried("server", n, at_ms + 1, **{**told, "lasts_ms": 18})]
+    around = {**exchange("server", 9, 0, "envoy", port=9, lasts_ms=300, request_id="mine"), "node": "a"}
+    for seen, losses, evidence in (
+        (rows, [], "derived"),
+        ([*rows, around], [], "exact"),
+        ([*rows, around], None, "derived"),
+    ):
+        assert {e[2] for e in edges(joined(seen, [], losses=losses), "retried")} == {evidence}

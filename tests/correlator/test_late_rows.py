@@ -37,9 +37,11 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def old_connection() -> Tables:
-    """Exchanges between two nodes, forty minutes after their connection began, which alone tells its numbers."""
+    """Exchanges between two nodes, forty minutes after their connection began, which alone tells its numbers. Every second
+    bears an id of its client's, which is worth less from before a loss in their midst."""
     exchanges, engine = [], []
     for n in range(40):
+        name = f"r-{n}" if n % 2 else n
         at = BASE + 2400 * S + n * S // 2
         for side, node, late in (("client", "a", 0), ("server", "b", 40_000)):
             exchanges.append(
@@ -53,20 +55,23 @@ def old_connection() -> Tables:
                     "end_ns": at + late + 9 * MS,
                     "response_start_ns": at + late + 5 * MS,
                     "request_offset_bytes": n * 100,
-                    "response_id": f"cmpl-{n}" if side == "server" else None,
+                    "request_id": f"r-{n}" if n % 2 else None,
+                    "response_id": f"cmpl-{name}" if side == "server" else None,
                 }
             )
-        named = {"internal_id": f"cmpl-{n}-0-0badcafe", "external_id": f"cmpl-{n}-0"}
+        named = {"internal_id": f"cmpl-{name}-0-0badcafe", "external_id": f"cmpl-{name}-0"}
         engine.append({"start_ns": at + MS, "end_ns": at + 8 * MS, "node": "b", "process_uid": "b:2:2", **named})
     ends = [("a", 11, 22), ("b", 22, 11)]
     connections = [
         {"start_ns": BASE, "node": node, "connection_id": 7, "isn_sent": sent, "isn_received": received}
         for node, sent, received in ends
     ]
+    lost = {"start_ns": BASE + 2410 * S, "end_ns": BASE + 2410 * S, "node": "b", "source": "http_exchange", "lost": 1}
     return {
         "http_exchange": table("http_exchange", exchanges),
         "engine_request": table("engine_request", engine),
         "connection": table("connection", connections),
+        "loss": table("loss", [{**lost, "reason": "ring full"}]),
     }
 
 
@@ -160,7 +165,7 @@ SCENES = {
     each.__name__: each for each in (old_connection, long_executions, long_waits, workers, watched_twice, by_spans)
 } | {"real_prefill": lambda: of_sample("real_prefill")}
 LATE = {
-    "old_connection": ("connection", "http_exchange", "engine_request"),
+    "old_connection": ("connection", "http_exchange", "engine_request", "loss"),
     "long_executions": ("gpu_kernel", "launch", "step_member"),
     "long_waits": ("engine_event", "gpu_kernel", "step_member"),
     "workers": ("process", "gpu_kernel", "launch", "step_member"),
@@ -224,6 +229,8 @@ def test_rows_of_a_table_that_come_last_change_what_they_would_have_been(name: s
 def test_each_scene_has_what_it_is_about() -> None:
     assert set(whole("old_connection")["edge"]["rule"].to_pylist()) >= {"sequence_numbers"}
     assert len(whole("old_connection")["clock_edge"]) > 0
+    served = [e["evidence"] for e in whole("old_connection")["edge"].to_pylist() if e["relation"] == "served_by"]
+    assert (served.count("derived"), served.count("exact")) == (10, 30)
     lasted = whole("long_executions")["share"]
     union = sum(lasted["busy_ns"].to_pylist())
     assert 14 * S < union < sum(lasted["share_ns"].to_pylist())

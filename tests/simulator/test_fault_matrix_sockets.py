@@ -61,6 +61,7 @@ class World:
             self.exchanges.append(row)
             self.meant[side, (port, row["ordinal"], row["start_ns"])] = (number, attempt)
         if engine:
+            response = how.get("response_id") or response
             name = f"{response}-{int(self.random.integers(2**32)):08x}"
             told = {
                 "start_ns": begin + 2 * MS,
@@ -75,8 +76,8 @@ class World:
     def sequence_numbers(self) -> None:
         """Both kernels hold the pair of initial sequence numbers of each connection."""
         for row in self.exchanges:
-            port = row["local_port"] if row["side"] == "client" else row["peer_port"]
-            sent, received = (port * 7919, port * 104_729)[:: 1 if row["side"] == "client" else -1]
+            drawn = row["connection_id"] + 1
+            sent, received = (drawn * 7919, drawn * 104_729)[:: 1 if row["side"] == "client" else -1]
             key = {"node": row["node"], "connection_id": row["connection_id"], "start_ns": row["start_ns"] - MS}
             told = {"isn_sent": sent, "isn_received": received, "end_ns": row["end_ns"]}
             self.connections.append({**key, **told, "process_uid": row["process_uid"]})
@@ -206,6 +207,66 @@ def transfers_that_bear_one_id(world: World) -> None:
         row |= {"remote_request_id": None, "transfer_id": f"room-{n // 4}"}
 
 
+def said_again(apart_ms: int, traced: bool = False) -> Callable[[World], None]:
+    """Clients that no collector sees say one x-request-id twice, or in one span. Of the first call only the engine's row
+    is left, of the second only the server's."""
+
+    def cell(world: World) -> None:
+        for n in range(COUNT):
+            span = {"trace_id": bytes([n // 2 + 1] * 16), "parent_span_id": n // 2 + 1} if traced else {}
+            name = f"mine-{n // 2}"
+            at = n // 2 * 10_000 + n % 2 * apart_ms
+            world.call(n, request_id=name, response_id=f"chatcmpl-{name}", at_ms=at, **span)
+            world.requests[-1] |= span
+        world.exchanges = world.exchanges[3::4]
+        world.requests = world.requests[::2]
+
+    return cell
+
+
+def name_of_all(world: World) -> None:
+    """A client has one x-request-id for all that it ever asks, and each third fails."""
+    for n in range(COUNT):
+        ended = {"status": 503, "lasts_ms": 20} if n % 3 == 0 else {}
+        world.call(n, request_id="mine", response_id="chatcmpl-mine", at_ms=n * 1000, **ended)
+
+
+def seen_from_later_on(world: World) -> None:
+    """Requests on one kept connection under TLS that nobody could read; the client's collector came after the first two."""
+    for n in range(COUNT):
+        unread = {"response_id": None, "method": None, "path": None, "parse": "none", "request_offset_bytes": None}
+        world.call(n, connection_id=70, port=40_000, ordinal=n, at_ms=n * 300, lasts_ms=200, **unread)
+    world.exchanges = [row for row in world.exchanges if row["side"] == "server" or row["ordinal"] > 1]
+    for row in world.exchanges:
+        if row["side"] == "client":
+            meant = world.meant.pop(("client", (40_000, row["ordinal"], row["start_ns"])))
+            row["ordinal"] -= 2
+            world.meant["client", (40_000, row["ordinal"], row["start_ns"])] = meant
+
+
+def port_taken_at_once(world: World) -> None:
+    """The second of two calls under one x-request-id comes from the port of the first; one end of each was seen."""
+    for n in range(COUNT):
+        name, at = f"mine-{n // 2}", n // 2 * 5000 + n % 2 * 500
+        again = {"request_id": name, "response_id": f"chatcmpl-{name}", "at_ms": at, "port": 50_000 + n // 2}
+        world.call(n, connection_id=n, engine=False, **again)
+    world.exchanges = [row for i, row in enumerate(world.exchanges) if i % 4 in (0, 3)]
+
+
+def names_without_digits(world: World) -> None:
+    """Engines that add nothing of their own to a client's id, on two nodes: the prefill that a decode names was lost, and
+    another's of the same name was not."""
+    for n in range(COUNT):
+        name = f"mine-{n // 2}"
+        world.call(n, request_id=name, response_id=f"chatcmpl-{name}", at_ms=n // 2 * 5000 + n % 2 * 900)
+        row, where = world.requests[-1], "b" if n % 2 else "c"
+        uid = f"{where}:1:100"
+        row |= {"process_uid": uid, "node": where, "role": "decode" if n % 2 else "prefill"}
+        row |= {"internal_id": row["external_id"] if n % 2 == 0 else row["internal_id"]}
+        row |= {"remote_request_id": row["external_id"]} if n % 2 else {}
+        world.meant["engine", row["internal_id"]] = (n, 0)
+
+
 CELLS: dict[str, Callable[[World], None]] = {
     "HTTP/1.1": lambda world: [world.call(n) for n in range(COUNT)] and None,
     "HTTP/2": http_2,
@@ -224,6 +285,14 @@ CELLS: dict[str, Callable[[World], None]] = {
     "the decode's side lost": decode_lost,
     "the prefill's side lost": prefill_lost,
     "two transfers under one id": transfers_that_bear_one_id,
+    "one x-request-id said again, halves lost": said_again(2000),
+    "one x-request-id said again at once, halves lost": said_again(1),
+    "one span of two calls, halves lost": said_again(2000, traced=True),
+    "one span of two calls at once, halves lost": said_again(1, traced=True),
+    "one x-request-id for all": name_of_all,
+    "TLS on a kept connection, one end seen later": seen_from_later_on,
+    "a port taken again at once, halves lost": port_taken_at_once,
+    "engines' ids that are the client's, a prefill lost": names_without_digits,
 }
 
 
