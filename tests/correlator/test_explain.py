@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from correlator.explain import explain, lines, milliseconds
+from correlator.explain import Explanation, explain, lines, milliseconds
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
 from tests import golden
@@ -36,14 +36,21 @@ def view(store: Store) -> Callable[..., pa.Table]:
     return lambda name, **parameters: store.view(name, parameters).read_all()
 
 
+@pytest.fixture(scope="module")
+def explained(store: Store, view: Callable[..., pa.Table]) -> list[tuple[dict[str, Any], Explanation]]:
+    """25 requests of a server, each with what is told of it."""
+    requests = store.query("SELECT * FROM request WHERE side = 'server' ORDER BY start_ns").to_pylist()
+    assert len(requests) > 30
+    return [(row, explain(view, row["response_id"])) for row in requests[:25]]
+
+
 def waited_most(store: Store) -> dict[str, Any]:
     row: dict[str, Any] = store.query("SELECT * FROM request ORDER BY queue_ns DESC LIMIT 1").to_pylist()[0]
     return row
 
 
-def test_the_parts_of_a_request_fill_its_wall_time(store: Store, view: Callable[..., pa.Table]) -> None:
-    for row in store.query("SELECT * FROM request WHERE side = 'server' ORDER BY start_ns LIMIT 20").to_pylist():
-        found = explain(view, row["response_id"])
+def test_the_parts_of_a_request_fill_its_wall_time(explained: list[tuple[dict[str, Any], Explanation]]) -> None:
+    for row, found in explained:
         assert found.wall_ns == row["client_end_ns"] - row["client_start_ns"]
         assert found.coverage == row["coverage_ratio"] == 1.0
         assert next(p.name for p in found.parts) == "network to the server"
@@ -60,10 +67,10 @@ def test_a_wait_in_the_queue_is_the_first_finding_and_names_who_was_served(store
     assert found.causes == sorted(found.causes, key=lambda c: -c.ns)
 
 
-def test_every_request_is_followed_from_the_clients_socket_to_its_gpu_executions(store: Store, view: Any) -> None:
-    requests = store.query("SELECT response_id, internal_id FROM request WHERE side = 'server'").to_pylist()
-    assert len(requests) > 30
-    for row in requests[:25]:
+def test_every_request_is_followed_from_the_clients_socket_to_its_gpu_executions(
+    explained: list[tuple[dict[str, Any], Explanation]], view: Any
+) -> None:
+    for row, found in explained:
         ways = {(r["from_kind"], r["to_kind"]) for r in view("request_edge", request=row["internal_id"]).to_pylist()}
         assert {
             ("http_exchange", "http_exchange"),
@@ -72,7 +79,7 @@ def test_every_request_is_followed_from_the_clients_socket_to_its_gpu_executions
             ("engine_request", "engine_step"),
             ("engine_step", "gpu_kernel"),
         } <= ways
-        assert explain(view, row["internal_id"]).missing == []
+        assert found.missing == []
 
 
 def test_any_id_of_a_request_finds_it(store: Store, view: Any) -> None:
