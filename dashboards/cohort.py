@@ -133,7 +133,7 @@ def _unknown(table: pd.DataFrame, count: int) -> None:
         parts.nothing(
             "No GPU time is attributed to this request",
             "Its engine's steps must be known (the vLLM plugin, or the engine wire), and its GPUs watched.",
-            "Pipeline health says which sources run.",
+            "[Pipeline health](/health) says which sources run.",
             icon=":material/memory:",
         )
     else:

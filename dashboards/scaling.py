@@ -29,7 +29,7 @@ def show(chosen: state.Range) -> None:
             *parts.elsewhere("cold_starts", chosen, "service_state", "cluster_event"),
             "Services come from KServe's, Knative's and KEDA's custom objects (source `cluster_state`, of the cluster's "
             "collector), steps of scaling also from Kubernetes Events.",
-            "Pipeline health says whether it runs.",
+            "[Pipeline health](/health) says whether it runs.",
             icon=":material/dns:",
         )
         return

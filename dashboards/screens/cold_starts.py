@@ -42,7 +42,7 @@ def _stages(chosen: state.Range) -> None:
             "No cold start is on record",
             "Stages come from Kubernetes Events and pod states (source `cluster_state`, of the cluster's collector) "
             "and from the container runtime (source `container_events`).",
-            "Pipeline health says whether they run.",
+            "[Pipeline health](/health) says whether they run.",
             icon=":material/ac_unit:",
         )
         return

@@ -51,7 +51,7 @@ def _nothing(chosen: state.Range) -> None:
         *parts.elsewhere("gpus", chosen, "gpu_sample", "gpu_kernel"),
         "Readings come from NVIDIA's dcgm-exporter or AMD's device-metrics-exporter (source `dcgm`), "
         "kernels from the library in the CUDA processes (source `cuda_kernel`) or an imported recording.",
-        "Pipeline health says which sources run, and why the others do not.",
+        "[Pipeline health](/health) says which sources run, and why the others do not.",
         icon=":material/memory:",
     )
 

@@ -71,7 +71,7 @@ def _empty(chosen: state.Range) -> None:
     parts.nothing(
         f"No request began in {chosen.said}",
         *parts.elsewhere("", chosen, "http_exchange", "span"),
-        "Pipeline health says whether rows still arrive.",
+        "[Pipeline health](/health) says whether rows still arrive.",
     )
 
 

@@ -110,7 +110,8 @@ def _unknown(wanted: str) -> None:
     days = read.settings().correlator_retention_days
     st.warning(
         f"**No request is known by** `{wanted}`\n\n- It may have aged out: {days} days are kept.\n"
-        "- It may not have arrived yet: rows need about a second.\n- Its server may not be watched: see Pipeline health.",
+        "- It may not have arrived yet: rows need about a second.\n"
+        "- Its server may not be watched: see [Pipeline health](/health).",
         icon=":material/history:",
     )
     st.page_link("screens/requests.py", label="Search requests", icon=":material/list_alt:")
@@ -275,7 +276,7 @@ def _no_share() -> None:
         "No GPU time is attributed to this request",
         "Its engine's steps must be known (the vLLM plugin, or the engine wire), "
         "and its GPUs watched (the CUPTI library).",
-        "Pipeline health says which sources run.",
+        "[Pipeline health](/health) says which sources run.",
         icon=":material/memory:",
     )
 

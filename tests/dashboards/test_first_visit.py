@@ -49,7 +49,7 @@ def test_where_the_store_has_nothing_no_other_time_is_advised(
 ) -> None:
     reading(empty_correlator)
     told = "".join(str(each.value) for each in page(name).info)
-    assert "Pipeline health says" in told
+    assert "[Pipeline health](/health) says" in told
     assert "longer time range" not in told
 
 
