@@ -40,7 +40,7 @@ _NAMES: dict[tuple[str, str | None], tuple[str, str]] = {
     ("warpline.gpu.nvlink.throughput", "receive"): ("NVLink, received", _SPEED),
     ("hw.gpu.io", "transmit"): ("PCIe, sent (counted)", _SPEED),
     ("hw.gpu.io", "receive"): ("PCIe, received (counted)", _SPEED),
-    ("warpline.gpu.xid.last", None): ("Last Xid", _CODE),
+    ("warpline.gpu.xid.last", None): ("Last XID", _CODE),
     SEEN: ("Busy time of seen kernels", _SHARE),
 }
 """(metric, part) → title and unit, the most telling first."""

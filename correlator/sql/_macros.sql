@@ -84,7 +84,7 @@ CREATE OR REPLACE MACRO gpu_marks(since_time_ns, until_time_ns, of_nodes) AS TAB
     SELECT *, 'throttled' AS kind, part AS what, before_ns AS start_ns, time_ns AS end_ns, (value - before) * 1e9 AS amount
     FROM reading WHERE metric = 'warpline.gpu.throttled' AND value > before
     UNION ALL
-    SELECT *, 'xid', 'Xid ' || value::BIGINT, before_ns, time_ns, value FROM reading
+    SELECT *, 'xid', 'XID ' || value::BIGINT, before_ns, time_ns, value FROM reading
     WHERE metric = 'warpline.gpu.xid.last' AND value <> before AND value > 0
     UNION ALL
     SELECT *, 'errors', replace(part, '_', ' '), before_ns, time_ns, value - before FROM reading

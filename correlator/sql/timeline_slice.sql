@@ -78,7 +78,7 @@ SELECT 'phase', node, process_uid, NULL, engine_index, NULL, 0, time_ns,
 FROM engine_event
 UNION ALL
 SELECT 'engine_request', node, process_uid, model, engine_index, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
-    concat_ws(' ', role, internal_id), CASE finish_reason WHEN 'error' THEN 'failed' WHEN 'abort' THEN 'failed' ELSE 'request' END,
+    concat_ws(' ', nullif(role, 'whole'), internal_id), CASE finish_reason WHEN 'error' THEN 'failed' WHEN 'abort' THEN 'failed' ELSE 'request' END,
     NULL, NULL, NULL, internal_id, NULL, simulated
 FROM engine_request
 QUALIFY row_number() OVER (PARTITION BY process_uid, internal_id ORDER BY end_ns DESC NULLS LAST, output_tokens DESC NULLS LAST) = 1

@@ -9,9 +9,12 @@ from dashboards import fired, gpu_map, measures, parts, read, state, words
 
 WITHOUT = (
     "NVIDIA's dcgm-exporter, or AMD's device-metrics-exporter, would add how much of a GPU its kernels fill (SM activity, "
-    "memory bandwidth), its power, temperature, clocks, throttling and Xids, and GPUs that no watched process uses. "
+    "memory bandwidth), its power, temperature, clocks, throttling and XIDs, and GPUs that no watched process uses. "
     "The source `dcgm` reads one at port 9400 of its node, or where the setting `dcgm_urls` says."
 )
+
+WENT = {"idle": "idle: no kernel seen", "unattributed": "unattributed: kernels of no known step"}
+"""Where time went, as view `gpu_account` says → in words, where one word is not enough."""
 
 
 def show() -> None:
@@ -140,7 +143,7 @@ def _unread(account: pd.DataFrame, named: dict[str, str], kernels: bool, alone: 
 
 
 def _trouble(chosen: state.Range) -> None:
-    """List what held GPUs back or failed: throttling, Xids, error counts that grew."""
+    """List what held GPUs back or failed: throttling, XIDs, error counts that grew."""
     found = read.frame("gpu_trouble", **chosen.bounds)
     if found.empty:
         return
@@ -157,7 +160,7 @@ def _trouble(chosen: state.Range) -> None:
         }
     )
     when = st.column_config.DatetimeColumn(format="MMM D HH:mm:ss")
-    parts.table(table, column_config={"From": when, "To": when}, alt="Throttling, Xids and errors of GPUs")
+    parts.table(table, column_config={"From": when, "To": when}, alt="Throttling, XIDs and errors of GPUs")
 
 
 def _wrong(kind: str, what: str) -> str:
@@ -182,13 +185,14 @@ def _shares(chosen: state.Range, names: dict[str, str]) -> None:
             "Pod": found["pod"].where(~found["bucket"], found["pod"] + " (padding, overhead, unattributed)"),
             "GPU time": found["share_ns"].map(words.duration),
             "Of all": found["share_ns"].astype(float) / max(int(total), 1),
-            "Energy, J": found["share_j"].astype(float).round(1),
+            "Energy, J": found["share_j"].astype(float),
             "Cost": found["cost"],
             "Requests": ["–" if bucket else words.count(each) for each, bucket in zip(*counted, strict=True)],
         }
     ).dropna(axis="columns", how="all")
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    parts.table(table, column_config={"Of all": bar}, alt="GPU time by pod")
+    columns = {"Of all": bar, "Energy, J": st.column_config.NumberColumn(format="%.3g")}
+    parts.table(table, column_config=columns, alt="GPU time by pod")
 
 
 def _account(found: pd.DataFrame, names: dict[str, str]) -> None:
@@ -202,7 +206,7 @@ def _account(found: pd.DataFrame, names: dict[str, str]) -> None:
     table = pd.DataFrame(
         {
             "GPU": _named(found["gpu_uuid"], names),
-            "Went to": found["went_to"],
+            "Went to": found["went_to"].replace(WENT),
             "Time": found["time_ns"].map(words.duration),
             "Of its time": found["time_ns"].astype(float) / found["watched_ns"].clip(lower=1),
             "Cost": found["cost"],

@@ -8,9 +8,9 @@ import { together } from "./wire.js";
 
 /** What is thin keeps this much of its colour: on a dark ground a colour needs more to be seen. */
 const FAINTEST = { light: 0.34, dark: 0.5 };
-/** A bar with this many pixels of nothing on both sides is drawn at least this wide, and in its full colour: one dropped
- * packet in ten seconds is what a person looks for. */
-const ALONE = 4, ALONE_WIDE = 2;
+/** A bar thinner than `thin` pixels with `room` pixels of nothing on both sides is drawn at least `wide`, and in its full
+ * colour: one dropped packet in ten seconds is what a person looks for. */
+const ALONE = { thin: 4, room: 16, wide: 2 };
 /** Bars that are not this request's steps keep this much of their colour. */
 const NOT_OWN = 0.42;
 /** Pixels without a reading from which on it is said. */
@@ -103,12 +103,12 @@ export class RowPainter {
       const start = base + chunk.x[at] * unit, width = chunk.w[at] * unit, end = start + width;
       if (start > pixels) break;
       const after = at + 1 < part.to ? base + chunk.x[at + 1] * unit : Infinity;
-      const alone = width < ALONE * ratio && start - before > ALONE * ratio && after - end > ALONE * ratio;
+      const alone = width < ALONE.thin * ratio && Math.min(start - before, after - end) > ALONE.room * ratio;
       before = Math.max(before, end);
       if (end < 0) continue;
       const [name, kind, own] = chunk.names[chunk.name[at]];
       const strength = this.strength(view, alone ? 1 : chunk.density[at] / 255, name, own);
-      const rgb = colour(kind, name), whole = chunk.count[at] === 0, least = alone ? Math.round(ALONE_WIDE * ratio) : 1;
+      const rgb = colour(kind, name), whole = chunk.count[at] === 0, least = alone ? Math.round(ALONE.wide * ratio) : 1;
       const from = Math.max(0, Math.floor(start)), to = Math.min(pixels, Math.max(from + least, Math.round(end)));
       const edge = whole && width > 4 && start >= 0 ? from : -1;
       for (let pixel = from; pixel < to; pixel++) {

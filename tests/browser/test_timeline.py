@@ -260,7 +260,7 @@ def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, ad
         return page.locator(".wl-tip").get_by_text("throttled: power").is_visible()
 
     until(told)
-    page.locator(".wl-table").get_by_text("Xid 94").wait_for(state="attached")
+    page.locator(".wl-table").get_by_text("XID 94").wait_for(state="attached")
     (one, _, end), (other, begin, _) = page.evaluate(TOGETHER)
     assert (one, other) == ("throttled: power", "throttled: thermal") and begin > end, (
         "Each of two has room for its name"

@@ -70,6 +70,6 @@ def test_trouble_is_told_once_a_kind_and_gpu_the_gravest_first(tmp_path: Path, s
     store = stored(tmp_path, *held, *failed)
     found = rows(store, "gpu_trouble", {"since_ns": NOON + since * SECOND, "until_ns": NOON + 100 * SECOND})
     told = [(row["index"], row["what"], row["times"], row["amount"]) for row in found]
-    grave = [(1, "Xid 94", 1, None)] if since <= 40 else []
+    grave = [(1, "XID 94", 1, None)] if since <= 40 else []
     assert told == grave + ([(0, "power", times, times * 0.25 * SECOND)] if times else [])
     store.close()

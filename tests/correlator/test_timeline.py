@@ -158,7 +158,7 @@ def test_throttling_and_an_xid_are_marks_between_the_readings_that_tell_of_them(
     xid = [mark for mark in marks if mark["kind"] == "xid"]
     assert {mark["what"] for mark in throttled} == {"power"}
     assert {mark["index"] for mark in throttled} == {0}
-    assert [(mark["what"], mark["index"]) for mark in xid] == [("Xid 94", 1)]
+    assert [(mark["what"], mark["index"]) for mark in xid] == [("XID 94", 1)]
     assert all(mark["end_ns"] > mark["start_ns"] for mark in marks)
     assert all(0 < mark["amount"] <= mark["end_ns"] - mark["start_ns"] for mark in throttled)
 

@@ -77,7 +77,7 @@ def test_no_interval_of_the_map_is_without_a_reading(lasted_s: float, every_s: f
 def test_what_went_wrong_with_gpus_is_listed(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     (wrong,) = (each.value for each in page("gpus").dataframe if "How much" in each.value)
-    assert wrong["What"].tolist() == ["Xid 94", "held back: power"]
+    assert wrong["What"].tolist() == ["XID 94", "held back: power"]
     assert wrong["GPU"].tolist() == ["gpu-node-1 · GPU 1", "gpu-node-1 · GPU 0"]
 
 
