@@ -47,7 +47,7 @@ def show(found: pd.DataFrame, whole: str, key: str, alt: str) -> None:
         textinfo="label",
         hovertemplate="%{customdata[3]}<br>%{customdata[0]}, %{customdata[1]}, %{customdata[2]} executions<extra></extra>",
         marker={"colors": [theme.CLASSES.get(each, theme.CLASSES["other"]) for each in kinds]},
-        textfont={"color": [theme.INK_ON.get(each, "#fff") for each in kinds]},
+        textfont={"color": [theme.INK_ON.get(each, theme.INK_ON["other"]) for each in kinds]},
         leaf={"opacity": 1},
         tiling={"orientation": "v", "pad": 1},
         pathbar={"visible": True, "thickness": 22},

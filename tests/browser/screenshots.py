@@ -159,6 +159,7 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
             if name == "empty":
                 page.goto(f"{address}/request?id=unknown")
                 page.get_by_text("No request is known by").wait_for()
+                page.wait_for_function(SETTLED)
                 page.screenshot(path=directory / f"{name}_unknown_{scheme}_{size}.png")
             else:
                 _request(page, address, directory / f"{name}_request_{scheme}_{size}.png")
