@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from collectors.bpf.maps import Array
 from collectors.bpf.probe import Programs, polled, server_rules, why_no_servers
 from collectors.bpf.ring import Records
 from collectors.bpf.singles import LEAST, Singles, Times
-from collectors.bpf.totals import Sums, Totals
-from collectors.identity.batches import process_uids
+from collectors.bpf.totals import Totals
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -102,16 +102,13 @@ class Probe(Programs):
         self.follow()
         found = self.intervals.take()
         self.count_losses()
-        batches = self._batches(found) or [_NOTHING]
+        batches = self._singles.batches(OFF_CPU, found, self._columns, self._long_ns) or [_NOTHING]
         self._set_threshold()
         return batches + self.sums() if self.totals.are_due() else batches
 
     def sums(self) -> list[Batch]:
         """Return the sums of the second before the last."""
-        sums = self.totals.take()
-        if sums is None or not len(sums.keys):
-            return []
-        return [Batch(OFF_CPU_TOTAL, OFF_CPU_TOTAL.batch(self._total_rows(sums)))]
+        return self.totals.batches(OFF_CPU_TOTAL, self.context, _sums)
 
     def _set_threshold(self) -> None:
         """Tell the program from where on a time is told of, at the detail and in the windows that are asked for."""
@@ -121,37 +118,21 @@ class Probe(Programs):
             self._told_ns = least
             self._threshold.set(0, least)
 
-    def _batches(self, x: Records) -> list[Batch]:
-        clock = self.context.clock
-        start, end = (clock.from_monotonic(x[name].astype(np.int64)) for name in ("start_ns", "end_ns"))
-        asked_for = (end - start >= self._long_ns) | self._singles.wanted(start, end)
-        return self._singles.batches(OFF_CPU, asked_for, lambda some: self._columns(x[some], start[some], end[some]))
-
     def _columns(self, x: Records, start: Times, end: Times) -> dict[str, Any]:
-        node, runnable = self.context.node, self.context.clock.from_monotonic(x["runnable_ns"].astype(np.int64))
+        runnable = self.context.clock.from_monotonic(x["runnable_ns"].astype(np.int64))
         unknown = (x["waker"] == 0) | (x["reason"] == 0) | _ENDED_BY_INTERRUPT[x["reason"]]
         return {
-            "start_ns": start,
-            "end_ns": end,
-            "node": node,
-            "process_uid": process_uids(node, x["process_start_ns"], x["process"]),
-            "thread_id": x["thread"].astype(np.int64),
             "reason": REASONS[x["reason"]].tolist(),
             "runqueue_ns": end - runnable,
             "woken_by_pid": pa.array(x["waker"].astype(np.int64), mask=unknown),
         }
 
-    def _total_rows(self, sums: Sums) -> dict[str, Any]:
-        clock, node = self.context.clock, self.context.node
-        keys, values = sums.keys, sums.values
-        return {
-            "start_ns": np.full(len(keys), clock.from_monotonic(sums.start_ns)),
-            "end_ns": clock.from_monotonic(sums.end_ns),
-            "node": node,
-            "process_uid": process_uids(node, keys["process_start_ns"], keys["process"]),
-            "reason": REASONS[keys["reason"]].tolist(),
-            "intervals": values["intervals"].sum(axis=1).astype(np.int64),
-            "total_ns": values["away_ns"].sum(axis=1).astype(np.int64),
-            "runqueue_ns": values["runqueue_ns"].sum(axis=1).astype(np.int64),
-            "longest_ns": values["longest_ns"].max(axis=1).astype(np.int64),
-        }
+
+def _sums(keys: Array, values: Array) -> dict[str, Any]:
+    return {
+        "reason": REASONS[keys["reason"]].tolist(),
+        "intervals": values["intervals"].sum(axis=1).astype(np.int64),
+        "total_ns": values["away_ns"].sum(axis=1).astype(np.int64),
+        "runqueue_ns": values["runqueue_ns"].sum(axis=1).astype(np.int64),
+        "longest_ns": values["longest_ns"].max(axis=1).astype(np.int64),
+    }

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from collectors.bpf.maps import Array
 from collectors.bpf.probe import Programs, polled, server_rules, why_no_servers
 from collectors.bpf.ring import Records
 from collectors.bpf.singles import Singles, Times
 from collectors.bpf.syscall_names import DESCRIPTOR_FIRST, NAMES
-from collectors.bpf.totals import Sums, Totals
-from collectors.identity.batches import process_uids
+from collectors.bpf.totals import Totals
 from warpline import schema
 from warpline.batch import Batch
 from warpline.settings import Settings
@@ -96,53 +96,34 @@ class Probe(Programs):
         self.follow()
         found = self.calls.take()
         self.count_losses()
-        batches = self._batches(found) or [_NOTHING]
+        batches = self._singles.batches(SYSCALL, found, _columns) or [_NOTHING]
         self._set_singles()
         return batches + self.sums() if self.totals.are_due() else batches
 
     def sums(self) -> list[Batch]:
         """Return the sums of the second before the last."""
-        sums = self.totals.take()
-        if sums is None or not len(sums.keys):
-            return []
-        return [Batch(SYSCALL_TOTAL, SYSCALL_TOTAL.batch(self._total_rows(sums)))]
+        return self.totals.batches(SYSCALL_TOTAL, self.context, _sums)
 
     def _set_singles(self) -> None:
         if self._singles.refresh():
             self._told.set(0, int(self._singles.on))
 
-    def _batches(self, x: Records) -> list[Batch]:
-        clock = self.context.clock
-        start, end = (clock.from_monotonic(x[name].astype(np.int64)) for name in ("start_ns", "end_ns"))
-        asked_for = self._singles.wanted(start, end)
-        return self._singles.batches(SYSCALL, asked_for, lambda some: self._columns(x[some], start[some], end[some]))
 
-    def _columns(self, x: Records, start: Times, end: Times) -> dict[str, Any]:
-        node = self.context.node
-        return {
-            "start_ns": start,
-            "end_ns": end,
-            "node": node,
-            "process_uid": process_uids(node, x["process_start_ns"], x["process"]),
-            "thread_id": x["thread"].astype(np.int64),
-            "name": _names(x["number"]),
-            "result": x["result"],
-            "descriptor": pa.array(x["descriptor"].astype(np.int32).astype(np.int64), mask=_without(x["number"])),
-        }
+def _columns(x: Records, start: Times, end: Times) -> dict[str, Any]:
+    return {
+        "name": _names(x["number"]),
+        "result": x["result"],
+        "descriptor": pa.array(x["descriptor"].astype(np.int32).astype(np.int64), mask=_without(x["number"])),
+    }
 
-    def _total_rows(self, sums: Sums) -> dict[str, Any]:
-        clock, node = self.context.clock, self.context.node
-        keys, values = sums.keys, sums.values
-        return {
-            "start_ns": np.full(len(keys), clock.from_monotonic(sums.start_ns)),
-            "end_ns": clock.from_monotonic(sums.end_ns),
-            "node": node,
-            "process_uid": process_uids(node, keys["process_start_ns"], keys["process"]),
-            "name": _names(keys["number"]),
-            "calls": values["calls"].sum(axis=1).astype(np.int64),
-            "total_ns": values["inside_ns"].sum(axis=1).astype(np.int64),
-            "longest_ns": values["longest_ns"].max(axis=1).astype(np.int64),
-        }
+
+def _sums(keys: Array, values: Array) -> dict[str, Any]:
+    return {
+        "name": _names(keys["number"]),
+        "calls": values["calls"].sum(axis=1).astype(np.int64),
+        "total_ns": values["inside_ns"].sum(axis=1).astype(np.int64),
+        "longest_ns": values["longest_ns"].max(axis=1).astype(np.int64),
+    }
 
 
 def _names(numbers: npt.NDArray[Any]) -> pa.DictionaryArray:

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from collectors.bpf.ring import Records
+from collectors.identity.batches import process_uids
 from warpline.batch import Batch
 from warpline.schema import Table
 from warpline.source import Context
@@ -24,6 +27,7 @@ ends. What lies outside of the window is left out of the rows."""
 
 Times = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Columns = Callable[[Records, Times, Times], Mapping[str, Any]]
 
 
 class Singles:
@@ -48,15 +52,34 @@ class Singles:
         self.on = self._all or bool(self._windows) or self._recording
         return self.on != before
 
-    def batches(self, table: Table, asked_for: Flags, rows: Callable[[Flags], Mapping[str, Any]]) -> list[Batch]:
+    def batches(self, table: Table, events: Records, columns: Columns, long_ns: int | None = None) -> list[Batch]:
         """Return the rows of the events that were asked for and, where it records, of all others for the flight recorder.
 
-        `rows` gives the columns of those events that its argument names.
+        Those that took `long_ns` or more are asked for always, where it is given. `columns` gives what stands beside time,
+        node, process and thread, of some events and their start and end in node time.
         """
-        found = [Batch(table, table.batch(rows(asked_for)))] if asked_for.any() else []
+        clock = self._context.clock
+        start, end = (clock.from_monotonic(events[name].astype(np.int64)) for name in ("start_ns", "end_ns"))
+        asked_for = self.wanted(start, end)
+        if long_ns is not None:
+            asked_for |= end - start >= long_ns
+        found = [Batch(table, self._rows(table, events, start, end, asked_for, columns))] if asked_for.any() else []
         if self._recording and not asked_for.all():
-            found.append(Batch(table, table.batch(rows(~asked_for)), fine=True))
+            found.append(Batch(table, self._rows(table, events, start, end, ~asked_for, columns), fine=True))
         return found
+
+    def _rows(
+        self, table: Table, events: Records, start: Times, end: Times, some: Flags, columns: Columns
+    ) -> pa.RecordBatch:
+        x, start, end, node = events[some], start[some], end[some], self._context.node
+        shared = {
+            "start_ns": start,
+            "end_ns": end,
+            "node": node,
+            "process_uid": process_uids(node, x["process_start_ns"], x["process"]),
+            "thread_id": x["thread"].astype(np.int64),
+        }
+        return table.batch({**shared, **columns(x, start, end)})
 
     def wanted(self, start_ns: Times, end_ns: Times) -> Flags:
         """Return which events, from `start_ns` to `end_ns` of node time, were asked for at the last look."""
