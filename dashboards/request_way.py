@@ -80,10 +80,13 @@ def show(row: pd.Series) -> None:
 
 
 def said(kind: str, name: str) -> str:
-    """Return what stands at one end of an edge as a person reads it, its long ids shortened; the CSV has them whole."""
+    """Return what stands at one end of an edge as a person reads it, its long ids shortened; the CSV has them whole.
+
+    Of a socket's exchange its connection and its number there are told: 71/0.
+    """
     found = name.split("/")
     if kind == "http_exchange" and len(found) == 4:
-        return f"{found[3]}'s socket on {found[0]}, connection {found[1]}, exchange {found[2]}"
+        return f"{found[3]}'s socket on {found[0]}, {found[1]}/{found[2]}"
     if kind == "hop" and len(found) >= 3:
         return f"access log of {found[1]} on {found[0]}"
     text = _ID.sub(lambda each: f"{each[0][:14]}…{each[0][-6:]}", fired.shortened(found[-1]))

@@ -132,7 +132,7 @@ def test_the_way_of_a_request_says_what_is_missing_and_how_each_edge_is_known(
     (edges,) = (each.value for each in app.dataframe if "Rule" in each.value)
     assert {"addresses and offset", "response id", "correlation id"} <= set(edges["Rule"])
     ends = {*edges["From"], *edges["To"]}
-    assert "client's socket on client-node, connection 71, exchange 0" in ends
+    assert "client's socket on client-node, 71/0" in ends
     assert "engine request chatcmpl-7b3f2…adbeef" in ends, "A cell has no room for the whole id"
     assert "1 flow FORWARDED on client-node" in ends, "Where it was observed is not known"
     assert set(edges["Evidence"]) <= {"exact", "derived"}

@@ -39,7 +39,7 @@ def test_a_difference_has_its_sign() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
-        ("http_exchange", "node-1/71/0/client", "client's socket on node-1, connection 71, exchange 0"),
+        ("http_exchange", "node-1/71/0/client", "client's socket on node-1, 71/0"),
         ("hop", "node-1/ingress/1790000000/7b3f2a10-44aa-4c1e-9f00-0000000000aa", "access log of ingress on node-1"),
         ("engine_step", f"208 steps of cmpl-{'7' * 24}-deadbeef", "208 steps of cmpl-777777777…adbeef"),
         ("launch", "83188 launches of node-1:523:4303", "83,188 launches of node-1:523:4303"),
