@@ -18,7 +18,7 @@ from typing import IO
 
 from warpline import recording, sample, schema
 from warpline.client import Client
-from warpline.errors import SourceError
+from warpline.errors import SourceError, plain
 from warpline.pseudonyms import Pseudonyms
 from warpline.sample import Manifest, Writer
 
@@ -148,7 +148,7 @@ def _opened(file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except _DAMAGE as error:
-        raise SourceError(f"{file}: {error}; give a whole file that `warpline incident record` wrote") from None
+        raise SourceError(f"{file}: {plain(error)}; give a whole file that `warpline incident record` wrote") from None
 
 
 def _checksums(file: Path, archive: zipfile.ZipFile) -> dict[str, str]:

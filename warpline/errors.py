@@ -7,6 +7,13 @@ sentence that `check()` returns; a bad record is a counted loss; a bug keeps its
 from __future__ import annotations
 
 
+def plain(error: BaseException) -> str:
+    """Return what an error says, without the number and path that Python puts around it: a message says *where* itself."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)
+
+
 class WarplineError(Exception):
     """Base of every error that the command line shows without a traceback."""
 

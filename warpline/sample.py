@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from warpline import __version__, schema
 from warpline.batch import Batch
-from warpline.errors import SchemaError, SourceError
+from warpline.errors import SchemaError, SourceError, plain
 from warpline.importer import Door
 from warpline.schema import Table
 from warpline.settings import Settings
@@ -100,7 +100,8 @@ def load(directory: Path) -> Manifest:
         known = {f.name for f in dataclasses.fields(Manifest)}
         made = Manifest(**{key: value for key, value in said.items() if key in known})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path}: {error!r}; give the directory of a sample trace") from None
+        what = plain(error) if isinstance(error, OSError) else repr(error)
+        raise SourceError(f"{path}: {what}; give the directory of a sample trace") from None
     return dataclasses.replace(made, uid=hashlib.sha256(text).hexdigest()[:16])
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from warpline.errors import SettingsError
+from warpline.errors import SettingsError, plain
 
 PREFIX = "WARPLINE_"
 
@@ -285,7 +285,7 @@ def _from_toml(path: Path) -> Iterator[tuple[str, str, Any]]:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}; give a readable TOML file") from None
+        raise SettingsError(f"{path}: {plain(error)}; give a readable TOML file") from None
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from ((str(path), f"{key}_{inner}", each) for inner, each in value.items())

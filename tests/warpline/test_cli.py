@@ -32,6 +32,24 @@ def test_a_wrong_setting_ends_with_code_2_and_one_sentence(monkeypatch: pytest.M
     assert answer.stderr == "warpline: WARPLINE_NODEE: unknown setting 'nodee'; did you mean 'node'?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--settings", "/none.toml", "settings"), "/none.toml: no such file or directory; give a readable TOML file"),
+        (("incident", "verify", "/none.warpline"), "/none.warpline: no such file or directory; give a whole file that"),
+        (
+            ("replay", "/proc/self"),
+            "/proc/self/manifest.json: no such file or directory; give the directory of a sample",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_once_and_in_words(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(list(arguments)) in (1, 2)
+    assert capsys.readouterr().err.strip().startswith(f"warpline: {said}")
+
+
 def test_no_subcommand_prints_the_help_and_ends_with_code_2() -> None:
     answer = warpline()
     assert answer.returncode == 2
