@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from correlator.joins.executions import load
 from correlator.joins.stages import Joins
 from correlator.storage.store import Store
 from tests.simulator.recording import Recording
@@ -96,3 +97,19 @@ def test_messages_without_emissions_make_the_level_that_their_totals_allow(store
     put(store, seen)
     Joins(store.settings, store).rebuild()
     assert set(members(store)["level"].to_pylist()) == {"totals"}
+
+
+def test_a_step_seen_on_the_gpu_counts_unless_its_engine_told_of_one_soon_after(tmp_path: Path) -> None:
+    at = 1_700_000_000 * 10**9
+    step = {"process_uid": "n:1:1", "node": "n", "time_ns": at, "step_ordinal": 5, "internal_id": "r"}
+    step |= {"scheduled_tokens": 1, "level": "batches", "evidence": "derived"}
+    counted = []
+    for number, (process, after_s) in enumerate([("n:1:1", 59), ("n:1:1", 60), ("n:1:1", -5), ("n:2:2", 1), (None, 1)]):
+        store = Store(Settings(state_dir=str(tmp_path / str(number)), correlator_disk_reserve_mb=0))
+        told = {"process_uid": process, "node": "n", "message": 9, "time_ns": at + after_s * 10**9}
+        for name, row in (("step_member", step), ("engine_message", told)):
+            store.write([Batch(schema.table(name), schema.table(name).batch(row, 1), name)])
+        found = store.query(load("message"), {"since_ns": at, "until_ns": at + 10**9}).to_pylist()
+        store.close()
+        counted.append(5 in [row["ordinal"] for row in found])
+    assert counted == [False, True, True, True, True]
