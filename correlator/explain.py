@@ -239,7 +239,7 @@ def _resent(found: Row) -> list[Cause]:
 
 _WAITED = {
     "network to the server": "its bytes were on their way to the server",
-    "receiving the request": "its server received the request",
+    "receiving the request": "its server had not read the whole request: its client still sent it, or it lay unread",
     "API server before the engine": "it waited at its server, not yet in an engine",
     "API server after the last token": "its server had the last token, and had not answered",
     "network to the client": "its answer was on its way to the client",
