@@ -120,7 +120,8 @@ def opened(store: Store, of: Inputs, since_ns: int, until_ns: int) -> Iterator[Q
 
     def query(sql: str, bound: Mapping[str, object]) -> pa.Table:
         try:
-            return _answer((cursor if fits(sql) else beside).execute(_parsed(sql), dict(bound)))
+            on = cursor if fits(sql) else beside
+            return _answer(on.execute(_parsed(on, sql), dict(bound)))
         except duckdb.Error as error:
             raise StoreError(f"store: {str(error).strip()}") from None
 
@@ -133,11 +134,15 @@ def opened(store: Store, of: Inputs, since_ns: int, until_ns: int) -> Iterator[Q
         store.readers.leave(token)
 
 
-@lru_cache(maxsize=1024)
-def _parsed(sql: str) -> duckdb.Statement:
-    """Return a rule's statement: a rule is parsed once, and evaluated again and again."""
-    with duckdb.connect() as parser:
-        return parser.extract_statements(sql)[0]
+_statements: dict[str, duckdb.Statement] = {}
+"""Rules that were parsed, by their text: as many as there are rules."""
+
+
+def _parsed(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """Return a rule's statement: a rule is parsed once, and evaluated again and again, on whichever connection."""
+    if sql not in _statements:
+        _statements[sql] = cursor.extract_statements(sql)[0]
+    return _statements[sql]
 
 
 def _answer(done: duckdb.DuckDBPyConnection) -> pa.Table:
