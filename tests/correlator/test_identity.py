@@ -1,82 +1,13 @@
+"""Identity: which exchanges and engine requests are one attempt, which attempts one request, and how each edge is known."""
+
 from __future__ import annotations
 
 import json
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator.joins import ids
-from correlator.joins.identity import Identity, identify
-from correlator.joins.union import codes, components, count_distinct, star
-from warpline import schema
-
-MS = 1_000_000
-
-
-def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    declared = schema.table(name)
-    used = {key for row in rows for key in row}
-    columns = {key: [row.get(key) for row in rows] for key in used}
-    if not rows:
-        return pa.Table.from_batches([], schema=declared.arrow)
-    return pa.Table.from_batches([declared.batch(columns, rows=len(rows))])
-
-
-def exchange(side: str, connection: int, at_ms: int, process: str, **more: Any) -> dict[str, Any]:
-    client, server = ("10.0.0.1", 40000 + more.pop("port", 0)), ("10.0.0.9", 8000)
-    local, peer = (client, server) if side == "client" else (server, client)
-    return {
-        "start_ns": at_ms * MS,
-        "end_ns": (at_ms + more.pop("lasts_ms", 50)) * MS,
-        "node": "a" if side == "client" else "b",
-        "process_uid": process,
-        "side": side,
-        "connection_id": connection,
-        "ordinal": 0,
-        "request_offset_bytes": 0,
-        "local_address": local[0],
-        "local_port": local[1],
-        "peer_address": peer[0],
-        "peer_port": peer[1],
-        "status": 200,
-        "ended_by": "complete",
-        **more,
-    }
-
-
-def engine_request(internal: str, at_ms: int, process: str = "engine", **more: Any) -> dict[str, Any]:
-    return {"start_ns": at_ms * MS, "node": "b", "process_uid": process, "internal_id": internal, **more}
-
-
-def joined(
-    exchanges: list[dict[str, Any]],
-    engine: list[dict[str, Any]],
-    connections: list[dict[str, Any]] | None = None,
-    losses: list[dict[str, Any]] | None = None,
-) -> Identity:
-    """Join rows; losses are none that were counted where they are [], and were not counted where they are None."""
-    return identify(
-        table("http_exchange", exchanges),
-        table("engine_request", engine),
-        table("connection", connections or []),
-        None if losses is None else table("loss", losses),
-    )
-
-
-def attempts(found: Identity, kind: str) -> dict[str, str]:
-    return {r["value"]: r["attempt_uid"] for r in found.alias.to_pylist() if r["kind"] == kind}
-
-
-def requests(found: Identity, kind: str) -> dict[str, str]:
-    return {r["value"]: r["request_uid"] for r in found.alias.to_pylist() if r["kind"] == kind}
-
-
-def edges(found: Identity, relation: str) -> list[tuple[str, str, str, str]]:
-    rows = found.edge.to_pylist()
-    return [(r["from_id"], r["to_id"], r["evidence"], r["rule"]) for r in rows if r["relation"] == relation]
+from tests.correlator.identified import attempts, edges, engine_request, exchange, joined, requests
 
 
 def test_a_request_is_followed_from_the_clients_socket_into_the_engine() -> None:
@@ -309,38 +240,6 @@ def test_no_attempt_ever_holds_two_exchanges_of_one_server(rows: list[tuple[int,
         assert served.get(by_exchange[f"b/{i}/0/server"], i) == i
 
 
-def test_envoys_digit_is_masked_and_nothing_else() -> None:
-    one, other = "5b2f0e9c-1a2b-4cde-8f01-23456789abcd", "5b2f0e9c-1a2b-9cde-8f01-23456789abcd"
-    assert ids.masked(pa.array([one]))[0] == ids.masked(pa.array([other]))[0]
-    assert ids.masked(pa.array(["req-14"]))[0].as_py() == "req-14"
-
-
-@given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_components_are_those_of_a_walk(edges_: list[tuple[int, int]]) -> None:
-    left = np.array([a for a, _ in edges_], np.int64)
-    right = np.array([b for _, b in edges_], np.int64)
-    label = components(20, left, right)
-    near: dict[int, set[int]] = {i: {i} for i in range(20)}
-    for _ in range(20):
-        for a, b in edges_:
-            near[a] = near[b] = near[a] | near[b]
-            for member in near[a]:
-                near[member] = near[a]
-    assert label.tolist() == [min(near[i]) for i in range(20)]
-
-
-@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 6)), max_size=40), st.sampled_from([7, 1 << 61]))
-def test_distinct_values_are_counted_however_large_they_are(pairs: list[tuple[int, int]], large: int) -> None:
-    group, value = np.array(pairs, np.int64).reshape(-1, 2).T
-    found = count_distinct(group, np.where(value == 6, large, value), 6)
-    assert found.tolist() == [len({v for g, v in pairs if g == n and v >= 0}) for n in range(6)]
-
-
-def test_a_star_joins_rows_of_one_code_and_leaves_rows_without_alone() -> None:
-    left, right = star(codes(pa.array(["x", None, "y", "x", "", "y", "x"])))
-    assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [(0, 0), (0, 3), (0, 6), (2, 2), (2, 5)]
-
-
 def test_what_a_proxy_passes_on_is_one_attempt_and_its_two_sides_are_tied() -> None:
     way = {"response_id": "chatcmpl-abc", "node": "a"}
     near, far = ({f"{one}_address": "10.0.0.9", f"{two}_address": "10.0.0.5"}
@@ -366,105 +265,3 @@ def test_between_two_nodes_an_edges_error_is_not_said_to_be_none() -> None:
     found = joined([exchange("client", 1, 0, "app"), exchange("server", 7, 1, "api", response_id="cmpl-1")], [])
     errors = {row["relation"]: row["error_high_ns"] for row in found.edge.to_pylist()}
     assert errors == {"received_as": None, "carried_by": 0}
-
-
-def test_two_exchanges_under_one_id_whose_other_ends_are_lost_are_not_one() -> None:
-    """A client that repeats its x-request-id, of which the server makes the response's: one row of each side is left."""
-    same = {"response_id": "chatcmpl-same", "request_id": "same"}
-    beside = [exchange("client", 7, 0, "app", port=1, **same), exchange("server", 8, 10, "api", port=2, **same)]
-    found = joined(beside, [])
-    assert len(set(attempts(found, "exchange").values())) == 2
-    assert {json.loads(r["details"])["kind"] for r in found.finding.to_pylist()} == {"response_id", "request_id"}
-    later = [beside[0], {**beside[0], "connection_id": 9, "local_port": 40002, "process_uid": "another"}]
-    assert len(set(attempts(joined(later, []), "exchange").values())) == 2
-    one = [beside[0], {**beside[1], "peer_port": 40001}]
-    assert edges(joined(one, [], losses=[]), "received_as")[0][2] == "exact"
-    behind = [beside[0], {**beside[1], "peer_address": "10.0.0.7"}]  # Through a proxy, whose rows are lost.
-    assert len(set(attempts(joined(behind, []), "exchange").values())) == 1
-
-
-def test_exchanges_of_one_process_under_one_id_are_not_one_where_their_servers_rows_are_lost() -> None:
-    asked = [exchange("client", n, n, "client", port=n, response_id="cmpl-same", trace_id=None) for n in range(4)]
-    found = joined(asked, [])
-    assert len(set(attempts(found, "exchange").values())) == 4
-    held = [engine_request("cmpl-same-0-0badcafe", 2, external_id="cmpl-same-0")]
-    with_engine = joined(asked, held)
-    assert len(set(attempts(with_engine, "exchange").values())) == 4
-    of_engine = attempts(with_engine, "internal_id")["cmpl-same-0-0badcafe"]
-    bearers = [e for e in edges(with_engine, "carried_by") if e[0] == of_engine and e[2] == "exact"]
-    assert len(bearers) <= 1
-
-
-def test_what_a_request_id_alone_joins_is_derived() -> None:
-    """One attempt alone bears it; another's rows may be lost."""
-    same = {"request_id": "11111111-2222-4333-8444-555555555555"}
-    asked = exchange("client", 1, 0, "client", port=1, lasts_ms=90, **same)
-    behind = {**exchange("server", 2, 5, "server", port=7, **same), "peer_address": "10.0.0.7"}
-    found = joined([asked, behind], [])
-    assert len(set(attempts(found, "exchange").values())) == 1
-    assert {rule for _, _, _, rule in edges(found, "carried_by")} == {"itself", "request_id"}
-    assert sorted(evidence for _, _, evidence, _ in edges(found, "carried_by")) == ["derived", "exact"]
-
-
-def asked_once(**request: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A server's exchange, and the request in an engine of its node that began while it lasted."""
-    asked = exchange("server", 2, 5, "api", **request)
-    return [asked], [engine_request(f"{asked['response_id']}-0badcafe", 6, external_id=asked["response_id"])]
-
-
-def served(
-    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]], losses: list[dict[str, Any]] | None
-) -> tuple[str, str]:
-    (edge,) = edges(joined(*rows, losses=losses), "served_by")
-    return edge[2], edge[3]
-
-
-HEX = "0123456789abcdef"
-
-
-def test_an_id_that_clients_can_repeat_is_exact_only_where_nothing_was_lost() -> None:
-    own = asked_once(response_id=f"chatcmpl-{HEX}")
-    headers = [
-        asked_once(response_id="chatcmpl-mine", request_id="mine"),
-        asked_once(response_id="mine", request_id="mine"),
-        # Behind a proxy that says its own UUID, where the request's head was seen before the proxy.
-        asked_once(response_id="chatcmpl-5b2f0e9c-1a2b-4cde-8f01-23456789abcd"),
-        asked_once(response_id=f"chatcmpl-{HEX}", parse="head_truncated"),
-    ]
-    lost = {"start_ns": 3000 * MS, "end_ns": 3000 * MS, "node": "b", "source": "http_exchange", "reason": "ring full"}
-    elsewhere = [{**lost, "node": "c"}, {**lost, "source": "dcgm"}, {**lost, "start_ns": -9 * MS, "end_ns": 0}]
-    for rows in headers:
-        assert served(rows, None) == ("derived", "response_id")
-        assert served(rows, [{**lost, "lost": 1}]) == ("derived", "response_id")
-        assert served(rows, [{**lost, "lost": 1, "node": "", "source": "export"}]) == ("derived", "response_id")
-        assert served(rows, [{**each, "lost": 1} for each in elsewhere]) == ("exact", "response_id")
-        assert served(rows, []) == ("exact", "response_id")
-    for losses in (None, [], [{**lost, "lost": 1}]):
-        assert served(own, losses) == ("exact", "response_id")
-
-
-def test_a_server_that_makes_its_own_id_though_it_was_sent_one_is_believed() -> None:
-    assert served(asked_once(response_id=f"chatcmpl-{HEX}", request_id="mine"), None) == ("exact", "response_id")
-
-
-def test_what_began_after_an_exchange_ended_is_not_of_it_for_certain() -> None:
-    exchanges, engine = asked_once(response_id=f"chatcmpl-{HEX}")
-    late = [{**engine[0], "start_ns": 9000 * MS}]
-    assert served((exchanges, late), []) == ("derived", "response_id")
-
-
-def test_a_failed_request_and_the_next_under_its_id_are_a_retry_for_certain_only_within_one_proxys_exchange() -> None:
-    def tried(side: str, connection: int, at_ms: int, **more: Any) -> dict[str, Any]:
-        return exchange(side, connection, at_ms, {"client": "envoy", "server": "pod"}[side], port=connection, **more)
-
-    rows = []
-    for n, (at_ms, status) in enumerate(((5, 503), (50, 200))):
-        told = {"request_id": "mine", "status": status, "lasts_ms": 20}
-        rows += [tried("client", n, at_ms, **told), tried("server", n, at_ms + 1, **{**told, "lasts_ms": 18})]
-    around = {**exchange("server", 9, 0, "envoy", port=9, lasts_ms=300, request_id="mine"), "node": "a"}
-    for seen, losses, evidence in (
-        (rows, [], "derived"),
-        ([*rows, around], [], "exact"),
-        ([*rows, around], None, "derived"),
-    ):
-        assert {e[2] for e in edges(joined(seen, [], losses=losses), "retried")} == {evidence}
