@@ -60,9 +60,11 @@ const LABELS = {
 export function measure(metric, part, rate) {
   const known = LABELS[metric];
   if (metric === "warpline.gpu.pipe.active" && part === "sm") return ["SM activity", "1"];
-  const title = known ? known[0] : metric.replace(/^warpline\.gpu\.|^hw\.gpu\.|^hw\./, "").replace(/[._]/g, " ");
+  const title = known ? known[0] : metric.replace(/^warpline\.gpu\.|^hw\.gpu\.|^hw\./, "").replace(/[._]/g, " ")
+    .replace("pcie", "PCIe").replace("nvlink", "NVLink");
   let unit = known ? known[1] : "";
   if (!known && /clock$|clock /.test(title)) unit = "Hz";
+  else if (!known && /throughput/.test(title)) unit = "By/s";
   else if (!known && /active|utili[sz]ation|occupancy|bandwidth|ratio/.test(title)) unit = rate ? "By/s" : "1";
   else if (!known && /bytes|memory (free|reserved)/.test(title)) unit = rate ? "By/s" : "By";
   else if (!known && /power/.test(title)) unit = "W";

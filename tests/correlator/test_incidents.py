@@ -124,8 +124,8 @@ STANDS_OUT = {
     ],
     "policy_drops": ["for 76.1 ms (79% of its time) it waited at its server, not yet in an engine"],
     "preemption_storm": [
-        "it was preempted 3 times: the KV cache had no room for it, and it waited at most 4.18 s to go on (when it did the"
-        " last time is not on record); 4.02 ms of GPU time went to compute its context again",
+        "it was preempted 3 times: the KV cache had no room for it, and it waited at most 4.18 s to go on (its last"
+        " return is not on record); 4.02 ms of GPU time went to compute its context again",
         "its engine preempted 27 requests while it lasted, 53 times in all",
     ],
     "prefill_decode_imbalance": ["up to 91 requests waited in the queue of the engine at 127.0.0.1:40775 (prefill)"],
