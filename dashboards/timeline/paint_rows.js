@@ -8,9 +8,9 @@ import { together } from "./wire.js";
 
 /** What is thin keeps this much of its colour: on a dark ground a colour needs more to be seen. */
 const FAINTEST = { light: 0.34, dark: 0.5 };
-/** A bar thinner than `thin` pixels with `room` pixels of nothing on both sides is drawn at least `wide`, and in its full
- * colour: one dropped packet in ten seconds is what a person looks for. */
-const ALONE = { thin: 4, room: 16, wide: 2 };
+/** A row with no more than one bar on so many pixels has room for each: what is thinner than `thin` is drawn at least `wide`,
+ * and in its full colour. One dropped packet in ten seconds is what a person looks for. */
+const ROOM = 24, FEW = { thin: 4, wide: 2 };
 /** Bars that are not this request's steps keep this much of their colour. */
 const NOT_OWN = 0.42;
 /** Pixels without a reading from which on it is said. */
@@ -98,17 +98,16 @@ export class RowPainter {
   bars(view, item, chunk, part, line, top) {
     const { pixels, scale } = this, { theme, ratio } = view;
     const base = (chunk.start - view.t0) * scale, unit = chunk.unit * scale;
-    let low = pixels, high = 0, before = -Infinity;
-    for (let at = firstBar(chunk, part, -base / unit); at < part.to; at++) {
+    const first = firstBar(chunk, part, -base / unit), few = this.few(chunk, part, first, base, unit, ratio);
+    let low = pixels, high = 0;
+    for (let at = first; at < part.to; at++) {
       const start = base + chunk.x[at] * unit, width = chunk.w[at] * unit, end = start + width;
       if (start > pixels) break;
-      const after = at + 1 < part.to ? base + chunk.x[at + 1] * unit : Infinity;
-      const alone = width < ALONE.thin * ratio && Math.min(start - before, after - end) > ALONE.room * ratio;
-      before = Math.max(before, end);
       if (end < 0) continue;
+      const marked = few && width < FEW.thin * ratio;
       const [name, kind, own] = chunk.names[chunk.name[at]];
-      const strength = this.strength(view, alone ? 1 : chunk.density[at] / 255, name, own);
-      const rgb = colour(kind, name), whole = chunk.count[at] === 0, least = alone ? Math.round(ALONE.wide * ratio) : 1;
+      const strength = this.strength(view, marked ? 1 : chunk.density[at] / 255, name, own);
+      const rgb = colour(kind, name), whole = chunk.count[at] === 0, least = marked ? Math.round(FEW.wide * ratio) : 1;
       const from = Math.max(0, Math.floor(start)), to = Math.min(pixels, Math.max(from + least, Math.round(end)));
       const edge = whole && width > 4 && start >= 0 ? from : -1;
       for (let pixel = from; pixel < to; pixel++) {
@@ -131,6 +130,18 @@ export class RowPainter {
       }
     }
     return [low, high];
+  }
+
+  /** Whether so few bars of a row are in view that each has room. */
+  few(chunk, part, first, base, unit, ratio) {
+    const most = this.pixels / (ROOM * ratio);
+    let seen = 0;
+    for (let at = first; at < part.to && seen <= most; at++) {
+      const start = base + chunk.x[at] * unit;
+      if (start > this.pixels) break;
+      if (start + chunk.w[at] * unit >= 0) seen++;
+    }
+    return seen <= most;
   }
 
   strength(view, density, name, own) {
@@ -260,7 +271,8 @@ export class RowPainter {
     context.lineWidth = 1.2;
     context.stroke();
     for (const [from, to] of silences(view, line)) this.silence(view, this.x(view, from), this.x(view, to), top + tall / 2);
-    this.scaleText(view, reading(most, item.unit), top);
+    const text = item.unit === "1" ? "0 to 100 %" : `max ${reading(Math.max(...line.value), item.unit)}`;
+    this.scaleText(view, text, top);
   }
 
   /** Say in an empty stretch that nothing was read there: it is not a zero. */
@@ -275,7 +287,7 @@ export class RowPainter {
     context.textAlign = "start";
   }
 
-  /** What the top of a line's scale stands for. */
+  /** What a line's scale stands for. */
   scaleText(view, text, top) {
     const { context } = this;
     context.font = "10px system-ui, sans-serif";

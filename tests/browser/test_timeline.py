@@ -64,17 +64,21 @@ SILENT_LINES = """(() => {
     return written.filter(([text]) => text === "no readings").map(([, x]) => x * end / 1000);
   };
   return { ended: seen([0, 1, 2, 3, 4, 5], 20e9), whole: seen([0, 1, 2, 3, 4, 5], 7e9), few: seen([0], 20e9) }; })()"""
-ALONE = """(() => {
-  const t = warplineTimeline, painter = t.rowPainter, { pixels, scale } = painter, line = new Uint8ClampedArray(4000);
-  const chunk = {
-    start: 0, unit: 1, x: [100, 500, 501, 503], w: [0, 1, 1, 1], density: [3, 3, 3, 3], count: [0, 0, 0, 0],
-    name: [0, 0, 0, 0], names: [["dropped", "flow", 0]],
+FEW = """(() => {
+  const t = warplineTimeline, painter = t.rowPainter, { pixels, scale } = painter;
+  const drawn = (bars) => {
+    const line = new Uint8ClampedArray(4000), each = (value) => Array(bars).fill(value);
+    const chunk = {
+      start: 0, unit: 1, x: each(0).map((_, at) => 100 + 5 * at), w: each(1), density: each(3), count: each(0),
+      name: each(0), names: [["dropped", "flow", 0]],
+    };
+    Object.assign(painter, { pixels: 1000, scale: 1, labels: [] });
+    const view = { t0: 0, theme: t.theme, ratio: 1, chunks: [chunk] }, part = { from: 0, to: bars };
+    painter.bars(view, { y: 0, h: 18 }, chunk, part, line, true);
+    Object.assign(painter, { pixels, scale });
+    return [[...Array(1000).keys()].filter((pixel) => line[pixel * 4 + 3]), [...line.slice(400, 403)]];
   };
-  Object.assign(painter, { pixels: 1000, scale: 1, labels: [] });
-  painter.bars({ t0: 0, theme: t.theme, ratio: 1, chunks: [chunk] }, { y: 0, h: 18 }, chunk, { from: 0, to: 4 }, line, true);
-  Object.assign(painter, { pixels, scale });
-  const drawn = [...Array(1000).keys()].filter((pixel) => line[pixel * 4 + 3]);
-  return { drawn, alone: [...line.slice(400, 403)], crowded: [...line.slice(2000, 2003)] }; })()"""
+  return [drawn(2), drawn(100)]; })()"""
 TOGETHER = """(() => {
   const t = warplineTimeline, over = t.rowPainter.over, context = over.context, written = [], fill = context.fillText;
   context.fillText = (text, x) => written.push([text, x, x + context.measureText(text).width]);
@@ -268,12 +272,13 @@ def test_throttling_and_errors_of_a_gpu_are_marked_and_told(watched: Watched, ad
     assert watched.errors == []
 
 
-def test_a_thin_bar_that_stands_alone_is_drawn_to_be_seen(watched: Watched, address: str) -> None:
+def test_thin_bars_are_drawn_to_be_seen_where_each_has_room(watched: Watched, address: str) -> None:
     page = opened(watched, address + REQUEST)
-    seen = page.evaluate(ALONE)
-    assert seen["drawn"] == [100, 101, 500, 501, 503], "The lone one has two pixels, each of a crowd has its own"
-    assert seen["alone"] == [0x56, 0xB4, 0xE9], "A flow's colour, whole"
-    assert seen["crowded"] != seen["alone"], "What is dense is drawn as dense as it is"
+    (few, whole), (many, faint) = page.evaluate(FEW)
+    assert few == [100, 101, 105, 106], "Two pixels each"
+    assert whole == [0x56, 0xB4, 0xE9], "A flow's colour, whole"
+    assert many == list(range(100, 600, 5)), "Of a hundred each has its own pixel alone"
+    assert faint != whole, "What is dense is drawn as dense as it is"
     assert watched.errors == []
 
 
