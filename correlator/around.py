@@ -131,9 +131,9 @@ def _bears(row: Row, request: Row) -> bool:
     if kind in ("cold_start", "image_pull"):  # A pod that starts loads its node.
         here = row["node"] is not None and row["node"] == request["node"]
         return _served(row, request) is not False or (here and not row["whole"])
-    if kind == "silent":
-        return bool(row["at_ns"] + row["amount"] > request["start_ns"])
-    return kind not in ("lost_rows", "throttled")
+    if kind == "resent":  # Where its own connection is known to have lost nothing, others' losses are not its own.
+        return bool(request["retransmits"] != 0)
+    return kind not in ("lost_rows", "throttled", "silent")
 
 
 def _when(at_ns: int, start_ns: int, end_ns: int) -> str:

@@ -20,7 +20,13 @@ _WHY = {
 
 def causes(rows: Sequence[Row]) -> list[Cause]:
     """Return for how long the thread that was kept longest did not run, by process and reason."""
-    return [Cause(_sentence(row), int(row["kept_ns"]), "derived", _METHOD, kind="event") for row in rows]
+    kept = [row for row in rows if row["kind"] in _WHY]
+    return [Cause(_sentence(row), int(row["kept_ns"]), "derived", _METHOD, kind="event") for row in kept]
+
+
+def watched(rows: Sequence[Row]) -> bool:
+    """Return whether the scheduler was watched for any process that served the request."""
+    return bool(rows)
 
 
 def _sentence(row: Row) -> str:

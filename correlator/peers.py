@@ -53,7 +53,7 @@ def _of_itself(own: dict[str, Row], evidence: str) -> list[Cause]:
     odd = {name: row for name, row in own.items() if _stands_out(row)}
     found = [*_until_first_token(odd), *_after_it(odd, own)]
     if not found and "duration_ns" in odd:  # Else its parts tell it.
-        found.append(_time("time from the first byte to the last", odd["duration_ns"]))
+        found.append(_time("time at its server", odd["duration_ns"]))
     return [*found, *_per_step(odd, evidence)]
 
 

@@ -4,7 +4,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from correlator.explain import explain
+import pytest
+
+from correlator.explain import Explanation, explain
 from tests.correlator.served import BASE, MS, Place, Row, Served, stored
 from warpline import schema
 from warpline.batch import Batch
@@ -26,6 +28,16 @@ def away(thread: int, start_ms: float, length_ms: float, reason: str, runqueue_m
     }
 
 
+def explained(directory: Path, more: dict[str, list[Row]]) -> Explanation:
+    """What is told of a request that lasts from 0 to 100 ms, where these rows are stored too."""
+    with closing(stored(directory, [Served(PLACE, 0, 100)])) as store:
+        for name, rows in more.items():
+            columns: dict[str, list[Any]] = {c: [row[c] for row in rows] for c in (rows[0] if rows else ())}
+            if rows:
+                store.write([Batch(schema.table(name), schema.table(name).batch(columns), f"more/{name}")])
+        return explain(lambda name, **asked: store.view(name, asked).read_all(), "cmpl-0")
+
+
 def told(directory: Path, off_cpu: list[Row], launching: tuple[int, ...] = ()) -> list[tuple[str, int]]:
     """Sentences about threads, with their ns, of a request that lasts from 0 to 100 ms."""
     run = {"node": PLACE.node, "process_uid": PLACE.engine, "session": 1, "api": "cudaLaunchKernel"}
@@ -33,12 +45,7 @@ def told(directory: Path, off_cpu: list[Row], launching: tuple[int, ...] = ()) -
         run | {"start_ns": BASE + MS, "end_ns": BASE + MS + 500, "correlation_id": n, "thread_id": thread}
         for n, thread in enumerate(launching)
     ]
-    with closing(stored(directory, [Served(PLACE, 0, 100)])) as store:
-        for name, rows in (("off_cpu", off_cpu), ("launch", launches)):
-            columns: dict[str, list[Any]] = {c: [row[c] for row in rows] for c in (rows[0] if rows else ())}
-            if rows:
-                store.write([Batch(schema.table(name), schema.table(name).batch(columns), f"more/{name}")])
-        found = explain(lambda name, **asked: store.view(name, asked).read_all(), "cmpl-0")
+    found = explained(directory, {"off_cpu": off_cpu, "launch": launches})
     return [(cause.sentence, cause.ns) for cause in found.causes if cause.sentence.startswith("the thread of")]
 
 
@@ -80,3 +87,13 @@ def test_the_disk_is_told_of_the_server_and_waits_that_are_a_servers_work_are_no
 
 def test_a_wait_too_short_to_matter_is_not_told(tmp_path: Path) -> None:
     assert told(tmp_path, [away(7, 10, 1, "runqueue", 1, PLACE.engine)]) == []
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_late_host_without_the_schedulers_rows_is_told_as_not_recorded(tmp_path: Path, watched: bool) -> None:
+    each = {"node": PLACE.node, "process_uid": PLACE.engine, "start_ns": BASE, "end_ns": BASE + 1000 * MS}
+    sums = [each | {"reason": "futex", "intervals": 5, "total_ns": 9 * MS}] if watched else []
+    found = explained(tmp_path, {"off_cpu_total": sums})
+    assert any("the host did not launch in time" in cause.sentence for cause in found.causes)
+    why = "why its host was late: watch the scheduler there (source sched)"
+    assert (why in found.missing) is not watched

@@ -159,10 +159,18 @@ def test_what_came_after_it_ended_is_no_reason_of_it() -> None:
     ]
 
 
-def test_a_silent_collector_is_told_with_what_is_known_all_the_same_and_bears_on_nothing_once_it_is_back() -> None:
-    (event,), _ = around.beside([near("silent", 20 * S, None, -1.0)], REQUEST, 0.97)
-    assert event.sentence.endswith("clocks are missing; this request was seen all the same, 97% of its time by phase")
-    assert around.beside([near("silent", 20 * S, None, -30.0)], REQUEST, 1.0)[0] == []
+def test_a_silent_collector_is_told_with_what_is_known_all_the_same_and_is_no_reason_of_what_it_watches() -> None:
+    events, (told,) = around.beside([near("silent", 20 * S, None, -1.0)], REQUEST, 0.97)
+    assert events == []
+    assert told.sentence.endswith("clocks are missing; this request was seen all the same, 97% of its time by phase")
+
+
+@pytest.mark.parametrize(("own", "event"), [(0, False), (2, True), (None, True)])
+def test_packets_that_others_lost_are_no_reason_where_its_own_connection_lost_none(
+    own: int | None, event: bool
+) -> None:
+    events, rest = around.beside([near("resent", 10, 256)], REQUEST | {"retransmits": own}, 1.0)
+    assert (len(events), len(rest)) == ((1, 0) if event else (0, 1))
 
 
 @pytest.mark.parametrize(
