@@ -15,6 +15,11 @@ from warpline.errors import WarplineError
 MOST_CAUSES = 5
 MOST_DIFFERENCES = 4
 MOST_AROUND = 6
+TOOK = ("lightbulb", "What took its time")
+MET = ("bolt", "What it met with; how much of its time that took is not known")
+UNLIKE = ("compare_arrows", "How it differs from its like")
+NEARBY = ("radar", "Near it in time; as far as is known not its cause")
+"""Icon and heading of each group of what stands out."""
 ENERGY = st.column_config.NumberColumn(format="%.3g")
 
 
@@ -50,12 +55,7 @@ def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]
         standing_at = st.empty()
         # In its place from the start: nothing below moves when it is known.
         standing_at.caption(":material/leaderboard: Comparing it with its like …")
-        said = {
-            "lightbulb": [*found["causes"], *findings][:MOST_CAUSES],
-            "compare_arrows": found.get("differs", [])[:MOST_DIFFERENCES],
-            "radar": found.get("around", [])[:MOST_AROUND],
-        }
-        _say(said, found["missing"])
+        _say(_grouped(found, findings), found["missing"])
         _standing(standing_at, row)
 
 
@@ -68,9 +68,22 @@ def _standing(place: DeltaGenerator, row: pd.Series) -> None:
     place.caption(f":material/leaderboard: {text}", help="Answered requests of its path and model.")
 
 
-def _say(said: dict[str, list[dict[str, Any]]], missing: list[str]) -> None:
-    """Show findings, each list with its icon: what took its time, what differs from its peers, what happened around it."""
-    for icon, found in said.items():
+def _grouped(found: dict[str, Any], findings: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return findings by (icon, heading): what took a known part of its time, what may have, and what is no cause of it."""
+    causes = [*found["causes"], *findings][:MOST_CAUSES]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in causes:  # In their order: what stands first is told first.
+        groups.setdefault(TOOK if each.get("ns") else MET, []).append(each)
+    groups[UNLIKE] = found.get("differs", [])[:MOST_DIFFERENCES]
+    groups[NEARBY] = found.get("around", [])[:MOST_AROUND]
+    return groups
+
+
+def _say(said: dict[tuple[str, str], list[dict[str, Any]]], missing: list[str]) -> None:
+    """Show findings under the heading of their group, each with its icon and how it is known."""
+    for (icon, heading), found in said.items():
+        if found:
+            st.caption(heading)
         for each in found:
             text, sure = parts.linked(str(each["sentence"])), each.get("confidence")
             known = parts.evidence(each["evidence"]) + (f" {math.floor(sure * 10_000) / 100:g} %" if sure else "")

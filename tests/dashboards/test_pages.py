@@ -75,11 +75,15 @@ def test_the_slowest_come_first_when_asked(correlator: str, reading: Callable[..
     assert len(durations) == 50
 
 
+WHY = (":material/lightbulb:", ":material/bolt:")
+"""Icons of what took its time, and of what may have."""
+
+
 def test_a_request_says_why_it_took_as_long_the_heaviest_first(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     app = page("request", id=scene.REQUEST_ID)
     causes = read.explained(scene.REQUEST_ID)["causes"]
-    sentences = [str(each.value) for each in app.markdown if "lightbulb" in str(each.value)]
+    sentences = [str(each.value) for each in app.markdown if str(each.value).startswith(WHY)]
     assert causes
     assert len(sentences) >= min(len(causes), 5)
     assert str(causes[0]["sentence"])[1:] in sentences[0]

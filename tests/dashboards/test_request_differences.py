@@ -35,3 +35,26 @@ def test_a_request_says_what_differs_from_its_peers_and_how_sure_that_is(
         f"Requests served by pod a took 3 times as long {parts.evidence('estimated')} 99.99 %",
         f"Its prompt is long {parts.evidence('exact')}",
     ]
+
+
+def test_what_only_may_have_slowed_a_request_stands_under_a_heading_that_says_so(
+    correlator: str, reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading(correlator)
+    known = {"evidence": "estimated"}
+    told = {
+        "causes": [known | {"sentence": "XID 79", "ns": 0}, known | {"sentence": "the host was late", "ns": 5}],
+        "differs": [],
+        "around": [known | {"sentence": "packets of others were lost", "ns": 0}],
+        "missing": [],
+    }
+    monkeypatch.setattr(read, "explained", lambda request: told)
+    app = page("request", id=scene.REQUEST_ID)
+    shown = [str(each.value) for each in app.main if each.type in ("markdown", "caption")]
+    headings = ("What it met with; ", "What took its time", "Near it in time; ", "How it differs")
+    met, took, near = (next(at for at, text in enumerate(shown) if text.startswith(each)) for each in headings[:3])
+    assert shown[met + 1].startswith(":material/bolt: XID 79")
+    assert shown[took + 1].startswith(":material/lightbulb: The host was late")
+    assert shown[near + 1].startswith(":material/radar: Packets of others were lost")
+    assert met < took < near
+    assert not any(text.startswith(headings[3]) for text in shown), "nothing differs, so nothing is headed so"
