@@ -18,7 +18,7 @@ import pyarrow as pa
 from tests.simulator import toy_triton
 from tests.simulator.toy_engine import MS, Plan, Request, Toy, simulate, truth
 from tests.simulator.toy_trace import sglang
-from warpline import schema
+from warpline import no_pandas, schema
 
 
 def seen(toy: Toy, everyone: list[Request]) -> dict[str, pa.RecordBatch]:
@@ -175,6 +175,7 @@ def parts(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
+    no_pandas.keep_out()
     plan, directory = Plan(**json.loads(sys.argv[1])), Path(sys.argv[2])
     for part, tables in parts(plan).items():
         (directory / part).mkdir(parents=True, exist_ok=True)
