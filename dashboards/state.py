@@ -33,6 +33,9 @@ SAID = {
 """A time range as a sentence names it."""
 
 SECOND_NS = 1_000_000_000
+_WINDOW = "window of the page before"
+KINDS = {"inference": "POST", "all": "*"}
+"""Which requests a person means → the method that they have: scrapes and probes are GETs, inference is a POST everywhere."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def controls(default: str = "1h") -> Range:
 
     An address may also name a window of its own, `window=<from_ns>-<to_ns>`, which holds until it is dismissed.
     """
-    named = window(st.query_params.get("window", ""))
+    named = window(_carried())
     with st.container(horizontal=True, vertical_alignment="center"):
         if named.until_ns is not None:
             st.button(named.said, on_click=_dismiss, icon=":material/close:", help="Back to the time ranges")
@@ -86,8 +89,33 @@ def controls(default: str = "1h") -> Range:
     return named if named.until_ns is not None else window(chosen or default)
 
 
+def _carried() -> str:
+    """Return the window that the address names, or else the one that the page before had: its link does not carry it."""
+    if "range" in st.query_params:
+        st.session_state.pop(_WINDOW, None)
+    elif name := st.query_params.get("window", ""):
+        st.session_state[_WINDOW] = name
+    elif name := st.session_state.get(_WINDOW, ""):
+        st.query_params["window"] = name
+    return str(st.query_params.get("window", ""))
+
+
 def _dismiss() -> None:
     st.query_params.pop("window", None)
+    st.session_state.pop(_WINDOW, None)
+
+
+def choice(title: str, names: list[str], key: str) -> str:
+    """Show a choice of one of a few; return it, the first where none is chosen. Its key is its name in the address."""
+    chosen = st.segmented_control(
+        title, names, default=names[0], key=key, bind="query-params", label_visibility="collapsed"
+    )
+    return chosen or names[0]
+
+
+def method() -> str:
+    """Show the choice between inference and all requests; return the method that they have, `*` for any."""
+    return KINDS[choice("Requests", list(KINDS), "kind")]
 
 
 def zone_control() -> None:

@@ -2,7 +2,8 @@
 -- parameters: since_ns, until_ns, method, text, path, pod, outcome, least_ns, most_ns
 -- within: request 0..3600 s
 SELECT request_uid, start_ns, end_ns, open, node, pod, namespace, model, side, method, path, status, grpc_status, ttft_ns, duration_ns, longest_gap_ns,
-    chunks, request_bytes, bytes, retransmits, client_node, client_start_ns, client_end_ns, request_id, response_id, trace_id, ended_by, evidence
+    chunks, request_bytes, bytes, retransmits, client_node, client_start_ns, client_end_ns, 
+    client_end_ns - client_start_ns AS client_duration_ns, request_id, response_id, trace_id, ended_by, evidence
 FROM request
 WHERE start_ns >= $since_ns AND start_ns < $until_ns
     AND ($method::VARCHAR = '*' OR coalesce(method, $method::VARCHAR) = $method::VARCHAR)

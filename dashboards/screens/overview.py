@@ -10,8 +10,6 @@ import streamlit as st
 
 from dashboards import differs, fired, parts, read, state, theme, words
 
-KINDS = {"inference": "POST", "all": "*"}
-"""Which requests a person means → the method that they have: scrapes and probes are GETs, inference is a POST everywhere."""
 PERCENTILES = {"p50": theme.SERIES[2], "p95": theme.SERIES[4], "p99": theme.SERIES[3]}
 """Percentile → its colour: none of those that tell answered requests from failed ones."""
 TIMES = {"first byte": "ttft", "duration": "duration"}
@@ -40,9 +38,9 @@ def _body(chosen: state.Range) -> None:
         return _empty(chosen)
     fired.show("Fired in this time", fired.within(chosen.since_ns, chosen.until_ns), f"/alerts?{chosen.query}")
     with st.container(horizontal=True, vertical_alignment="center"):
-        kind = _choice("Requests", list(KINDS), "kind")
-        measure = TIMES[_choice("Time shown", list(TIMES), "time")]
-        asked = {**chosen.bounds, "method": KINDS[kind]}
+        method = state.method()
+        measure = TIMES[state.choice("Time shown", list(TIMES), "time")]
+        asked = {**chosen.bounds, "method": method}
         summary = read.frame("request_summary", **asked).iloc[0]
         others = int(every["requests"]) - int(summary["requests"])
         if others:
@@ -56,13 +54,6 @@ def _body(chosen: state.Range) -> None:
     with right:
         _rates(asked, measure, summary)
     _exemplars(picked, measure)
-
-
-def _choice(title: str, names: list[str], key: str) -> str:
-    chosen = st.segmented_control(
-        title, names, default=names[0], key=key, bind="query-params", label_visibility="collapsed"
-    )
-    return chosen or names[0]
 
 
 def _empty(chosen: state.Range) -> None:

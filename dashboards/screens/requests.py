@@ -10,6 +10,7 @@ from dashboards import parts, read, state, words
 SORTS = {
     "newest": "-start_ns",
     "slowest": "-duration_ns",
+    "slowest at its client": "-client_duration_ns",
     "slowest first token": "-ttft_ns",
     "longest gap": "-longest_gap_ns",
     "most retransmits": "-retransmits",
@@ -29,10 +30,11 @@ def show() -> None:
 
 
 def _body(chosen: state.Range) -> None:
+    method = state.method()
     filters, sort = _filters(chosen)
-    found = read.frame("request_search", **chosen.bounds, **filters, order=SORTS[sort], limit=LIMIT)
+    found = read.frame("request_search", **chosen.bounds, **filters, method=method, order=SORTS[sort], limit=LIMIT)
     if found.empty:
-        return _empty(chosen)
+        return _empty(chosen, method)
     shown = _page(found)
     _table(shown)
 
@@ -63,10 +65,12 @@ def _filters(chosen: state.Range) -> tuple[dict[str, str], str]:
     }, sort
 
 
-def _empty(chosen: state.Range) -> None:
+def _empty(chosen: state.Range, method: str) -> None:
     if not len(read.frame("request_search", **_everything(), limit=1)):
         return parts.welcome()
     advice = ["Clear the search, or set the filters back to *any*."]
+    if method != "*":
+        advice.insert(0, "Choose *all* above to see scrapes, probes and other GETs, too.")
     advice = [*parts.elsewhere("requests", chosen, "http_exchange", "span"), *advice]
     days = read.settings().correlator_retention_days
     parts.nothing(
@@ -99,6 +103,7 @@ def _table(shown: pd.DataFrame) -> None:
             "request": shown["method"].fillna("") + " " + shown["path"].fillna(""),
             "pod": shown["pod"].fillna(shown["node"]),
             "duration": shown["duration_ns"].astype("Float64") / MS,
+            "at client": shown["client_duration_ns"].astype("Float64") / MS,
             "first byte": shown["ttft_ns"].astype("Float64") / MS,
             "longest gap": shown["longest_gap_ns"].astype("Float64") / MS,
             "chunks": shown["chunks"],
@@ -132,7 +137,16 @@ def _columns(longest: float) -> dict[str, object]:
         "outcome": st.column_config.TextColumn("Outcome", width="small"),
         "request": st.column_config.TextColumn("Request", width="medium"),
         "pod": st.column_config.TextColumn("Pod or node"),
-        "duration": st.column_config.ProgressColumn("Duration", format="%.1f ms", min_value=0.0, max_value=longest),
+        "duration": st.column_config.ProgressColumn(
+            "Duration",
+            help="At its server, from the first byte to the last; at its client where no server was seen",
+            format="%.1f ms",
+            min_value=0.0,
+            max_value=longest,
+        ),
+        "at client": milliseconds(
+            "At its client", format="%.1f ms", help="The same from the client's socket, where that was watched"
+        ),
         "first byte": milliseconds(
             "First byte", format="%.1f ms", help="From the request's first byte to the first of the response's body"
         ),

@@ -63,6 +63,23 @@ def test_a_row_of_the_table_opens_its_timeline(watched: Watched, address: str) -
     assert watched.errors == []
 
 
+def test_a_window_is_kept_on_the_way_to_another_page_until_it_is_dismissed(watched: Watched, address: str) -> None:
+    page, window = watched.page, f"{10**18}-{2 * 10**18}"
+    page.goto(f"{address}/?window={window}")
+    page.get_by_role("button", name=" to ").wait_for()
+    page.get_by_role("link", name="Requests", exact=True).first.click()
+    page.get_by_role("heading", name="Requests", exact=True).wait_for()
+    page.get_by_role("button", name=" to ").wait_for()
+    assert parse_qs(urlsplit(page.url).query)["window"] == [window]
+    page.get_by_role("button", name=" to ").click()
+    page.get_by_role("radio", name="6h").wait_for()
+    page.get_by_role("link", name="GPUs", exact=True).first.click()
+    page.get_by_role("heading", name="GPUs", exact=True).wait_for()
+    page.get_by_role("radio", name="6h").wait_for()
+    assert "window" not in page.url
+    assert watched.errors == []
+
+
 def test_two_rows_of_the_table_are_compared_down_to_kernels(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/requests?q=chatcmpl")
