@@ -94,7 +94,7 @@ def _say(said: dict[tuple[str, str], list[dict[str, Any]]], missing: list[str]) 
         st.caption("Nothing stands out: its time went as the strip above shows.")
     if missing:
         st.caption(
-            f"Not recorded, so that less is explained: {'; '.join(each.replace(': ', ' (', 1) + ')' for each in missing)}."
+            f"Not recorded, so that less is explained: {'; '.join(each.replace(': ', ' – ', 1) for each in missing)}."
         )
 
 
