@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,16 @@ def test_a_file_that_is_not_there_is_named_once_and_in_words(
 ) -> None:
     assert cli.main(list(arguments)) in (1, 2)
     assert capsys.readouterr().err.strip().startswith(f"warpline: {said}")
+
+
+def test_a_dashboard_whose_address_is_taken_names_the_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("WARPLINE_DASHBOARD_ADDRESS", address)
+        assert cli.main(["dashboard"]) == 2
+    assert f"dashboard_address is '{address}': address already in use; end what" in capsys.readouterr().err
 
 
 def test_no_subcommand_prints_the_help_and_ends_with_code_2() -> None:

@@ -6,11 +6,12 @@ import argparse
 import importlib.util
 import json
 import os
+import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from warpline.errors import SettingsError
+from warpline.errors import SettingsError, plain
 from warpline.settings import PREFIX, Settings
 
 AUTH = ("", "oidc", "header")
@@ -23,9 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Become `streamlit run`, so that signals and the exit code are Streamlit's own; never returns.
 
-    Raises SettingsError where an address or the way of logging in is not one, or the dashboard's packages are missing.
+    Raises SettingsError where an address or the way of logging in is not one, where another listens at the address, and
+    where the dashboard's packages are missing.
     """
     command = [sys.executable, "-m", "streamlit", "run", str(_script()), *flags(settings)]
+    _check_free(settings.dashboard_address)
     os.execve(sys.executable, command, {**os.environ, **environment(settings)})
 
 
@@ -59,6 +62,21 @@ def flags(settings: Settings) -> list[str]:
     if settings.dashboard_auth == "header":
         chosen["server.trustedUserHeaders"] = json.dumps({settings.dashboard_user_header: "email"})
     return [f"--{name}={value}" for name, value in chosen.items()]
+
+
+def _check_free(address: str) -> None:
+    """Raise SettingsError where nobody can listen at an address now: Streamlit would not say which setting it is of."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+            tried.listen()
+    except OSError as error:
+        raise SettingsError(
+            f"dashboard_address is {address!r}: {plain(error)}; end what listens there, or give another address"
+        ) from None
 
 
 def environment(settings: Settings) -> dict[str, str]:
