@@ -38,6 +38,8 @@ TALL = 1900
 """Height of a picture of a state: what it adds is often below what an ordinary screen shows."""
 PANEL = 1400
 """Height at which what is known of a bar is seen under the timeline."""
+LONG = 1320
+"""Height at which a request's timeline is seen down to its launches."""
 SIZES = {"1280": (1280, 1000), "wide": (1920, 1200)}
 REQUEST = f"request?id={scene.REQUEST_ID}"
 EVER = f"1-{2**62}"
@@ -113,7 +115,7 @@ def _incident(browser: Browser, directory: Path) -> None:
         found = mine.client.view("request_search", **asked, method="POST", order="-duration_ns", limit=1)
         for scheme in ("light", "dark"):
             context = browser.new_context(
-                viewport={"width": 1440, "height": 1088}, color_scheme="dark" if scheme == "dark" else "light"
+                viewport={"width": 1440, "height": 1190}, color_scheme="dark" if scheme == "dark" else "light"
             )
             page = context.new_page()
             page.set_default_timeout(120_000)
@@ -162,6 +164,7 @@ def _all(browser: Browser, address: str, directory: Path, name: str) -> None:
                 page.wait_for_function(SETTLED)
                 page.screenshot(path=directory / f"{name}_unknown_{scheme}_{size}.png")
             else:
+                page.set_viewport_size({"width": width, "height": LONG})
                 _request(page, address, directory / f"{name}_request_{scheme}_{size}.png")
             context.close()
 
