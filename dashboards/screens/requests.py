@@ -85,8 +85,9 @@ def _everything() -> dict[str, str]:
 def _page(found: pd.DataFrame) -> pd.DataFrame:
     pages = -(-len(found) // PAGE)
     with st.container(horizontal=True, vertical_alignment="center"):
-        more = f"the first {LIMIT:,} of them" if len(found) == LIMIT else "all of them"
-        st.caption(f"**{len(found):,}** requests, {more}. Select one row for its timeline, two to compare.")
+        most = f"The first **{LIMIT:,}** requests in this order"
+        said = most if len(found) == LIMIT else f"**{words.counted(len(found), 'request')}**, all of them"
+        st.caption(f"{said}. Select one row for its timeline, two to compare.")
         parts.download(found, "requests")
     number = 1
     if pages > 1:

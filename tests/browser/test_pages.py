@@ -53,7 +53,7 @@ def test_an_empty_store_is_explained_on_the_front_page(watched: Watched, empty_a
 def test_a_row_of_the_table_opens_its_timeline(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/requests?q={scene.RESPONSE_ID}")
-    page.get_by_text("requests, all of them").wait_for()
+    page.get_by_text(", all of them").wait_for()
     box = page.locator("[data-testid=stDataFrame]").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 18, box["y"] + 55)
