@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from tests.waiting import until
-from warpline import source
+from warpline import no_pandas, source
 from warpline.batch import Batch
 from warpline.clock import NodeClock
 from warpline.export import Exporter
@@ -66,6 +66,7 @@ def _read(out: Path, table: str) -> list[dict[str, Any]]:
 
 def main(name: str, state_dir: Path, out: str, given: dict[str, Any]) -> None:
     """Run the sources until killed."""
+    no_pandas.keep_out()
     chosen = load(environ={}, **{"state_dir": str(state_dir), "collector_endpoint": "http://127.0.0.1:9", **given})
     emit = Exporter(chosen, "node-a").emit if out == "queue" else _writer(Path(out))
     for each in name.split(","):
