@@ -56,14 +56,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
         pytest.skip(f"cannot build and run images without {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("images")
     found = Images(folder)
-    said = found.build()
-    assert not said, said[-3000:]
-    yield found
-    subprocess.run([*found.buildah, "umount", "--all"], capture_output=True, check=False)
-    subprocess.run([*found.buildah, "rm", "--all"], capture_output=True, check=False)
-    # buildah leaves its store mounted on itself.
-    subprocess.run(["umount", "--recursive", folder / "storage/overlay"], capture_output=True, check=False)
-    shutil.rmtree(folder)
+    try:
+        said = found.build()
+        assert not said, said[-3000:]
+        yield found
+    finally:  # What a build that failed leaves mounted no later run of the tests can delete: each would end in an error.
+        subprocess.run([*found.buildah, "umount", "--all"], capture_output=True, check=False)
+        subprocess.run([*found.buildah, "rm", "--all"], capture_output=True, check=False)
+        # buildah leaves its store mounted on itself.
+        subprocess.run(["umount", "--recursive", folder / "storage/overlay"], capture_output=True, check=False)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
