@@ -100,7 +100,8 @@ def explain(view: View, request: str) -> Explanation:
     found = rows[-1]
     window = {"since_ns": found["start_ns"] - _SECOND, "until_ns": found["end_ns"] + _SECOND}
     key = found["internal_id"] or found["response_id"] or found["request_uid"]
-    engine = [r for r in view("request_engine", **window).to_pylist() if r["attempt_uid"] == found["attempt_uid"]]
+    attempt = found["attempt_uid"]
+    engine = view("request_served", id=attempt, **window).to_pylist() if attempt else []
     steps = view("request_step", request=key, **window).to_pylist()
     parts = _parts(found, engine, steps)
     wall = max(sum(p.ns for p in parts), 1)
@@ -141,8 +142,8 @@ def _peers(view: View, found: Row) -> tuple[list[Row], int]:
     near = view("request_near", **asked, since_ns=begin - _AROUND_NS, until_ns=begin + _AROUND_NS).to_pylist()
     if not near:
         return [], 0
-    reach = {name: near[0][name] for name in ("since_ns", "until_ns", "ended_ns")}
-    within = max(begin - reach["since_ns"], reach["until_ns"] - 1 - begin)
+    reach = {name: near[0][name] for name in ("since_ns", "begun_ns", "until_ns")}
+    within = max(begin - reach["since_ns"], reach["begun_ns"] - 1 - begin)
     return view("request_peer", **asked, **reach).to_pylist(), within
 
 

@@ -1,8 +1,8 @@
 """What differs between a request and its peers, in sentences: by itself, and by the pod, the GPU and the model it had.
 
-Its peers are the answered requests of its path and model that began near it (view `request_peer`). A difference of its own
-is told where it lies beyond 95 of 100 peers and half as much again as their middle; one of those that had its pod, its
-GPU or its model where both sides are ten or more, their medians are as far apart, and the rank test of Mann and Whitney
+Its peers are the answered requests of its path and model that began near it, the nearest 1,000 within five minutes (view
+`request_peer`); each sentence says how many they were. A difference of its own is told where it lies beyond 95 of 100
+peers and half as much again as their middle; one of those that had its pod, its GPU or its model where both sides are ten or more, their medians are as far apart, and the rank test of Mann and Whitney
 leaves less than one chance in a hundred for all comparisons together. It is a difference, never a cause: whoever reads it
 is told what else differed, and no time of the request is weighed by it.
 """

@@ -3,7 +3,8 @@
 -- began. since_ns and until_ns are the request's own; each kind looks as far beyond them as its readings lie apart. What came
 -- after the request is a row apart from what came before; a pod that started has its `address` and `node`.
 -- parameters: request, node, since_ns, until_ns
--- within: share 1 s, gpu_sample 30 s, engine_sample 10 s, clock_pair 60 s, engine_event 0 s, http_exchange 60 s, flow 5 s, gpu_busy 60 s
+-- within: alias 3600 s, share 1 s, gpu_sample 30 s, engine_sample 10 s, clock_pair 60 s, engine_event 0 s, http_exchange 60 s
+-- within: flow 5 s, gpu_busy 60 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 place AS (
     SELECT DISTINCT gpu_uuid, process_uid FROM share

@@ -1,6 +1,6 @@
 -- Time that one other request cost a request, or that it cost another: in the queue, by prefill, by preemption.
 -- parameters: request, since_ns, until_ns
--- within: blame 5 s
+-- within: alias 3600 s, blame 5 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 sided AS (
     SELECT 'delayed by' AS role, culprit AS other, kind, delay_ns, evidence

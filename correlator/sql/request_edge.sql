@@ -1,7 +1,7 @@
 -- One statement of the joins on the way of a request from the client's socket to its GPU executions: what belongs to what,
 -- known by which rule and how well. Steps, launches and executions are counted, not listed.
 -- parameters: request, since_ns, until_ns
--- within: http_exchange 60 s, edge 3600 s, step_member 0 s, share 0 s, launch 0 s, gpu_kernel 60 s, flow 1 s, hop 1 s
+-- within: alias 3600 s, http_exchange 60 s, edge 3600 s, step_member 0 s, share 0 s, launch 0 s, gpu_kernel 60 s, flow 1 s, hop 1 s
 -- within: process_event 1 s, clock_edge 60 s
 WITH named AS MATERIALIZED (FROM aliases_of($request::VARCHAR)),
 found AS (SELECT DISTINCT attempt_uid FROM named),

@@ -1,5 +1,6 @@
 -- One attempt of a request inside the engines that served it: tokens, phases and what it waited for. Joined by the ids that
 -- the joins found (`alias`), never by time; `exchange_uid` is node/connection/ordinal/side of an exchange that carried it.
+-- parts: alias 120 s, engine_request 120 s, engine_event 120 s, engine_emission 120 s
 WITH last_request AS (
     SELECT *
     FROM engine_request

@@ -3,7 +3,7 @@
 -- its threads. To wait for a lock, a socket or a timer is what a server does: no row. Only times from `sched_threshold_us` on are
 -- on record, so all of these are the least.
 -- parameters: request, process, node, since_ns, until_ns
--- within: share 1 s, launch 0 s, off_cpu 60 s
+-- within: alias 3600 s, share 1 s, launch 0 s, off_cpu 60 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 place AS (
     SELECT process_uid FROM share

@@ -1,11 +1,13 @@
--- One measure of a request beside its peers: the answered requests of its path and model that began in [since_ns, until_ns). Or,
+-- One measure of a request beside its peers: the answered requests of its path and model that began in [since_ns, begun_ns). Or,
 -- where `property` names one (model, pod, prefill: the pod of its prefill, gpu), of those that share its value with this request
 -- beside those that do not: `own` and `peers_p50` are medians then, `others` counts the other values, and `z` is the normal score
 -- of the Mann-Whitney test that its own are more (ties corrected). `within` names a property that all of them share: GPUs of one
 -- pod, pods on one GPU. The request itself is on neither side then.
--- Engines are asked about until ended_ns. Times in ns; `batch` is the mean number of requests in its decode steps,
+-- The last of them ended at until_ns. Times in ns; `batch` is the mean number of requests in its decode steps,
 -- `idle_ns` and `idle_ratio` the time between its first schedule and its last token in which no GPU worked on its steps.
--- parameters: request_uid, since_ns, until_ns, ended_ns
+-- parameters: request_uid, since_ns, begun_ns, until_ns
+-- within: http_exchange 0 s, alias 60 s, engine_request 60 s, engine_event 1 s, engine_emission 1 s, share 1 s, step_member 1 s
+-- within: served_model 0 s
 WITH asked AS (
     SELECT path, method, concat_ws('/', node, connection_id, ordinal, side) AS asked_uid FROM http_exchange
     WHERE start_ns = split_part($request_uid::VARCHAR, '/', -1)::BIGINT
@@ -20,14 +22,14 @@ exchange AS (
         first_body_ns - start_ns AS ttft_ns,
         status = 200 AND coalesce(grpc_status, 0) = 0 AND end_ns IS NOT NULL AND coalesce(ended_by, '') <> 'abort' AS answered
     FROM http_exchange, asked
-    WHERE start_ns >= $since_ns AND start_ns < $until_ns AND side = split_part($request_uid::VARCHAR, '/', 2)
+    WHERE start_ns >= $since_ns AND start_ns < $begun_ns::BIGINT AND side = split_part($request_uid::VARCHAR, '/', 2)
         AND http_exchange.path IS NOT DISTINCT FROM asked.path AND http_exchange.method IS NOT DISTINCT FROM asked.method
     -- A row that was open is written again when it ends: the last one holds.
     QUALIFY row_number() OVER (PARTITION BY node, connection_id, ordinal, side, process_uid, start_ns ORDER BY end_ns DESC NULLS LAST) = 1
 ),
 carried AS (
     SELECT value, attempt_uid, request_uid FROM alias
-    WHERE kind = 'exchange' AND time_ns >= $since_ns - 60_000_000_000 AND time_ns < $until_ns + 60_000_000_000
+    WHERE kind = 'exchange' AND time_ns >= $since_ns - 60_000_000_000 AND time_ns < $begun_ns::BIGINT + 60_000_000_000
         AND value IN (SELECT uid FROM exchange)
 ),
 -- Of what a proxy passed on, the last server's exchange is the request.
@@ -40,21 +42,21 @@ attempt AS (
 -- Its prefill in another engine is an attempt of its own.
 prefill AS (
     SELECT DISTINCT internal_id FROM engine_request
-    WHERE role = 'prefill' AND start_ns >= $since_ns - 60_000_000_000 AND start_ns < $ended_ns::BIGINT
+    WHERE role = 'prefill' AND start_ns >= $since_ns - 60_000_000_000 AND start_ns < $until_ns
 ),
 named AS (
     SELECT DISTINCT attempt.attempt_uid, alias.value AS owner, alias.attempt_uid <> attempt.attempt_uid AS apart
     FROM alias
     JOIN attempt ON attempt.request_uid = alias.request_uid
     WHERE alias.kind IN ('internal_id', 'external_id', 'response_id') AND alias.time_ns >= $since_ns - 60_000_000_000
-        AND alias.time_ns < $until_ns + 60_000_000_000
+        AND alias.time_ns < $begun_ns::BIGINT + 60_000_000_000
         AND (alias.attempt_uid = attempt.attempt_uid OR (alias.kind = 'internal_id' AND alias.value IN (SELECT internal_id FROM prefill)))
 ),
 engine AS (
     SELECT attempt_uid, apart, process_uid, internal_id, max(model) AS model, max(role) AS role, max(prompt_tokens) AS prompt_tokens,
         max(output_tokens) AS output_tokens, min(start_ns) AS start_ns
     FROM engine_request JOIN named ON named.owner = internal_id
-    WHERE start_ns >= $since_ns - 60_000_000_000 AND start_ns < $ended_ns::BIGINT
+    WHERE start_ns >= $since_ns - 60_000_000_000 AND start_ns < $until_ns
     GROUP BY ALL
 ),
 mark AS (
@@ -64,14 +66,14 @@ mark AS (
         min(time_ns) FILTER (kind = 'first_token') AS first_token_ns,
         max(time_ns) FILTER (kind IN ('finished', 'aborted')) AS finished_ns
     FROM engine_event
-    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND internal_id IN (SELECT owner FROM named)
+    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000 AND internal_id IN (SELECT owner FROM named)
     GROUP BY ALL
 ),
 said AS (
     SELECT process_uid, internal_id, min(time_ns) AS first_ns, max(time_ns) AS last_ns, sum(new_tokens)::BIGINT AS tokens,
         max(prompt_tokens) AS prompt_tokens
     FROM engine_emission
-    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND new_tokens > 0
+    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000 AND new_tokens > 0
         AND internal_id IN (SELECT owner FROM named)
     GROUP BY ALL
 ),
@@ -93,7 +95,7 @@ given AS (
     FROM share JOIN (
         SELECT DISTINCT named.*, role FROM named LEFT JOIN engine ON engine.attempt_uid = named.attempt_uid AND engine.internal_id = named.owner
     ) AS named USING (owner)
-    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000
+    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000
     GROUP BY ALL
 ),
 -- How long a GPU worked on the steps that each was in: where ranks work at once, that which had most.
@@ -101,7 +103,7 @@ step AS (
     SELECT process_uid, step_ordinal, max(busy_ns) AS busy_ns
     FROM (
         SELECT process_uid, step_ordinal, gpu_uuid, sum(busy_ns) AS busy_ns FROM share
-        WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND step_ordinal IS NOT NULL
+        WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000 AND step_ordinal IS NOT NULL
         GROUP BY ALL
     )
     GROUP BY ALL
@@ -112,7 +114,7 @@ worked AS (
         SELECT entered.attempt_uid, entered.step_ordinal, max(step.busy_ns) AS busy_ns
         FROM (
             SELECT DISTINCT named.attempt_uid, share.process_uid, share.step_ordinal FROM share JOIN named USING (owner)
-            WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000 AND NOT named.apart
+            WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000 AND NOT named.apart
         ) AS entered
         JOIN step USING (process_uid, step_ordinal)
         GROUP BY ALL
@@ -121,7 +123,7 @@ worked AS (
 ),
 seat AS (
     SELECT process_uid, engine_index, step_ordinal, internal_id, any_value(phase) AS phase FROM step_member
-    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $ended_ns::BIGINT + 1_000_000_000
+    WHERE time_ns >= $since_ns - 1_000_000_000 AND time_ns < $until_ns + 1_000_000_000
     GROUP BY ALL
 ),
 batch AS (

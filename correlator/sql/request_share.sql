@@ -1,7 +1,7 @@
 -- What one request was given of the GPUs in one phase and class: share (sums to the measured time over all requests and
 -- buckets), busy time, energy, and cost (its busy time by the GPU's price). `request` is any id that it is known by.
 -- parameters: request, since_ns, until_ns
--- within: share 0 s
+-- within: alias 3600 s, share 0 s
 SELECT
     owner AS internal_id,
     share.gpu_uuid,

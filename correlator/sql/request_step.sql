@@ -3,7 +3,7 @@
 -- `occupancy_ns` is their busy time, summed over GPUs, `busiest_ns` that of the GPU that had most. `request` is any id that the
 -- request is known by; since_ns and until_ns, where given, spare reading the rest of the day.
 -- parameters: request, since_ns, until_ns
--- within: share 5 s, step_member 0 s
+-- within: alias 3600 s, share 5 s, step_member 0 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 member AS (
     SELECT

@@ -1,5 +1,6 @@
 -- The model that is served in one pod, or at one address: the one that engines' metrics name there, else the cluster; where they
 -- name several, none. An address that every node has (127.0.0.1) is told with its node.
+-- parts: engine_sample 600 s
 WITH scraped AS (
     SELECT pod_uid, target, model, coalesce(node, (SELECT any_value(node) FROM node HAVING count(DISTINCT node) = 1)) AS node,
         starts_with(target, '127.') OR starts_with(target, '[::1]') OR starts_with(target, 'localhost') AS everywhere

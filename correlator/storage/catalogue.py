@@ -6,6 +6,7 @@ A view that DuckDB does not take is a bug, which costs that view and those on it
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from warpline.schema import Table
 log = logging.getLogger(__name__)
 
 _TABLES = {table.name: table for table in schema.TABLES}
+_OWN = re.compile(r"/(?:client|server)/.*/\d+/([0-8]?\d{1,18})$")
+"""The form of `request_uid`: node/side/process/connection/ordinal/start."""
 
 
 class Readable(Protocol):
@@ -87,7 +90,8 @@ class Catalogue:
 
     def _window(self, store: Readable, view: View, given: Mapping[str, Any]) -> dict[str, int]:
         """Return the window of what a view is about: an empty one where nothing is known of it."""
-        found = self.answer(store, view.when, {"id": view.one(given)}).read_all().to_pylist()
+        one = view.one(given)
+        found = self.answer(store, view.when, {"id": one, **_told_by(str(one))}).read_all().to_pylist()
         return found[0] if found else {"since_ns": 0, "until_ns": 0}
 
     def _known(self, store: Readable, view: View) -> dict[str, str]:
@@ -114,6 +118,12 @@ class Catalogue:
     def _break(self, name: str, error: duckdb.Error) -> None:
         self.broken[name] = f"sql/{name}.sql: {str(error).strip()}"
         log.error("%s", self.broken[name])
+
+
+def _told_by(name: str) -> dict[str, int]:
+    """Return the window that an exchange's own id tells, which ends with when that began; nothing of other ids."""
+    began = _OWN.search(name)
+    return {"since_ns": int(began[1]), "until_ns": int(began[1]) + 1} if began else {}
 
 
 def _view_of(table: Table) -> View:

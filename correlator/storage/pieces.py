@@ -11,7 +11,8 @@ looks ahead only. It may name a view, too, that says what its rows are made of,
     -- parts: http_exchange 600 s, alias 60 s
 
 around their own times: the view is then made of those parts near the window alone, by time and not by file only, where else
-it would be made of all that was ever stored before a row of it could be found.
+it would be made of all that was ever stored before a row of it could be found. A query that knows its window well says with
+`-- parts:` itself how near of them it needs.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def narrowed(
     `stored` has all pieces of each table, `views` the SQL of each view that has no parameters, after those that it reads.
     """
     window = tuple(int(bound.get(each, ever)) for each, ever in (("since_ns", -_EVER_NS), ("until_ns", _EVER_NS)))
-    cut = []
+    cut, nearer = [], within(sql, "parts")
     for name, (before, after) in within(sql).items():
         low, high = window[0] - before, window[1] + after
         if views and name in views:
             if high - low < _EVER_NS:
-                cut.append(f"{name} AS NOT MATERIALIZED ({_remade(name, low, high, stored, views)})")
+                cut.append(f"{name} AS NOT MATERIALIZED ({_remade(name, low, high, stored, views, nearer)})")
             continue
         pieces = stored.get(name, ())
         chosen = near(pieces, low, high)
@@ -124,16 +125,26 @@ def narrowed(
     return f"WITH{recursive} {', '.join(cut)}{',' if own else ''}\n{sql[own:]}"
 
 
-def _remade(name: str, low: int, high: int, stored: Mapping[str, Sequence[Piece]], views: Mapping[str, str]) -> str:
-    """Return the SQL of view `name` over its parts near [low, high], and over the views that are made of them."""
-    made = []
-    for part, (before, after) in within(views[name], "parts").items():
+def _remade(
+    name: str,
+    low: int,
+    high: int,
+    stored: Mapping[str, Sequence[Piece]],
+    views: Mapping[str, str],
+    nearer: Margins,
+) -> str:
+    """Return the SQL of view `name` over its parts near [low, high], and over the views that are made of them.
+
+    `nearer` says of some parts how near, in the place of what the view says.
+    """
+    made, parts = [], {**within(views[name], "parts"), **nearer}
+    for part, (before, after) in parts.items():
         table, since, until = schema.table(part), low - before, high + after
         rows = select(table, near(stored.get(part, ()), since, until))
         made.append(
             f'{part} AS NOT MATERIALIZED (SELECT * FROM ({rows}) WHERE "{table.time}" BETWEEN {since} AND {until})'  # noqa: S608
         )
-    there, read = set(within(views[name], "parts")), _read_by(name, views)
+    there, read = set(parts), _read_by(name, views)
     for other, sql in views.items():
         if other in read and not there.isdisjoint(words(sql)):
             there.add(other)

@@ -223,7 +223,7 @@ def test_of_a_request_without_an_engine_its_whole_time_is_told(tmp_path: Path) -
     Joins(store.settings, store).rebuild()
     told = [(cause.sentence, cause.ns) for cause in explained(store, 4).differs]
     store.close()
-    text = "its time from the first byte to the last is 900 ms; half of 19 peers have 100 ms or less"
+    text = "its time at its server is 900 ms; half of 19 peers have 100 ms or less"
     assert told == [(f"{text}, 95 of 100 100 ms or less", 800_000_000)]
 
 
@@ -231,8 +231,8 @@ def compared(store: Store, number: int) -> list[dict[str, Any]]:
     (row,) = store.view("request_found", {"id": f"cmpl-{number}"}).read_all().to_pylist()
     window = {
         "since_ns": row["start_ns"] - 10**12,
-        "until_ns": row["start_ns"] + 10**12,
-        "ended_ns": row["end_ns"] + 10**12,
+        "begun_ns": row["start_ns"] + 10**12,
+        "until_ns": row["end_ns"] + 10**12,
     }
     found: list[dict[str, Any]] = (
         store.view("request_peer", {"request_uid": row["request_uid"], **window}).read_all().to_pylist()

@@ -75,6 +75,7 @@ def test_what_a_query_cuts_is_a_table_that_it_reads_in_its_window(name: str) -> 
     sql = QUERIES[name]
     code = re.sub(r"--[^\n]*", "", sql)
     words = set(re.findall(r"[a-z_]+", code)) | ({"launch", "gpu_kernel"} if "kernels_of_steps" in code else set())
+    words |= {"alias"} if words & {"aliases_of", "internal_ids"} else set()
     made = {view.name for view in views.load().values() if within(view.sql, "parts")}
     assert within(sql).keys() <= words & ({table.name for table in schema.TABLES} | made)
     assert {"$since_ns", "$until_ns"} <= set(re.findall(r"\$[a-z_]+", code))
@@ -152,11 +153,13 @@ def test_a_view_says_the_same_where_all_pieces_are_read(
     made, _ = small
     view = views.load()[name]
     bounds = made.query("SELECT min(start_ns) AS low, max(end_ns) AS high FROM gpu_kernel").to_pylist()[0]
-    uid = made.query("SELECT request_uid FROM request ORDER BY start_ns").column(0).to_pylist()
+    every = made.query("SELECT request_uid, attempt_uid, start_ns FROM request ORDER BY start_ns").to_pylist()
+    uid = [each["request_uid"] for each in every]
     node, process = made.query("SELECT DISTINCT node, process_uid FROM off_cpu ORDER BY ALL").to_pylist()[0].values()
     ids = made.query("SELECT DISTINCT internal_id FROM step_member ORDER BY 1").column(0).to_pylist()
     rows = 0
     for low in range(bounds["low"] - S, bounds["high"], 2 * S):
+        near_it = next((each for each in every if low <= each["start_ns"] < low + S), every[0])
         for one in ids[::7] if "request" in view.parameters else [ids[0]]:
             asked = FILTERS | {
                 "request": one,
@@ -165,6 +168,9 @@ def test_a_view_says_the_same_where_all_pieces_are_read(
                 "requests": " ".join(uid),
                 "subjects": [one],
                 "step_ordinal": 40,
+                "request_uid": near_it["request_uid"],
+                "id": near_it["attempt_uid"],
+                "begun_ns": low + S,
                 "since_ns": low,
                 "until_ns": low + S,
             }
@@ -216,10 +222,16 @@ def test_a_view_is_made_of_its_parts_near_the_window() -> None:
     assert "span_named AS NOT MATERIALIZED" in found
     assert found.endswith("own AS (FROM spans) FROM own")
     assert narrowed(sql, {}, stored, views_) == sql
+    nearer = narrowed(f"-- parts: span 1 s\n{sql}", {"since_ns": 41 * S, "until_ns": 44 * S}, stored, views_)
+    assert f'"start_ns" BETWEEN {40 * S} AND {55 * S}' in nearer
 
 
 def test_a_querys_margins_are_looked_at_here() -> None:
     assert len(CUT) > 25
     assert executions.load("kernel") == QUERIES["join_kernel"]
-    assert pieces.within(QUERIES["request_step"]) == {"share": (5 * S, 5 * S), "step_member": (0, 0)}
+    assert pieces.within(QUERIES["request_step"]) == {
+        "alias": (3600 * S, 3600 * S),
+        "share": (5 * S, 5 * S),
+        "step_member": (0, 0),
+    }
     assert pieces.within(QUERIES["request_search"]) == {"request": (0, 3600 * S)}
