@@ -57,14 +57,11 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def page(name: str = "", **query: str) -> AppTest:
-    """Return a page as it is after its first run; empty is the front page."""
-    app = AppTest.from_file(MAIN, default_timeout=20)
+    """Return a page as it is when one comes to its address; empty is the front page."""
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    if name:
+        app.switch_page(f"screens/{name}.py")
     for key, value in query.items():
         app.query_params[key] = value
     app.run()
-    if name:
-        app.switch_page(f"screens/{name}.py")
-        for key, value in query.items():
-            app.query_params[key] = value
-        app.run()
     return app
