@@ -33,10 +33,18 @@ class Identity:
     finding: pa.RecordBatch
 
 
+EVER = (-(1 << 62), 1 << 62)
+
+
 def identify(
-    exchanges: pa.Table, engine_requests: pa.Table, connections: pa.Table, losses: pa.Table | None = None
+    exchanges: pa.Table,
+    engine_requests: pa.Table,
+    connections: pa.Table,
+    losses: pa.Table | None = None,
+    window: tuple[int, int] = EVER,
 ) -> Identity:
-    """Join rows of `http_exchange`, `engine_request` and `connection`; `losses` are rows of `loss` around them.
+    """Join rows of `http_exchange`, `engine_request` and `connection`; `losses` are rows of `loss` around them. Of aliases
+    only those first seen in `window` are returned: most of what lies around is for the joins alone.
 
     Where nobody counted losses (None), no id that clients can repeat makes an exact edge. The result depends on the rows
     alone, neither on their order nor on how often they are given.
@@ -49,7 +57,7 @@ def identify(
     grouping = group(found, ends, [(d, p, sure == EXACT) for d, p, _, sure in phases])
     names = _names(found, grouping, exchanges, engine)
     return Identity(
-        _aliases(found, grouping, names, exchanges, engine),
+        _aliases(found, grouping, names, (exchanges, engine), window),
         _edges(found, grouping, names, pairs, phases),
         _findings(found, grouping, exchanges),
     )
@@ -132,9 +140,9 @@ def _first_of(label: Int64, order: Int64) -> Int64:
 
 
 def _aliases(
-    found: Entities, grouping: Grouping, names: _Names, exchanges: pa.Table, engine: pa.Table
+    found: Entities, grouping: Grouping, names: _Names, tables: tuple[pa.Table, pa.Table], window: tuple[int, int]
 ) -> pa.RecordBatch:
-    count = found.exchanges
+    (exchanges, engine), count = tables, found.exchanges
     columns: list[tuple[str, pa.Table, str, bool]] = [
         ("exchange", exchanges, "uid", True),
         ("response_id", exchanges, "response_id", True),
@@ -166,9 +174,10 @@ def _aliases(
             )
         )
     joined = pa.concat_tables(parts, promote_options="permissive")
-    joined = joined.filter(pc.is_valid(joined["value"]))
+    joined = joined.filter(pc.and_(pc.is_valid(joined["value"]), pc.less(joined["time_ns"], window[1])))
     keys = ["kind", "scope", "value", "attempt_uid", "request_uid", "evidence"]
     once = joined.group_by(keys).aggregate([("time_ns", "min")]).rename_columns([*keys, "time_ns"])
+    once = once.filter(pc.greater_equal(once["time_ns"], window[0]))
     # What one request is known by lies together: whoever asks for it reads few rows. By texts alone this was half the cost.
     once = once.sort_by([(k, "ascending") for k in ("time_ns", *keys)])
     return schema.table("alias").batch({c: once[c].combine_chunks() for c in once.column_names}, rows=len(once))

@@ -321,7 +321,7 @@ class Joins:
         around = (since_ns - 60 * _S, until_ns + 60 * _S)
         connections = self._read("connection", since_ns - 3600 * _S, around[1])
         exchanges, requests, losses = (self._read(n, *around) for n in ("http_exchange", "engine_request", "loss"))
-        found = identify(exchanges, requests, connections, losses)
+        found = identify(exchanges, requests, connections, losses, (since_ns, until_ns))
         made = {}
         for name, rows in (("alias", found.alias), ("edge", found.edge), ("finding", found.finding)):
             inside = pc.and_(pc.greater_equal(rows["time_ns"], since_ns), pc.less(rows["time_ns"], until_ns))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.correlator.identified import attempts, edges, engine_request, exchange, joined, requests
+from correlator.joins.identity import identify
+from tests.correlator.identified import MS, attempts, edges, engine_request, exchange, joined, requests, table
 
 
 def test_a_request_is_followed_from_the_clients_socket_into_the_engine() -> None:
@@ -265,3 +267,17 @@ def test_between_two_nodes_an_edges_error_is_not_said_to_be_none() -> None:
     found = joined([exchange("client", 1, 0, "app"), exchange("server", 7, 1, "api", response_id="cmpl-1")], [])
     errors = {row["relation"]: row["error_high_ns"] for row in found.edge.to_pylist()}
     assert errors == {"received_as": None, "carried_by": 0}
+
+
+def test_aliases_of_a_stretch_are_those_that_were_first_seen_in_it() -> None:
+    rows = [
+        exchange(
+            "server", n, 1000 * n, "api", port=n, request_id=f"r{n % 3}", response_id=f"chatcmpl-r{n % 3}", status=503
+        )
+        for n in range(9)
+    ]
+    tables = [table(n, r) for n, r in (("http_exchange", rows), ("engine_request", []), ("connection", []))]
+    every = identify(*tables).alias
+    parts = [identify(*tables, window=(low, low + 3000 * MS)).alias for low in range(0, 9000 * MS, 3000 * MS)]
+    assert all(len(part) for part in parts)
+    assert pa.Table.from_batches(parts).equals(pa.Table.from_batches([every]))
