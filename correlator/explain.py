@@ -66,6 +66,8 @@ class Explanation:
     around: list[Cause]
     """What happened besides, near it in time, and is no reason of it as far as is known: it weighs nothing."""
     missing: list[str]
+    unwatched: list[str]
+    """What would explain more and was not watched; no edge of its way to the GPU."""
     spent: Spent
 
     @property
@@ -90,6 +92,9 @@ class Explanation:
         return named / self.wall_ns if self.wall_ns else 0.0
 
 
+_LATE_UNWATCHED = "why its host was late: watch the scheduler there (source sched)"
+
+
 def explain(view: View, request: str) -> Explanation:
     """Return the explanation of the request that `request`, any of its ids, names. Raises StoreError if there is none."""
     rows = view("request_found", id=request).to_pylist()
@@ -110,15 +115,17 @@ def explain(view: View, request: str) -> Explanation:
     beside, within_ns = _peers(view, found)
     named = sum(part.ns for part in parts if part.name != "unexplained") / wall
     events, rest = around.beside(near, found, named)
+    kept = view("request_host", request=key, process=found["process_uid"] or "?", **here).to_pylist()
+    late = idle.causes(engine, steps, near, beside, wall)
     causes = [
         *_blamed(view("request_blame", request=key, **window).to_pylist()),
         *around.causes(
             near, found["end_ns"] - found["start_ns"], lambda other: idle.shared(steps, engine, near, other)
         ),
         *idle.preempted(engine, steps, near),
-        *host.causes(view("request_host", request=key, process=found["process_uid"], **here).to_pylist()),
+        *host.causes(kept),
         *events,
-        *idle.causes(engine, steps, near, beside, wall),
+        *late,
         *_waited(found, parts, wall),
         *_resent(found),
         *crossing.crossed(view, found),
@@ -131,6 +138,7 @@ def explain(view: View, request: str) -> Explanation:
         peers.differences(beside, _worst(steps), within_ns),
         rest,
         _missing(found, engine, steps),
+        [_LATE_UNWATCHED] if any(each in notable for each in late) and not host.watched(kept) else [],
         _spent(view("request_share", request=key, **window).to_pylist(), steps, beside),
     )
 
@@ -303,6 +311,7 @@ def as_json(found: Explanation) -> Row:
         "differs": [_cause(c) for c in found.differs],
         "around": [_cause(c) for c in found.around],
         "missing": found.missing,
+        "unwatched": found.unwatched,
     }
 
 
@@ -327,8 +336,8 @@ def lines(found: Explanation) -> list[str]:
         text += ["", "What differs from its peers", *(f"  - {_told(c)}" for c in found.differs)]
     if found.around:
         text += ["", "What happened around it", *(f"  - {_told(c)}" for c in found.around)]
-    if found.missing:
-        text += ["", "What was not recorded", *(f"  - {m}" for m in found.missing)]
+    if found.missing or found.unwatched:
+        text += ["", "What was not recorded", *(f"  - {m}" for m in [*found.missing, *found.unwatched])]
     return text
 
 

@@ -1,9 +1,9 @@
 -- For how long one thread of a process that served a request was kept from running: it could have run and no core was free, or it
 -- waited for the disk. Of the threads of a process that launched kernels meanwhile the one that was kept longest, else of all of
 -- its threads. To wait for a lock, a socket or a timer is what a server does: no row. Only times from `sched_threshold_us` on are
--- on record, so all of these are the least.
+-- on record, so all of these are the least. A row of kind on_record says that the scheduler was watched then.
 -- parameters: request, process, node, since_ns, until_ns
--- within: alias 3600 s, share 1 s, launch 0 s, off_cpu 60 s
+-- within: alias 3600 s, share 1 s, launch 0 s, off_cpu 60 s, off_cpu_total 2 s
 WITH subject AS (FROM internal_ids($request::VARCHAR)),
 place AS (
     SELECT process_uid FROM share
@@ -42,4 +42,10 @@ longest AS (
 SELECT longest.*, concat(coalesce(who.executable, 'a process'), ' pid ', split_part(process_uid, ':', -1)) AS what
 FROM longest
 LEFT JOIN (SELECT process_uid, any_value(executable) AS executable FROM process GROUP BY ALL) AS who USING (process_uid)
+UNION ALL
+SELECT process_uid, NULL, 'on_record', false, sum(intervals)::BIGINT, min(start_ns), 0, ''
+FROM off_cpu_total
+WHERE node = $node::VARCHAR AND start_ns >= $since_ns - 2_000_000_000 AND start_ns < $until_ns + 2_000_000_000
+    AND process_uid IN (SELECT process_uid FROM place)
+GROUP BY process_uid
 ORDER BY kept_ns DESC, process_uid, kind

@@ -55,7 +55,7 @@ def _causes(place: DeltaGenerator, row: pd.Series, findings: list[dict[str, Any]
         standing_at = st.empty()
         # In its place from the start: nothing below moves when it is known.
         standing_at.caption(":material/leaderboard: Comparing it with its like …")
-        _say(_grouped(found, findings), found["missing"])
+        _say(_grouped(found, findings), [*found["missing"], *found.get("unwatched", [])])
         _standing(standing_at, row)
 
 
