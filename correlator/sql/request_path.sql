@@ -1,7 +1,7 @@
 -- How far one request is followed from its client's socket to its GPU executions: how many rows were found of each part of its
 -- way, and the first part that is missing; NULL where the way is whole.
 -- parameters: since_ns, until_ns
--- within: request 0..3600 s
+-- within: request 0..3600 s, step_member 0..600 s, launch 0..600 s, gpu_kernel 0..660 s
 WITH asked AS (
     SELECT request_uid, start_ns, side, client_start_ns, proxies, request_id, trace_id, attempt_uid
     FROM request

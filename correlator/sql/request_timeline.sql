@@ -1,7 +1,8 @@
 -- One bar on the timeline of one request: what it is (name), where it is drawn (group, track, depth), from when to when,
 -- what else is known (detail, JSON) and how (evidence).
 -- parameters: request_uid, since_ns, until_ns
--- within: request 60 s
+-- within: request 60 s, request_engine 60 s, share 60 s
+-- parts: http_exchange 30 s, alias 30 s, engine_request 30 s, engine_event 30 s, engine_emission 30 s, engine_sample 600 s
 -- when: request_when
 WITH asked AS (
     SELECT * FROM request
