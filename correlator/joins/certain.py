@@ -19,14 +19,14 @@ from correlator.joins.union import Int64, pair_codes, star
 def certain(found: Entities, key: Int64, responses: bool, phases: list[tuple[int, int]]) -> tuple[Int64, Int64]:
     """Return pairs of rows that are of one attempt for certain; `key` is -1 where it says nothing. Of `responses` the key is
     the response's id; `phases` are pairs of engine requests of which one names the other."""
-    rows = np.flatnonzero(key >= 0)
-    if not len(rows):
-        return rows, rows
-    own = found.own[rows] & responses
+    if not (key >= 0).any():
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    rows = np.flatnonzero((key >= 0) & (found.node >= 0))  # Rows without a node's name are not of one node.
     heads = _heads(found, rows, pair_codes(key[rows], found.node[rows]))
-    same = (own | (found.whole[rows] & found.whole[heads])) & _together(found, heads, rows, 0)
+    sure = (found.own[rows] & responses) | (found.whole[rows] & found.whole[heads])
+    same = sure & _together(found, heads, rows, 0)
     pairs = [(heads[same], rows[same])]
-    far = rows[own]
+    far = np.flatnonzero((key >= 0) & found.own & responses)
     heads = _heads(found, far, key[far])
     near = _together(found, heads, far, SLACK_NS)
     pairs.append((heads[near], far[near]))

@@ -87,6 +87,15 @@ def test_a_server_that_makes_its_own_id_though_it_was_sent_one_is_believed() -> 
     assert served(asked_once(response_id=f"chatcmpl-{HEX}", request_id="mine"), None) == ("exact", "response_id")
 
 
+def test_two_ids_of_rows_without_a_nodes_name_are_not_one() -> None:
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for n, name in enumerate((HEX, HEX[::-1])):
+        exchanges, engine = asked_once(response_id=f"chatcmpl-{name}")
+        rows[0].append({**exchanges[0], "connection_id": n, "peer_port": 40000 + n, "node": ""})
+        rows[1].append({**engine[0], "node": ""})
+    assert len(set(attempts(joined(*rows, losses=[]), "internal_id").values())) == 2
+
+
 def test_what_began_after_an_exchange_ended_is_not_of_it_for_certain() -> None:
     exchanges, engine = asked_once(response_id=f"chatcmpl-{HEX}")
     late = [{**engine[0], "start_ns": 9000 * MS}]
