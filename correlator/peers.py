@@ -2,9 +2,10 @@
 
 Its peers are the answered requests of its path and model that began near it, the nearest 1,000 within five minutes (view
 `request_peer`); each sentence says how many they were. A difference of its own is told where it lies beyond 95 of 100
-peers and half as much again as their middle; one of those that had its pod, its GPU or its model where both sides are ten or more, their medians are as far apart, and the rank test of Mann and Whitney
-leaves less than one chance in a hundred for all comparisons together. It is a difference, never a cause: whoever reads it
-is told what else differed, and no time of the request is weighed by it.
+peers and half as much again as their middle; one of those that had its pod, its GPU or its model where both sides are ten
+or more, their medians are as far apart, and the rank test of Mann and Whitney leaves less than one chance in a hundred for
+all comparisons together. It is a difference, never a cause: whoever reads it is told what else differed, and no time of the
+request is weighed by it.
 """
 
 from __future__ import annotations
