@@ -266,6 +266,14 @@ def spent(shares: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     ]
 
 
+def steps(shares: pd.DataFrame) -> int:
+    """Return in how many of its engine's steps a request was, from its shares, a row for each phase and class of kernels.
+
+    A step is of one phase and of several classes; a phase that nobody told is one, too.
+    """
+    return int(shares.groupby("phase", dropna=False)["steps"].max().sum())
+
+
 def tabs(shows: Mapping[str, Callable[[], object]]) -> None:
     """Show one of the tabs, which the address names: what another would ask for is not asked."""
     for tab, show in zip(st.tabs(list(shows), key="tab", bind="query-params"), shows.values(), strict=True):

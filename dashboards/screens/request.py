@@ -305,8 +305,7 @@ def _shares(rows: list[dict[str, Any]]) -> None:
             words.duration(found["busy_ns"].sum()),
             "Its part of the time in which the GPUs ran anything",
         ),
-        # A step is of one phase, and of several classes of kernels.
-        ("Steps", words.count(found.groupby("phase")["steps"].max().sum()), "Engine steps that it took part in"),
+        ("Steps", words.count(parts.steps(found)), "Engine steps that it took part in"),
     )
     table = pd.DataFrame(
         {

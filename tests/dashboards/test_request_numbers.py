@@ -135,6 +135,11 @@ def test_steps_are_counted_as_its_way_counts_them(correlator: str, reading: Call
     assert "Of them in access logs" not in way, "no proxy of the scene has a socket that was seen"
 
 
+def test_steps_whose_phase_nobody_told_are_counted_too() -> None:
+    shares = pd.DataFrame({"phase": ["decode", "decode", None], "steps": [15, 14, 3]})
+    assert (parts.steps(shares), parts.steps(shares.tail(1))) == (18, 3)
+
+
 def test_who_delayed_whom_tells_nobody_from_not_known(correlator: str, reading: Callable[..., None]) -> None:
     reading(correlator)
     known = page("request", id=scene.REQUEST_ID, tab="Who delayed whom")
