@@ -26,14 +26,14 @@ _NAMES = frozenset(
     {
         *("node", "other_node", "pod", "namespace", "container", "service", "process_uid", "parent_uid", "proxy"),
         *("source_pod", "source_namespace", "destination_pod", "destination_namespace", "destination_service"),
-        *("object", "owner_name", "upstream_cluster", "host", "authority", "target"),
+        *("object", "revision", "owner_name", "upstream_cluster", "host", "authority", "target"),
     }
 )
 """Columns that name things of the cluster."""
 _UIDS = ("process_uid", "parent_uid")
 """Of these only what is before the first colon is a name: the node's."""
 _PLACES = ("host", "authority", "target")
-"""A host's name or address, with a port or a path behind it."""
+"""A host's name or address, with a port or a path behind it; or the kind of an object, and its name behind it."""
 _LEFT_OUT = {"process": ("arguments", "cgroup_path"), "pod": ("labels", "engine_arguments")}
 _WRITTEN = frozenset(
     {"message", "reason", "body", "status_message", "annotation", "reporter", "route", "upstream_address"}
@@ -71,9 +71,16 @@ class Pseudonyms:
             return values
         if column.name in _UIDS:
             return _changed(values, lambda word: self.of(word.partition(":")[0]) + "".join(word.partition(":")[1:]))
+        if column.name == "revision":
+            return _changed(values, self._revision)
         return _changed(values, self._place if column.name in _PLACES else self.of)
 
+    def _revision(self, word: str) -> str:
+        return word if word.isdigit() else self.of(word)  # KServe's are numbers, and numbers stand in texts for much.
+
     def _place(self, word: str) -> str:
+        if scaled := re.fullmatch(r"([A-Z][A-Za-z]*/)(.+)", word):
+            return scaled[1] + self.of(scaled[2])
         found = re.fullmatch(r"(\[[^\]]*\]|[^:/]*)(.*)", word, re.DOTALL)
         if found is None or _is_address(found[1]):
             return word

@@ -193,6 +193,16 @@ def test_of_a_place_the_name_is_hidden_and_the_address_and_the_port_are_kept() -
     assert found[:3] == [*targets[:2], f"{names.of('engine-1.ml')}:8000"] and names.of("ml/engine-1").count("/") == 1
 
 
+def test_of_a_service_its_revision_and_what_it_scales_are_hidden_and_what_kind_that_is_is_kept() -> None:
+    state = schema.table("service_state")
+    row = {"time_ns": 1, "kind": "ScaledObject", "target": ["Deployment/chat-predictor", None]}
+    rows = state.batch(row | {"object": "chat-predictor", "revision": ["chat-00001", "128"]}, rows=2)
+    names = Pseudonyms()
+    found = names.renamed(state, pa.Table.from_batches([rows])).to_pylist()
+    assert [each["target"] for each in found] == [f"Deployment/{found[0]['object']}", None]
+    assert [each["revision"] for each in found] == [names.of("chat-00001"), "128"], "a generation is a number, no name"
+
+
 @pytest.mark.parametrize("case", ["cold_start", "policy_drops", "model_server_double"])
 def test_no_name_is_left_anywhere_in_a_bundle_with_pseudonyms_and_the_same_rules_fire(
     case: str, tmp_path: Path
