@@ -6,7 +6,13 @@ directory. Costs less than 50 µs of the engine's time per step at 256 requests;
 
 It gives steps (the scheduler's own row, and one for each rank that ran them), their members with phase, context, draft and
 recomputed tokens, and what of requests' lives a scheduler knows: it does not know the id that the API server gave a request
-before it made the engine's of it. Records that a full ring lost are counted; a plugin that switched itself off says why.
+before it made the engine's of it.
+
+It gives KV transfers between the moments that the scheduler saw, which are bounds: it begins to wait before the first byte
+moves, and hears that it need not after the last one has. One is told when it has ended. How many bytes it moved no scheduler
+knows, nor whether a cache that was kept to be sent was fetched: these stay NULL. A cache loaded within a step is not told.
+
+Records that a full ring lost are counted; a plugin that switched itself off says why.
 """
 
 from __future__ import annotations
@@ -34,7 +40,8 @@ ENGINE_STEP = schema.table("engine_step")
 STEP_MEMBER = schema.table("step_member")
 ENGINE_REQUEST = schema.table("engine_request")
 ENGINE_EVENT = schema.table("engine_event")
-TABLES = (ENGINE_STEP, STEP_MEMBER, ENGINE_REQUEST, ENGINE_EVENT)
+KV_TRANSFER = schema.table("kv_transfer")
+TABLES = (ENGINE_STEP, STEP_MEMBER, ENGINE_REQUEST, ENGINE_EVENT, KV_TRANSFER)
 SCOPE = "node"
 
 _POLL_S = 0.1
@@ -93,6 +100,8 @@ def _read(context: Context, engine: _Engine, ended: bool) -> Iterator[Batch]:
         yield _members(engine, changes.steps, common)
     if changes.steps or changes.ranks:
         yield _steps(engine, changes, {**common, "observed_by": context.name})
+    if changes.transfers:
+        yield _transfers(engine, changes, context.node)
     if changes.requests:
         yield _requests(engine, changes, {**common, "observed_by": context.name})
     if changes.events:
@@ -183,3 +192,19 @@ def _events(engine: _Engine, changes: Changes, common: dict[str, Any]) -> Batch:
         "step_ordinal": [each.ordinal for each in changes.events],
     }
     return Batch(ENGINE_EVENT, ENGINE_EVENT.batch(columns, rows=len(changes.events)))
+
+
+def _transfers(engine: _Engine, changes: Changes, node: str) -> Batch:
+    found = changes.transfers
+    columns = {
+        "node": node,
+        "process_uid": engine.process_uid,
+        "simulated": True if engine.file.simulated else None,
+        "start_ns": [each.start_ns + engine.offset_ns for each in found],
+        "end_ns": [each.end_ns + engine.offset_ns for each in found],
+        "internal_id": [each.internal_id for each in found],
+        "transfer_id": [each.transfer_id for each in found],
+        "direction": [each.direction for each in found],
+        "outcome": [each.outcome for each in found],
+    }
+    return Batch(KV_TRANSFER, KV_TRANSFER.batch(columns, rows=len(found)))

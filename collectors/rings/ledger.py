@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from collectors.rings.step_file import EXECUTED, FINISHED, SCHEDULED, UPDATED, StepRecord
+from collectors.rings.step_file import EXECUTED, FINISHED, SCHEDULED, TRANSFER, UPDATED, StepRecord
 from collectors.wire import vllm_messages
 
 Ints = npt.NDArray[np.int64]
@@ -23,6 +23,9 @@ _SCHEDULED = struct.Struct("<qqq8I")
 _UPDATED = struct.Struct("<qqII")
 _EXECUTED = struct.Struct("<qqqqqiiI4x")
 _FINISHED = struct.Struct("<qqII")
+_TRANSFER = struct.Struct("<qqII")
+_DIRECTIONS = ("received", "sent")
+_OUTCOMES = (None, "done", "failed", "aborted")
 PHASES = ("decode", "prefill", "recompute")
 DECODE, PREFILL, RECOMPUTE = range(3)
 _UNKNOWN = -1
@@ -71,6 +74,18 @@ class Event:
     ordinal: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One KV transfer, as its engine's scheduler saw it begin and end."""
+
+    start_ns: int
+    end_ns: int
+    direction: str
+    outcome: str | None
+    internal_id: str
+    transfer_id: str | None
+
+
 @dataclass(slots=True)
 class Known:
     """What is known of a request. `prompt` is -1 where its first step was not seen."""
@@ -87,12 +102,13 @@ class Known:
 
 @dataclass
 class Changes:
-    """What a batch of records told: steps that are complete, runs of ranks, events, requests that changed."""
+    """What a batch of records told: steps that are complete, runs of ranks, events, requests that changed, transfers."""
 
     steps: list[Step] = field(default_factory=list)
     ranks: list[Rank] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     requests: dict[str, Known] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
     malformed: int = 0
 
 
@@ -114,7 +130,7 @@ class Ledger:
         for record in records:
             try:
                 self._one(record, changes)
-            except (struct.error, ValueError, KeyError):
+            except (struct.error, ValueError, LookupError):
                 changes.malformed += 1
         for ordinal, step in list(self._pending.items()):
             if ended or now_ns - step.start_ns > self._patience_ns:
@@ -131,6 +147,8 @@ class Ledger:
             changes.ranks.append(Rank(ordinal, start, end, tokens, mark, thread, rank, bool(flags & 1)))
         elif record.kind == FINISHED:
             self._ended(record.payload, changes)
+        elif record.kind == TRANSFER:
+            changes.transfers.append(_transfer(record.payload))
         else:
             raise ValueError(f"kind {record.kind}")
 
@@ -238,6 +256,14 @@ class Ledger:
                     changes.events.append(Event(now, each, "first_token", ordinal))
                 known.output += tokens
         changes.steps.append(step)
+
+
+def _transfer(payload: bytes) -> Transfer:
+    start, end, direction, outcome = _TRANSFER.unpack_from(payload)
+    internal_id, known = payload[_TRANSFER.size :].rstrip(b"\0").decode("utf-8", "replace").partition("\0")[::2]
+    if not internal_id or end < start:
+        raise ValueError(f"transfer of {internal_id!r} from {start} to {end}")
+    return Transfer(start, end, _DIRECTIONS[direction], _OUTCOMES[outcome], internal_id, known or None)
 
 
 def _columns(payload: bytes, at: int, lengths: Sequence[int]) -> list[Ints]:

@@ -98,7 +98,8 @@ INNER JOIN engine_step AS step ON step.process_uid = member.process_uid AND step
     AND coalesce(step.rank, 0) = 0 AND step.recording_uid IS NULL
 UNION ALL
 SELECT 'kv_transfer', node, process_uid, direction, NULL, NULL, 0, start_ns, coalesce(end_ns, 9223372036854775807),
-    concat_ws(' ', 'KV', direction, transfer_bytes || ' bytes'), CASE outcome WHEN 'done' THEN 'memory' ELSE 'failed' END,
+    concat_ws(' ', 'KV', direction, transfer_bytes || ' bytes', '(' || nullif(outcome, 'done') || ')'),
+    CASE WHEN outcome = 'failed' THEN 'failed' ELSE 'memory' END,
     NULL, NULL, NULL, internal_id, NULL, simulated
 FROM kv_transfer
 UNION ALL

@@ -251,7 +251,7 @@ def test_records_survive_every_turn_of_the_ring(ring_dir: Path) -> None:
 
 def test_random_bytes_are_counted_and_never_raise(tmp_path: Path) -> None:
     chance = random.Random(7)
-    records = [StepRecord(chance.randrange(5), chance.randbytes(chance.randrange(300))) for _ in range(499)]
+    records = [StepRecord(chance.randrange(6), chance.randbytes(chance.randrange(300))) for _ in range(499)]
     assert Ledger().add(records, 0).malformed > 400
     junk = tmp_path / "steps-1.ring"
     for size in (0, 10, 100, 5000):

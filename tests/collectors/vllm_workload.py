@@ -49,7 +49,7 @@ _MODEL = {
 _BLOCKS, _BLOCK_TOKENS = 30, 16
 
 
-def make(directory: Path, overlapped: bool) -> Any:
+def make(directory: Path, overlapped: bool, **more: Any) -> Any:
     """vLLM's scheduler for a model of which only the configuration exists."""
     model = directory / "model"
     model.mkdir()
@@ -63,7 +63,7 @@ def make(directory: Path, overlapped: bool) -> Any:
     cache.num_gpu_blocks = _BLOCKS
     config = VllmConfig(
         model_config=models, scheduler_config=batches, cache_config=cache, parallel_config=ParallelConfig(),
-        device_config=DeviceConfig("cpu"),
+        device_config=DeviceConfig("cpu"), **more,
     )  # fmt: skip
     spec = FullAttentionSpec(block_size=_BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
     kv = KVCacheConfig(num_blocks=_BLOCKS, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])

@@ -202,13 +202,25 @@ def test_a_mig_instance_has_a_group_of_its_own_and_a_kv_transfer_a_track(tmp_pat
             "kv_transfer", start_ns=[start + 50], end_ns=[start + 950], internal_id=scene.INTERNAL_ID, direction="received",
             transfer_bytes=[1 << 20], outcome="done", **same,
         ),
+        scene_parts.batch(
+            "kv_transfer", start_ns=[start + 2_000], end_ns=[start + 2_500], internal_id=scene.INTERNAL_ID,
+            direction="received", outcome="failed", **same,
+        ),
+        scene_parts.batch(
+            "kv_transfer", start_ns=[start + 960], end_ns=[start + 990], internal_id=scene.INTERNAL_ID, direction="sent",
+            **same,
+        ),
     ]  # fmt: skip
     store = double.store(tmp_path, [*whole.batches, *more])
     with TestClient(Starlette(routes=list(chunks.routes(store)))) as found:
         groups = {group["title"]: group for group in get(found, "tracks")["groups"]}
+    drawn = store.query("SELECT name, class FROM timeline_slice WHERE lane = 'kv_transfer' ORDER BY start_ns")
     store.close()
     assert "shared: mps" in groups["GPU 0 · MIG 3g.40gb"]["hint"]
-    assert groups["KV transfer"]["tracks"][0]["rows"][0]["busy_ns"] == 900
+    tracks = {track["label"]: track["rows"][0]["busy_ns"] for track in groups["KV transfer"]["tracks"]}
+    assert tracks == {"received": 1_400, "sent": 30}
+    told = [("KV received 1048576 bytes", "memory"), ("KV sent", "memory"), ("KV received (failed)", "failed")]
+    assert [tuple(row.values()) for row in drawn.to_pylist()] == told
 
 
 def test_readings_of_gpus_come_as_lines_of_few_points(client: TestClient) -> None:

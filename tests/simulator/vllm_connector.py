@@ -36,3 +36,15 @@ class Connector(KVConnectorBase_V1, SupportsHMA):
     def save_kv_layer(self, *args: Any, **kwargs: Any) -> None: ...
 
     def wait_for_save(self) -> None: ...
+
+
+class Later(Connector):
+    """Lets requests wait for what they fetch, and keeps what is fetched from here, until the workers' word."""
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
+        far = (request.kv_transfer_params or {}).pop("do_remote_prefill", False)  # Once: what failed is computed here.
+        return (request.num_prompt_tokens - num_computed_tokens, True) if far else (0, False)
+
+    def request_finished(self, request: Any, block_ids: Any) -> tuple[bool, dict[str, Any] | None]:
+        _, offered = super().request_finished(request, block_ids)
+        return offered is not None, offered

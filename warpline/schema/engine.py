@@ -164,7 +164,7 @@ ENGINE_MESSAGE = Table(
 
 KV_TRANSFER = Table(
     "kv_transfer",
-    "One transfer of KV cache between a prefill and a decode engine.",
+    "One transfer of KV cache into an engine, from a prefill engine or a store of caches, or out of one.",
     (
         START,
         END,
@@ -175,7 +175,7 @@ KV_TRANSFER = Table(
         name("direction", "sent or received."),
         integer("transfer_bytes", "Bytes moved."),
         integer("descriptors", "Descriptors moved."),
-        name("outcome", "done, failed, expired."),
+        name("outcome", "done, failed, or aborted where its request ended first; of what is sent none is told."),
         SIMULATED,
     ),
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import steps
 from .ring import EXECUTED, FINISHED, SCHEDULED, UPDATED, StepRing, directory
+from .transfers import Transfers
 
 log = logging.getLogger("warpline_vllm")
 
@@ -55,8 +56,12 @@ class Recorder:
         """Say once why nothing more is recorded."""
         self._off = True
         log.warning("warpline: step ledger off: %s", error)
+        self.refuse(f"{type(error).__name__}: {error}")
+
+    def refuse(self, reason: str) -> None:
+        """Say in the ring, if there is one, what is no longer recorded and why."""
         if self._ring is not None:
-            self._ring.refuse(f"{type(error).__name__}: {error}")
+            self._ring.refuse(reason)
 
     def tell_library(self, ordinal: int) -> None:
         """Tell the library that CUDA loaded, if it did, which step this thread runs; -1 is none, less a dummy step."""
@@ -79,7 +84,7 @@ def _set_step() -> Callable[[int], None] | None:
 
 
 def wrap_scheduler(scheduler: type, recorder: Recorder) -> None:
-    """Wrap `schedule`, `update_from_output` and `finish_requests`; twice is once."""
+    """Wrap `schedule`, `update_from_output`, `finish_requests`, and what tells of KV transfers; twice is once."""
     schedule, update = scheduler.schedule, scheduler.update_from_output  # type: ignore[attr-defined]
     if hasattr(schedule, "warpline"):
         return
@@ -104,6 +109,7 @@ def wrap_scheduler(scheduler: type, recorder: Recorder) -> None:
     scheduling.warpline = updating.warpline = True  # type: ignore[attr-defined]
     scheduler.schedule, scheduler.update_from_output = scheduling, updating  # type: ignore[attr-defined]
     _wrap_finishing(scheduler, recorder)
+    Transfers(recorder).wrap(scheduler)
 
 
 def _note_scheduled(recorder: Recorder, scheduler: Any, output: Any) -> None:

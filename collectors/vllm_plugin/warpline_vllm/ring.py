@@ -20,7 +20,7 @@ MAGIC = b"WLSTEP01"
 VERSION = 1
 HEADER_BYTES = 4096
 DEFAULT_BYTES = 8 << 20
-PADDING, SCHEDULED, UPDATED, EXECUTED, FINISHED = range(5)
+PADDING, SCHEDULED, UPDATED, EXECUTED, FINISHED, TRANSFER = range(6)
 
 HEADER = struct.Struct("<8sIIQIIQ40sq")
 """magic, version, header bytes, ring bytes, pid, flags (1: simulated), start in clock ticks, boot id, opened (ns)."""
