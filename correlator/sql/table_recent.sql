@@ -19,3 +19,7 @@ UNION ALL
 SELECT 'flow' AS name, count(*) AS rows, max(time_ns) AS newest_ns FROM flow WHERE time_ns >= $since_ns AND time_ns < $until_ns
 UNION ALL
 SELECT 'loss' AS name, count(*) AS rows, max(start_ns) AS newest_ns FROM loss WHERE start_ns >= $since_ns AND start_ns < $until_ns
+UNION ALL
+SELECT 'service_state' AS name, count(*) AS rows, max(time_ns) AS newest_ns FROM service_state WHERE time_ns >= $since_ns AND time_ns < $until_ns
+UNION ALL
+SELECT 'cluster_event' AS name, count(*) AS rows, max(time_ns) AS newest_ns FROM cluster_event WHERE time_ns >= $since_ns AND time_ns < $until_ns

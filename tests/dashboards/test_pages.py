@@ -243,6 +243,7 @@ def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_star
     before = page("cold_starts", window="1-2")
     assert not before.exception
     assert "No pod began in" in before.caption[0].value
+    assert "[show that time](/cold_starts?window=" in before.info[0].value, "Services are known of another time"
 
 
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
