@@ -38,7 +38,7 @@ engine AS (
 ),
 -- A row that was open is written again when it ends.
 found AS (
-    SELECT start_ns, coalesce(max(end_ns), 1 << 61) AS end_ns FROM exchange GROUP BY uid, start_ns
+    SELECT start_ns, coalesce(max(end_ns), 1::BIGINT << 61) AS end_ns FROM exchange GROUP BY uid, start_ns
     UNION ALL
     SELECT start_ns, max(end_ns) FROM engine GROUP BY internal_id, start_ns
     UNION ALL
