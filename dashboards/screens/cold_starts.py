@@ -91,7 +91,12 @@ def _stages(chosen: state.Range) -> None:
 
 
 def within(found: pd.DataFrame, chosen: state.Range) -> pd.DataFrame:
-    """Return the cold starts of a range: whose pod was made, or as much as is known of it began, in the range."""
+    """Return the cold starts of a range: whose pod was made, or as much as is known of it began, in the range.
+
+    Of some only a pull's length is known, and no moment: they are among all.
+    """
+    if not chosen.bounds:
+        return found
     began = found["created_ns"].fillna(found["scheduled_ns"]).fillna(found["started_ns"]).fillna(found["ready_ns"])
     inside = began >= (chosen.since_ns or 0)
     return found[inside if chosen.until_ns is None else inside & (began < chosen.until_ns)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -244,6 +246,21 @@ def test_services_their_replicas_and_each_step_of_scaling_stand_beside_cold_star
     assert not before.exception
     assert "No pod began in" in before.caption[0].value
     assert "[show that time](/cold_starts?window=" in before.info[0].value, "Services are known of another time"
+
+
+def test_a_cold_start_of_which_no_moment_is_known_is_among_all(
+    correlator: str, reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading(correlator)
+    stored, moments = read.frame, ("created_ns", "scheduled_ns", "started_ns", "ready_ns")
+
+    def undated(view: str, **asked: Any) -> pd.DataFrame:
+        found = stored(view, **asked)
+        return found.assign(**dict.fromkeys(moments, float("nan"))) if view == "cold_start" else found
+
+    monkeypatch.setattr(read, "frame", undated)
+    assert page("cold_starts", range="all").dataframe[0].value["Image: pull"].tolist() == ["21.4 s"]
+    assert "No pod began in" in page("cold_starts").caption[0].value
 
 
 def test_the_front_page_counts_what_the_store_holds(correlator: str, reading: Callable[..., None]) -> None:
