@@ -1,7 +1,8 @@
 """Why a request took as long as it did: where its wall time went, and what stands out, in sentences.
 
 The way of a request is cut at the moments that its edges give: sent, received, handed to the engine, scheduled, first and
-last token, answered. What lies between two of them has a name; what lies between none is unexplained and said to be.
+last token, answered. What lies between two of them has a name; what lies between none is unexplained and said to be. Of
+what lies between two, the wait for a KV cache is a part of its own.
 Findings are causes with a weight in nanoseconds of the request's own wall time, heaviest first, but for rare events that
 have a name: they stand before time that merely passed (around.py). An edge that is missing is a finding too, for then less
 can be explained. What differs from its peers stands apart (peers.py): it is no cause.
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from correlator import around, crossing, host, idle, peers
+from correlator import around, crossing, host, idle, peers, transfers
 from correlator.around import Cause, Row, milliseconds
 from warpline.errors import StoreError
 
@@ -108,7 +109,8 @@ def explain(view: View, request: str) -> Explanation:
     attempt = found["attempt_uid"]
     engine = view("request_served", id=attempt, **window).to_pylist() if attempt else []
     steps = view("request_step", request=key, **window).to_pylist()
-    parts = _parts(found, engine, steps)
+    fetched = view("request_transfer", id=attempt, **window).to_pylist() if attempt else []
+    parts = _parts(found, engine, steps, fetched)
     wall = max(sum(p.ns for p in parts), 1)
     here = {"node": found["node"], "since_ns": found["start_ns"], "until_ns": found["end_ns"]}
     near = view("request_around", request=key, **here).to_pylist()
@@ -118,7 +120,8 @@ def explain(view: View, request: str) -> Explanation:
     kept = view("request_host", request=key, process=found["process_uid"] or "?", **here).to_pylist()
     late = idle.causes(engine, steps, near, beside, wall)
     causes = [
-        *_blamed(view("request_blame", request=key, **window).to_pylist()),
+        *_blamed(view("request_blame", request=key, **window).to_pylist(), _queued(parts) if fetched else None),
+        *transfers.causes(fetched, sum(p.ns for p in parts if p.name == transfers.PART)),
         *around.causes(
             near, found["end_ns"] - found["start_ns"], lambda other: idle.shared(steps, engine, near, other)
         ),
@@ -172,7 +175,7 @@ def _worst(steps: list[Row]) -> str:
     return next((kind for kind in ("unknown", "estimated", "derived", "exact") if kind in kinds), "unknown")
 
 
-def _parts(found: Row, engine: list[Row], steps: list[Row]) -> list[Part]:
+def _parts(found: Row, engine: list[Row], steps: list[Row], fetched: list[Row]) -> list[Part]:
     """Cut the wall time at the moments that are known, in order; a moment that is not leaves its neighbours joined."""
     known = engine[0] if len(engine) == 1 else {}
     here = found["client_node"] == found["node"]
@@ -194,9 +197,11 @@ def _parts(found: Row, engine: list[Row], steps: list[Row]) -> list[Part]:
         if moment is None:
             continue
         if last is not None and moment > last:
-            parts += (
-                _decode(moment - last, steps, evidence) if name == "decode" else [Part(name, moment - last, evidence)]
-            )
+            waited = transfers.inside(fetched, last, moment)
+            length = moment - last - waited
+            between = _decode(length, steps, evidence) if name == "decode" else [Part(name, length, evidence)]
+            between.append(Part(transfers.PART, waited, transfers.evidence(fetched)))
+            parts += [part for part in between if part.ns]
         last = moment if last is None else max(last, moment)
     return parts
 
@@ -222,13 +227,21 @@ _KINDS = {
 }
 
 
-def _blamed(rows: list[Row]) -> list[Cause]:
+def _queued(parts: list[Part]) -> int:
+    return sum(part.ns for part in parts if part.name == "queue")
+
+
+def _blamed(rows: list[Row], queue_ns: int | None) -> list[Cause]:
+    """Say who delayed it. Where it also waited for a KV cache, no GPU work delayed it by more than the rest, `queue_ns`."""
     causes = []
     for kind, text in _KINDS.items():
         mine = sorted(
             (r for r in rows if r["role"] == "delayed by" and r["kind"] == kind), key=lambda r: -r["delay_ns"]
         )
         total = sum(r["delay_ns"] for r in mine)
+        if kind == "queue" and queue_ns is not None and total > queue_ns:
+            mine = [{**r, "delay_ns": min(r["delay_ns"], queue_ns)} for r in mine]
+            total = queue_ns
         if total:
             most = str(mine[0]["other"])
             if len(mine) > 1:

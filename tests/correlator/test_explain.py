@@ -161,3 +161,34 @@ def test_a_cold_start_is_told_with_the_image_that_it_pulled(tmp_path: Path) -> N
 
 def test_times_are_told_with_the_digits_that_count() -> None:
     assert [milliseconds(x) for x in (1_234, 56_789_000, 2_500_000_000)] == ["0.00123 ms", "56.8 ms", "2.5 s"]
+
+
+def test_a_wait_for_a_kv_cache_is_a_part_of_its_own_and_nobody_elses_fault(store: Store, view: Any) -> None:
+    row = store.query("SELECT * FROM request ORDER BY queue_ns DESC LIMIT 1 OFFSET 1").to_pylist()[0]
+    window = {"since_ns": row["start_ns"], "until_ns": row["end_ns"]}
+    (engine,) = view("request_served", id=row["attempt_uid"], **window).to_pylist()
+    low, high = engine["start_ns"], engine["scheduled_ns"]
+    before, third = explain(view, row["response_id"]), (high - low) // 3
+    waits = (  # Two that overlap, one that is sent, and one of another engine's request under the same id.
+        (low + third // 2, low + 2 * third, "received", engine["process_uid"], "failed"),
+        (low + third, high - third // 2, "received", engine["process_uid"], "done"),
+        (low, high, "sent", engine["process_uid"], None),
+        (low, high, "received", "n:1:1", "done"),
+    )
+    names = ("start_ns", "end_ns", "direction", "process_uid", "outcome")
+    columns = dict(zip(names, map(list, zip(*waits, strict=True)), strict=True))
+    table = schema.table("kv_transfer")
+    same = {"node": row["node"], "internal_id": engine["internal_id"], "transfer_id": "cmpl-far-1"}
+    store.write([Batch(table, table.batch({**columns, **same}, 4), "transfers")])
+    found = explain(view, row["response_id"])
+    was, now = ({p.name: p.ns for p in each.parts} for each in (before, found))
+    assert now.pop("KV transfer") == high - third // 2 - (low + third // 2)
+    assert now.pop("queue") == was.pop("queue") - (high - low) + third // 2 + third // 2
+    assert now == was and found.wall_ns == before.wall_ns
+    assert [p.name for p in found.parts][2:4] == ["API server before the engine", "queue"]
+    said = {c.sentence: c.ns for c in found.causes}
+    assert any("for its KV cache to come from elsewhere (cmpl-far-1)" in each for each in said)
+    assert any("its KV cache did not come whole" in each for each in said)
+    queue = next(p.ns for p in found.parts if p.name == "queue")
+    assert max((ns for each, ns in said.items() if "waited in the queue" in each), default=0) <= queue
+    assert any("waited in the queue" in c.sentence and c.ns > queue for c in before.causes)

@@ -91,6 +91,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, dic
     seen, truth = toy(place, seconds=6, rate=6, plugin=True)
     seen["step_member"] = pa.Table.from_batches([told_by_plugin(truth)])
     seen["off_cpu"] = kept_from_a_core(seen["launch"])
+    seen["kv_transfer"] = fetched(seen["engine_request"])
     made = Store(Settings(state_dir=str(place / "state"), correlator_disk_reserve_mb=0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "ROWS", 1)
@@ -111,6 +112,13 @@ def kept_from_a_core(launches: pa.Table) -> pa.Table:
     rows = launches.select(["start_ns", "end_ns", "node", "process_uid", "thread_id"])
     rows = rows.append_column("runqueue_ns", pc.subtract(rows["end_ns"], rows["start_ns"]))
     return rows.append_column("reason", pa.repeat("runqueue", len(rows)))
+
+
+def fetched(requests: pa.Table) -> pa.Table:
+    """Return rows of `kv_transfer`: each request waits 5 ms for its KV cache."""
+    rows = requests.select(["start_ns", "node", "process_uid", "internal_id"])
+    rows = rows.append_column("end_ns", pc.add(rows["start_ns"], 5_000_000))
+    return rows.append_column("direction", pa.repeat("received", len(rows)))
 
 
 def test_results_are_the_same_where_all_pieces_are_read(
