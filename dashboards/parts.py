@@ -20,6 +20,7 @@ NONE = "–"
 
 Phase = tuple[str, int, int]
 """A phase's name, and its start and end in ns."""
+_TRANSFER = "KV transfer"
 
 
 def failed(error: Exception) -> None:
@@ -205,7 +206,7 @@ def _served(row: pd.Series, engine: Sequence[dict[str, Any]], start: int, end: i
         return told
     found: list[Phase] = []
     at = start
-    for name, begin, until in sorted(told, key=lambda each: each[1]):
+    for name, begin, until in sorted(_apart(told), key=lambda each: each[1]):
         begin, until = max(begin, at), min(until, end)
         if until <= begin:
             continue
@@ -219,6 +220,19 @@ def _served(row: pd.Series, engine: Sequence[dict[str, Any]], start: int, end: i
     # Whoever was preempted may have come back, and the engine did not say when.
     told_whole = bool(found) and found[-1][0] == "decode" and not preempted
     return [*found, ("after the engine" if told_whole else "not told by the engine", at, end)]
+
+
+def _apart(told: list[Phase]) -> list[Phase]:
+    """Return phases without the time in which the request waited for a KV cache, which stands by itself."""
+    for _, low, high in [each for each in told if each[0] == _TRANSFER]:
+        cut = [[each] if each[0] == _TRANSFER else _around(each, low, high) for each in told]
+        told = [piece for pieces in cut for piece in pieces if piece[2] > piece[1]]
+    return told
+
+
+def _around(phase: Phase, low: int, high: int) -> list[Phase]:
+    name, start, end = phase
+    return [(name, start, min(end, low)), (name, max(start, high), end)]
 
 
 def _before(start: int, sent: int, begin: int) -> list[Phase]:

@@ -10,6 +10,7 @@ PHASES = {
     "way": "#56B4E9",
     "receive": "#56B4E9",
     "queue": "#E69F00",
+    "KV": "#C9B700",
     "wait": "#9AA5B1",
     "prefill": "#D55E00",
     "decode": "#0072B2",

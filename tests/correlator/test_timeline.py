@@ -214,11 +214,13 @@ def test_a_mig_instance_has_a_group_of_its_own_and_a_kv_transfer_a_track(tmp_pat
     store = double.store(tmp_path, [*whole.batches, *more])
     with TestClient(Starlette(routes=list(chunks.routes(store)))) as found:
         groups = {group["title"]: group for group in get(found, "tracks")["groups"]}
+        phases = [each for each in get(found, "about")["phases"] if each["name"] == "KV transfer"]
     drawn = store.query("SELECT name, class FROM timeline_slice WHERE lane = 'kv_transfer' ORDER BY start_ns")
     store.close()
     assert "shared: mps" in groups["GPU 0 · MIG 3g.40gb"]["hint"]
     tracks = {track["label"]: track["rows"][0]["busy_ns"] for track in groups["KV transfer"]["tracks"]}
     assert tracks == {"received": 1_400, "sent": 30}
+    assert [each["end_ns"] - each["start_ns"] for each in phases] == [900, 500]
     told = [("KV received 1048576 bytes", "memory"), ("KV sent", "memory"), ("KV received (failed)", "failed")]
     assert [tuple(row.values()) for row in drawn.to_pylist()] == told
 

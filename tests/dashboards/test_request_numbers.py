@@ -64,6 +64,14 @@ def test_phases_fill_the_one_wall_time_which_is_the_clients_where_its_clock_is_t
     assert (end - start, where) == (420 * MS, "at the client's socket")
 
 
+def test_a_wait_for_a_kv_cache_stands_apart_from_the_phases_in_which_it_lies() -> None:
+    told = engine(("queue", 120, 220), ("KV transfer", 130, 180), ("KV transfer", 170, 200), ("prefill", 220, 410))
+    expected = [("queue", 10), ("KV transfer", 70), ("queue", 20), ("prefill", 190)]
+    assert in_ms(parts.phases(exchange(), told))[3:-2] == expected
+    alone = in_ms(parts.phases(exchange(), engine(("KV transfer", 130, 200), ("decode", 200, 410))))
+    assert alone[2:-2] == [("wait for the engine", 18), ("KV transfer", 70), ("decode", 210)]
+
+
 def test_after_a_preemption_or_without_a_decode_the_rest_is_not_called_after_the_engine() -> None:
     phases = engine(("prefill", 150, 250), ("decode", 250, 300))
     assert in_ms(parts.phases(exchange(preemptions=1), phases))[-2] == ("not told by the engine", 115)
