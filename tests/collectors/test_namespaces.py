@@ -15,7 +15,7 @@ import pytest
 
 from collectors import http_exchange, tcp
 from correlator.joins.clock_edge import clock_edges
-from correlator.joins.entities import named_exchanges
+from correlator.joins.entities import build, named_exchanges, named_requests
 from correlator.joins.pairing import pair_ends
 from tests.collectors.conftest import Caught
 from warpline import schema
@@ -226,7 +226,11 @@ def test_real_tcp_bounds_a_clock_that_is_ahead_and_gains(
     rows = [*mine, *theirs]
     columns = {name: [row[name] for row in rows] for name in known.by_name}
     exchanges = named_exchanges(pa.Table.from_batches([known.batch(columns)]))
-    pairs = pair_ends(exchanges, pa.Table.from_batches([], schema.table("connection").arrow))
+    none = {
+        name: pa.Table.from_batches([], schema.table(name).arrow) for name in ("connection", "engine_request", "loss")
+    }
+    entities = build(exchanges, named_requests(none["engine_request"]), none["loss"])
+    pairs = pair_ends(exchanges, none["connection"], entities)
     assert len(pairs.client) == 8 * 22
     seen = {"node": ["node-1"] * len(pairs.client), "other_node": ["node-2"] * len(pairs.client)}
     for name, column, side in (

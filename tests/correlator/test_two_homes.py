@@ -33,7 +33,10 @@ TWINS = {
     for each in group["rules"]
     if each["alert"] != "GpuSaturationUnknown"
 }
-NOT_RECORDED = {"collector_silent": "whether Prometheus' scrape of a collector was answered is in no recording"}
+NOT_RECORDED = {
+    "collector_silent": "whether Prometheus' scrape of a collector was answered is in no recording",
+    "tpot_objective": "the pages of the model server's double have no histogram of times per token",
+}
 ENGINE = {
     ("requests.waiting", "value"): "vllm:num_requests_waiting",
     ("kv.used", "value"): "vllm:kv_cache_usage_perc",
