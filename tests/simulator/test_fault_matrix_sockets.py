@@ -28,6 +28,8 @@ class World:
 
     exchanges: list[Row] = field(default_factory=list)
     requests: list[Row] = field(default_factory=list)
+    every: list[Row] = field(default_factory=list)
+    """Exchanges and engine requests, those that were lost too."""
     connections: list[Row] = field(default_factory=list)
     meant: dict[tuple[str, Any], tuple[int, int]] = field(default_factory=dict)
     answers: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class World:
                 "process_uid": f"{node}:1:{7 + (side == 'server')}",
             }
             self.exchanges.append(row)
+            self.every.append(row)
             self.meant[side, (port, row["ordinal"], row["start_ns"])] = (number, attempt)
         if engine:
             response = how.get("response_id") or response
@@ -71,6 +74,7 @@ class World:
             }
             ended = "abort" if seen["ended_by"] == "abort" or seen["status"] >= 500 else "stop"
             self.requests.append({**told, "process_uid": "b:1:100", "node": "b", "finish_reason": ended})
+            self.every.append(self.requests[-1])
             self.meant["engine", name] = (number, attempt)
 
     def sequence_numbers(self) -> None:
@@ -82,9 +86,30 @@ class World:
             told = {"isn_sent": sent, "isn_received": received, "end_ns": row["end_ns"]}
             self.connections.append({**key, **told, "process_uid": row["process_uid"]})
 
-    def identified(self) -> Identity:
-        return identify(*(table(n, r) for n, r in (("http_exchange", self.exchanges), ("engine_request", self.requests),
-                                                    ("connection", self.connections))))  # fmt: skip
+    def identified(self, losses: list[Row] | None = None) -> Identity:
+        rows = (
+            ("http_exchange", self.exchanges),
+            ("engine_request", self.requests),
+            ("connection", self.connections),
+            *([] if losses is None else [("loss", losses)]),
+        )
+        return identify(*(table(*each) for each in rows))
+
+    def counted(self) -> list[Row]:
+        """Return what sources say of the rows that are gone: each looks once a second at what it lost since."""
+        left = {id(row) for row in (*self.exchanges, *self.requests)}
+        return [
+            {
+                "start_ns": row["start_ns"] - 1000 * MS,
+                "end_ns": row["start_ns"],
+                "node": row["node"],
+                "source": "http_exchange" if "side" in row else "engine_step",
+                "reason": "ring full",
+                "lost": 1,
+            }
+            for row in self.every
+            if id(row) not in left
+        ]
 
     def truth_of(self, kind: str, uid: str) -> tuple[int, int] | None:
         """Return what an entity that an edge names belonged to."""
@@ -310,6 +335,7 @@ def test_no_edge_that_joins_two_requests_is_called_exact(cell: str, numbers: boo
         world.sequence_numbers()
     world.exchanges, world.requests = (lose(rows, lost, world.random) for rows in (world.exchanges, world.requests))
     check(world.truth_of, world.answers, world.identified())
+    check(world.truth_of, world.answers, world.identified(world.counted()))
 
 
 Truth = tuple[int, int]
