@@ -1,5 +1,6 @@
 """What rows change that speak of more than their own moment: a connection of all exchanges on it, a process of all that it
-and its kin run, a reading of the wall clock of all until the next one, a scheduler's span of all that lies in it.
+and its kin run, a reading of the wall clock of all until the next one, a scheduler's span of all that lies in it, a loss of
+all that was seen until it was counted.
 
 Such rows mostly come before what they speak of, or say again what is known: then they mark nothing.
 """
@@ -36,6 +37,9 @@ class Late:
             bound = {"since_ns": low_ns, "until_ns": high_ns}
             for low, high in self._pairs("came_" + table, bound):
                 yield "wire", low, high
+        elif table == "loss":
+            for low, high in self._pairs("came_loss", {"since_ns": low_ns, "until_ns": high_ns}):
+                yield "identity", low, high
 
     def _of_things(self, table: str, low_ns: int, high_ns: int) -> Marks:
         bound = {"since_ns": low_ns, "until_ns": high_ns}

@@ -320,7 +320,9 @@ class Joins:
     def _identity(self, since_ns: int, until_ns: int) -> dict[str, pa.Table]:
         around = (since_ns - 60 * _S, until_ns + 60 * _S)
         connections = self._read("connection", since_ns - 3600 * _S, around[1])
-        exchanges, requests, losses = (self._read(n, *around) for n in ("http_exchange", "engine_request", "loss"))
+        exchanges, requests = (self._read(n, *around) for n in ("http_exchange", "engine_request"))
+        until_then = f"coalesce(end_ns, start_ns) >= {around[0]}"  # Of a source that stood still, since it last looked.
+        losses = self._read("loss", since_ns - 3600 * _S, around[1], until_then)
         found = identify(exchanges, requests, connections, losses, (since_ns, until_ns))
         made = {}
         for name, rows in (("alias", found.alias), ("edge", found.edge), ("finding", found.finding)):

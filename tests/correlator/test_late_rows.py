@@ -38,7 +38,7 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def old_connection() -> Tables:
     """Exchanges between two nodes, forty minutes after their connection began, which alone tells its numbers. Every second
-    bears an id of its client's, which is worth less from before a loss in their midst."""
+    bears an id of its client's, which is worth less until the end of a loss in their midst, of a source that stood still."""
     exchanges, engine = [], []
     for n in range(40):
         name = f"r-{n}" if n % 2 else n
@@ -66,7 +66,7 @@ def old_connection() -> Tables:
         {"start_ns": BASE, "node": node, "connection_id": 7, "isn_sent": sent, "isn_received": received}
         for node, sent, received in ends
     ]
-    lost = {"start_ns": BASE + 2410 * S, "end_ns": BASE + 2410 * S, "node": "b", "source": "http_exchange", "lost": 1}
+    lost = {"start_ns": BASE + 1810 * S, "end_ns": BASE + 2410 * S, "node": "b", "source": "http_exchange", "lost": 1}
     return {
         "http_exchange": table("http_exchange", exchanges),
         "engine_request": table("engine_request", engine),
