@@ -61,6 +61,15 @@ def test_a_dashboard_whose_address_is_taken_names_the_setting(
     assert f"dashboard_address is '{address}': address already in use; end what" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["a..b:8501", "127.0.0.1:²"])
+def test_a_dashboard_whose_address_is_none_names_the_setting(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARPLINE_DASHBOARD_ADDRESS", address)
+    assert cli.main(["dashboard"]) == 2
+    assert capsys.readouterr().err.startswith(f"warpline: dashboard_address is '{address}': ")
+
+
 def test_no_subcommand_prints_the_help_and_ends_with_code_2() -> None:
     answer = warpline()
     assert answer.returncode == 2

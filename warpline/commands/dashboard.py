@@ -73,7 +73,7 @@ def _check_free(address: str) -> None:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(place)
             tried.listen()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError is of a name that is none, or a port that is no number.
         raise SettingsError(
             f"dashboard_address is {address!r}: {plain(error)}; end what listens there, or give another address"
         ) from None
