@@ -13,7 +13,9 @@ LATE_NS = 90 * state.SECOND_NS
 """Rules look back a minute, and fire that much later than what they are about."""
 BEFORE_NS = 24 * 3600 * state.SECOND_NS
 """How long an alert may have fired before a window and still count."""
-MOST, MOST_ROWS = 4, 5000
+MOST, MOST_ROWS = 5, 5000
+OWN = ("rows_lost", "collector_silent", "source_down", "unexplained_share")
+"""Rules about Warpline itself: what they say comes after what is said of the serving."""
 AVERAGED = {
     "queue_growing": "on average over 15 s",
     "gpu_idle_while_waiting": "SM activity, not whether any kernel runs; on average over 15 s",
@@ -36,9 +38,8 @@ def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
     ended = found.groupby(["rule", "labels"], dropna=False)["time_ns"].shift(-1)
     lasting = ended.isna() | (ended >= (since_ns or 0))
     found = found.assign(ended_ns=ended, ended=ended.notna())[(found["state"] == "firing") & lasting]
-    order = {name: at for at, name in enumerate(SEVERITY)}
     lines = (
-        found.assign(rank=found["severity"].map(order).fillna(len(order)))
+        found.assign(rank=_rank(found))
         .groupby("rule", as_index=False)
         .agg(
             severity=("severity", "first"),
@@ -52,6 +53,12 @@ def within(since_ns: int | None, until_ns: int | None) -> pd.DataFrame:
     )
     lines["ended_ns"] = lines["ended_ns"].where(lines["ended"])
     return lines.sort_values(["rank", "time_ns"], ignore_index=True)
+
+
+def _rank(found: pd.DataFrame) -> pd.Series:
+    """Return the place of each alert's rule: the most severe first, those about Warpline itself after all others."""
+    order = {name: at for at, name in enumerate(SEVERITY)}
+    return found["severity"].map(order).fillna(len(order)).astype(int) + len(SEVERITY) * found["rule"].isin(OWN)
 
 
 def show(title: str, found: pd.DataFrame, link: str) -> None:
@@ -85,5 +92,5 @@ def _when(row: pd.Series) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text with the UUIDs of GPUs cut to their first part, as a person tells them apart."""
-    return re.sub(r"(?:\bGPU )?\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b", r"\1…", text)
+    """Return a text with the UUIDs of GPUs cut to their two ends, as a person tells them apart."""
+    return re.sub(r"(?:\bGPU )?\b((?:GPU|MIG)-[0-9a-f]{4})[0-9a-f]{4}-[0-9a-f-]{23}([0-9a-f]{4})\b", r"\1…\2", text)

@@ -220,7 +220,7 @@ def _said(measure: str) -> str:
 def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
     chosen, others = picked
     title = f"{len(chosen):,} picked requests" if len(chosen) else f"Slowest requests by {_said(measure)}"
-    shown = (chosen if len(chosen) else others).nlargest(100, f"{measure}_ns")
+    shown = _slowest(chosen if len(chosen) else others, measure)
     if not len(chosen):
         st.subheader(title)
         return _list(shown)
@@ -243,6 +243,13 @@ def _exemplars(picked: tuple[pd.DataFrame, pd.DataFrame], measure: str) -> None:
         )
 
 
+def _slowest(found: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return the slowest 100, by duration of the longer of both ends: what was lost on the way shows at the client alone."""
+    ends = ["duration_ns", "client_duration_ns"] if measure == "duration" else [f"{measure}_ns"]
+    longest = found[ends].astype("Float64").max(axis="columns")
+    return found.loc[longest.nlargest(100).index]
+
+
 def _list(shown: pd.DataFrame) -> None:
     table = pd.DataFrame(
         {
@@ -251,6 +258,7 @@ def _list(shown: pd.DataFrame) -> None:
             "Outcome": [words.outcome(*each)[0] for each in zip(*(shown[name] for name in words.OUTCOME), strict=True)],
             "First byte": shown["ttft_ns"].map(words.duration),
             "Duration": shown["duration_ns"].map(words.duration),
+            "At its client": shown["client_duration_ns"].map(words.duration),
             "Pod or node": shown["pod"].fillna(shown["node"]),
             "Request": shown["path"],
             "Evidence": shown["evidence"],
@@ -259,6 +267,8 @@ def _list(shown: pd.DataFrame) -> None:
     columns = {
         "": st.column_config.LinkColumn("", display_text="timeline", width="small"),
         "Began": st.column_config.DatetimeColumn(format="MMM D HH:mm:ss.SSS"),
+        "Duration": st.column_config.TextColumn(help="At its server; at its client where no server was seen"),
+        "At its client": st.column_config.TextColumn(help="From the client's socket, where that was watched"),
     }
     parts.table(table, height=380, column_config=columns, alt="The requests of the chart, the slowest first")
 

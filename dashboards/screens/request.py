@@ -71,12 +71,12 @@ def _standing(place: DeltaGenerator, row: pd.Series) -> None:
 def _grouped(found: dict[str, Any], findings: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return findings by (icon, heading): what took a known part of its time, what may have, and what is no cause of it."""
     causes = [*found["causes"], *findings][:MOST_CAUSES]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for each in causes:  # In their order: what stands first is told first.
-        groups.setdefault(TOOK if each.get("ns") else MET, []).append(each)
-    groups[UNLIKE] = found.get("differs", [])[:MOST_DIFFERENCES]
-    groups[NEARBY] = found.get("around", [])[:MOST_AROUND]
-    return groups
+    return {
+        TOOK: [each for each in causes if each.get("ns")],
+        MET: [each for each in causes if not each.get("ns")],
+        UNLIKE: found.get("differs", [])[:MOST_DIFFERENCES],
+        NEARBY: found.get("around", [])[:MOST_AROUND],
+    }
 
 
 def _say(said: dict[tuple[str, str], list[dict[str, Any]]], missing: list[str]) -> None:

@@ -56,5 +56,5 @@ def test_what_only_may_have_slowed_a_request_stands_under_a_heading_that_says_so
     assert shown[met + 1].startswith(":material/bolt: XID 79")
     assert shown[took + 1].startswith(":material/lightbulb: The host was late")
     assert shown[near + 1].startswith(":material/radar: Packets of others were lost")
-    assert met < took < near
+    assert took < met < near
     assert not any(text.startswith(headings[3]) for text in shown), "nothing differs, so nothing is headed so"
