@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -11,13 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from warpline.errors import WarplineError
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 def free_port(preferred: int = 0) -> int:
@@ -46,13 +42,12 @@ class Children:
         """Start this Python with `arguments`; its output goes to `<name>.log`."""
         with (self._log_dir / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, *arguments],
+                with_parent([sys.executable, *arguments]),
                 env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops all in order.
-                preexec_fn=die_with_parent,
             )
         self._started.append((name, child))
         return child
@@ -94,6 +89,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, however that is: for `preexec_fn`."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def with_parent(command: Sequence[str]) -> list[str]:
+    """Return the command as one that Linux ends (SIGTERM) when its parent ends, however that is.
+
+    `setpriv` is of util-linux, which every Debian has. Python's `preexec_fn` runs between fork and exec, where a lock that
+    another thread held is never given back: beside gRPC's threads the start of a process then hangs for ever.
+    """
+    return ["setpriv", "--pdeathsig", "TERM", *command]

@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 
 from demo.engine.wire import ABORT, ADD, UTILITY, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
-from warpline.children import die_with_parent
+from warpline.children import with_parent
 
 
 class EngineDied(RuntimeError):
@@ -45,7 +45,7 @@ class EngineClient:
     async def start(self) -> None:
         """Start the engine and wait until it says that it is ready."""
         command = [sys.executable, "-m", "demo.engine.core", *self._addresses]
-        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(with_parent(command))
         while not await self._input.poll(200):
             self._check()
         self._engine, _ = await self._input.recv_multipart()

@@ -16,7 +16,7 @@ from pathlib import Path
 from collectors.inject.build import build as build_library
 from demo.cuda_double import driver
 from demo.cuda_double.build import build as build_double
-from warpline.children import die_with_parent, free_port
+from warpline.children import free_port, with_parent
 from warpline.errors import WarplineError
 
 _UP_WITHIN_S = 60
@@ -76,12 +76,11 @@ def start(
     command = [sys.executable, "-m", "demo.engine.serve", str(port), sockets.name, host]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command,
+            with_parent(command),
             env=_environment(directory, environment or {}, watched),
             stdout=file,
             stderr=file,
             cwd=_ROOT,
-            preexec_fn=die_with_parent,
         )
     handle = Handle(port, process, sockets, 0, host)
     deadline = time.monotonic() + _UP_WITHIN_S
