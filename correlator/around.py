@@ -7,7 +7,7 @@ lost packets) is an event, and stands before time that merely passed; what came 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,12 @@ def first(found: list[Cause], wall_ns: int) -> list[Cause]:
         return cause.ns if cause.kind == "time" else cause.ns / wall_ns  # Below all that is not ordinary.
 
     return sorted(found, key=weight, reverse=True)
+
+
+def weakest(rows: Sequence[Row]) -> str:
+    """Return the weakest evidence that rows have; `unknown` where none has any."""
+    kinds = {str(row["evidence"]) for row in rows if row["evidence"]}
+    return next((kind for kind in ("unknown", "estimated", "derived", "exact") if kind in kinds), "unknown")
 
 
 def milliseconds(ns: float) -> str:

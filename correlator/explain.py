@@ -138,7 +138,7 @@ def explain(view: View, request: str) -> Explanation:
         found,
         parts,
         around.first(notable, wall),
-        peers.differences(beside, _worst(steps), within_ns),
+        peers.differences(beside, around.weakest(steps), within_ns),
         rest,
         _missing(found, engine, steps),
         [_LATE_UNWATCHED] if any(each in notable for each in late) and not host.watched(kept) else [],
@@ -169,12 +169,6 @@ def _spent(shares: list[Row], steps: list[Row], beside: list[Row]) -> Spent:
     )
 
 
-def _worst(steps: list[Row]) -> str:
-    """Return the weakest evidence of steps."""
-    kinds = {str(s["evidence"]) for s in steps if s["evidence"]}
-    return next((kind for kind in ("unknown", "estimated", "derived", "exact") if kind in kinds), "unknown")
-
-
 def _parts(found: Row, engine: list[Row], steps: list[Row], fetched: list[Row]) -> list[Part]:
     """Cut the wall time at the moments that are known, in order; a moment that is not leaves its neighbours joined."""
     known = engine[0] if len(engine) == 1 else {}
@@ -200,7 +194,7 @@ def _parts(found: Row, engine: list[Row], steps: list[Row], fetched: list[Row]) 
             waited = transfers.inside(fetched, last, moment)
             length = moment - last - waited
             between = _decode(length, steps, evidence) if name == "decode" else [Part(name, length, evidence)]
-            between.append(Part(transfers.PART, waited, transfers.evidence(fetched)))
+            between.append(Part(transfers.PART, waited, around.weakest(fetched)))
             parts += [part for part in between if part.ns]
         last = moment if last is None else max(last, moment)
     return parts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from correlator.around import Cause, Row, milliseconds
+from correlator.around import Cause, Row, milliseconds, weakest
 
 PART = "KV transfer"
 _METHOD = "what its engine's scheduler waited for"
@@ -24,17 +24,11 @@ def inside(rows: Sequence[Row], since_ns: int, until_ns: int) -> int:
     return total
 
 
-def evidence(rows: Sequence[Row]) -> str:
-    """Return the weakest evidence of the edges from the request to its transfers."""
-    kinds = {str(row["evidence"]) for row in rows}
-    return next((kind for kind in ("unknown", "estimated", "derived", "exact") if kind in kinds), "unknown")
-
-
 def causes(rows: Sequence[Row], waited_ns: int) -> list[Cause]:
     """Say for how long the request waited, `waited_ns` of its time, and that what it waited for did not come whole."""
     if not rows:
         return []
-    known, ids = evidence(rows), ", ".join(sorted({str(row["transfer_id"]) for row in rows if row["transfer_id"]}))
+    known, ids = weakest(rows), ", ".join(sorted({str(row["transfer_id"]) for row in rows if row["transfer_id"]}))
     text = f"it waited {milliseconds(waited_ns)} for its KV cache to come from elsewhere{f' ({ids})' if ids else ''}"
     found = [Cause(text, waited_ns, known, _METHOD)] if waited_ns else []
     if any(row["outcome"] == "failed" for row in rows):
