@@ -50,12 +50,7 @@ def like(row: pd.Series, within_ns: int) -> pd.DataFrame:
     start = int(row["start_ns"])
     found = read.frame(
         "request_search",
-        text="*",
-        path=str(row["path"]),
-        pod="*",
-        outcome="ok",
-        least_ns="0",
-        most_ns=str(1 << 62),
+        **{**read.EVERY, "path": str(row["path"]), "outcome": "ok"},
         since_ns=start - within_ns,
         until_ns=start + within_ns,
         order="-start_ns",

@@ -16,6 +16,8 @@ from warpline.client import Client
 from warpline.settings import Settings
 
 SECOND_NS = 1_000_000_000
+EVERY = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
+"""Filters of the view `request_search` that let every request through."""
 FRESH_S = 5
 """How old what a page shows may be."""
 TESTED_S, MOST_TESTED = 600.0, 64

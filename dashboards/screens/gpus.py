@@ -222,11 +222,10 @@ def _requests(window: tuple[int, int] | None) -> None:
     if window is None:
         st.caption("Drag a box over the mean, under the map, to list the requests that ran then.")
         return
-    everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
     # A request may have begun long before: ten minutes cover all but the odd one.
     found = read.frame(
         "request_search",
-        **everything,
+        **read.EVERY,
         since_ns=window[0] - 600 * state.SECOND_NS,
         until_ns=window[1],
         order="-duration_ns",

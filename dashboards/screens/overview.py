@@ -120,8 +120,7 @@ def _figures(row: pd.Series) -> None:
 
 def _scatter(asked: dict[str, Any], measure: str, summary: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw each request as a point; return the points picked and the others."""
-    everything = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
-    found = read.frame("request_search", **asked, **everything, order="-start_ns", limit=POINTS)
+    found = read.frame("request_search", **asked, **read.EVERY, order="-start_ns", limit=POINTS)
     found = found[found[f"{measure}_ns"].notna()].reset_index(drop=True)
     failed = (found["status"].fillna(0) >= 400) | (found["grpc_status"].fillna(0) > 0) | (found["ended_by"] == "abort")
     traces: list[Any] = [

@@ -66,7 +66,7 @@ def _filters(chosen: state.Range) -> tuple[dict[str, str], str]:
 
 
 def _empty(chosen: state.Range, method: str) -> None:
-    if not len(read.frame("request_search", **_everything(), limit=1)):
+    if not len(read.frame("request_search", **read.EVERY, limit=1)):
         return parts.welcome()
     advice = ["Clear the search, or set the filters back to *any*."]
     if method != "*":
@@ -76,10 +76,6 @@ def _empty(chosen: state.Range, method: str) -> None:
     parts.nothing(
         f"No request fits in {chosen.said}", *advice, f"What is older than the retention ({days} days) is gone."
     )
-
-
-def _everything() -> dict[str, str]:
-    return {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
 
 
 def _page(found: pd.DataFrame) -> pd.DataFrame:

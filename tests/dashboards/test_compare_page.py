@@ -15,8 +15,6 @@ from tests.dashboards import double
 from tests.dashboards.conftest import page
 from warpline import sample
 
-ANY = {"text": "*", "path": "*", "pod": "*", "outcome": "*", "least_ns": "0", "most_ns": str(1 << 62)}
-
 
 @pytest.fixture(scope="module")
 def pressed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -33,7 +31,7 @@ def test_a_request_is_compared_with_its_like_down_to_kernels_which_sum_to_its_sh
     pressed: str, reading: Callable[..., None]
 ) -> None:
     reading(pressed)
-    requests = read.frame("request_search", **{**ANY, "path": "/v1/completions"}, order="-duration_ns", limit=1)
+    requests = read.frame("request_search", **{**read.EVERY, "path": "/v1/completions"}, order="-duration_ns", limit=1)
     slowest = requests.iloc[0]
     app = page("compare", a=str(slowest["request_uid"]))
     assert not app.exception
